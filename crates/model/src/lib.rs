@@ -1,0 +1,19 @@
+//! What a job is, and every form it takes on a wire or in a bucket.
+//!
+//! Pure: no runtime, no clock, no files, no sockets, no randomness. Whoever needs the time or an identifier is handed one.
+//! The lifecycle is a fold over recorded facts ([`job`]), requests are parsed once into types that cannot be wrong ([`wire`] to
+//! [`job`]), and what somebody may do is decided in [`access`].
+
+pub mod access;
+pub mod id;
+pub mod job;
+pub mod limits;
+pub mod operation;
+pub mod retry;
+pub mod target;
+pub mod unit;
+pub mod wire;
+
+pub use id::{AgentId, ExecutionId, JobId};
+pub use job::{ExecutionState, JobStatus};
+pub use target::{HostName, Target};

@@ -1,0 +1,64 @@
+//! Every bound in one place. A number an operator may change lives in the owner's configuration instead.
+
+use std::time::Duration;
+
+/// Bytes of a JSON request body.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a stored definition, event or answer: below the broker's message size of 1 MiB, with room for headers.
+pub const RECORD_BYTES_MAX: usize = 960 * 1024;
+/// Bytes kept of each of stdout and stderr in an answer; the whole output is in the log.
+pub const ANSWER_OUTPUT_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of output a process may write to the log before it is truncated, unless the job says otherwise.
+pub const LOG_BYTES_PER_STEP_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes in one live log record.
+pub const LOG_RECORD_BYTES_MAX: usize = 32 * 1024;
+/// Records of one execution that wait for the broker before new ones are dropped and shown as a gap.
+pub const LOG_RECORDS_WAITING_MAX: usize = 4096;
+/// Bytes of an uploaded bundle, packed.
+pub const BUNDLE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes a bundle may unpack to.
+pub const BUNDLE_UNPACKED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Entries in a bundle or among artifacts.
+pub const BUNDLE_ENTRIES_MAX: usize = 1_000_000;
+/// Artifacts whose names an answer lists; the archive holds them all.
+pub const ANSWER_FILES_MAX: usize = 2_000;
+/// Levels of directories in a bundle.
+pub const BUNDLE_DEPTH_MAX: usize = 128;
+/// Steps of a workspace job.
+pub const STEPS_MAX: usize = 256;
+/// Words in a command line.
+pub const COMMAND_WORDS_MAX: usize = 4096;
+/// Bytes of a command line, a script or a step.
+pub const COMMAND_BYTES_MAX: usize = 128 * 1024;
+/// Environment variables a job may set.
+pub const ENV_VARS_MAX: usize = 256;
+/// Annotations on a job.
+pub const ANNOTATIONS_MAX: usize = 32;
+/// Bytes of an annotation's key or value.
+pub const ANNOTATION_BYTES_MAX: usize = 256;
+/// Bytes of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of a host name used as a target.
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// Attempts a job may ask for.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// Steps in a back-off list.
+pub const BACKOFF_STEPS_MAX: usize = 32;
+/// The longest time-out of one attempt.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The shortest time-out of one attempt.
+pub const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// How long a submission stays startable unless it says otherwise.
+pub const EXPIRES_IN_DEFAULT: Duration = Duration::from_secs(3600);
+/// The longest `expires_in`, and the furthest `not_before`.
+pub const EXPIRES_IN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The longest a reader may ask to wait for a job to end.
+pub const WAIT_MAX: Duration = Duration::from_secs(300);
+/// Jobs in a list page: default and most.
+pub const PAGE_DEFAULT: usize = 50;
+/// See [`PAGE_DEFAULT`].
+pub const PAGE_MAX: usize = 1000;
+/// How long a process may ignore SIGTERM before SIGKILL.
+pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// Skew allowed between an agent's clock and the controller's when an expiry is judged.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(1);

@@ -1,0 +1,363 @@
+//! An operation with its arguments, parsed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::Operation;
+use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, STEPS_MAX, TIMEOUT_MAX};
+use crate::unit::{ByteSize, Span};
+use crate::wire::args::{ExecArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
+use crate::wire::problem::FieldError;
+
+/// An operation with arguments that have been checked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// `node.hostname.get`
+    NodeHostnameGet,
+    /// `node.status.get`
+    NodeStatusGet,
+    /// `command.exec`
+    CommandExec(Command),
+    /// `command.shell`; the command is `/bin/sh -c SCRIPT`.
+    CommandShell {
+        /// The script.
+        script: String,
+        /// How to run it.
+        command: Command,
+    },
+    /// `workspace.run`
+    WorkspaceRun {
+        /// What to do.
+        run: WorkspaceRun,
+        /// What was asked for, word for word.
+        args: WorkspaceArgs,
+    },
+}
+
+/// A program to start. No word holds a NUL, and there is at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The program, then its arguments.
+    pub words: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// Variables added to the environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What `workspace.run` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspaceRun {
+    /// SHA-256 of the bundle, 64 lower-case hex digits.
+    pub bundle: Option<String>,
+    /// 1 to [`STEPS_MAX`] steps.
+    pub steps: Vec<Step>,
+    /// Globs of what to bring back; `None` is everything created or changed.
+    pub artifacts: Option<Vec<String>>,
+    /// Bytes of output kept of each step.
+    pub output_bytes_max: u64,
+}
+
+/// One step, with the job's settings folded in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// A name for people.
+    pub name: Option<String>,
+    /// The script.
+    pub script: String,
+    /// What runs it.
+    pub shell: Shell,
+    /// Variables added to the environment.
+    pub env: BTreeMap<String, String>,
+    /// Its own time-out.
+    pub timeout: Option<Duration>,
+    /// Go on when it fails.
+    pub continue_on_error: bool,
+}
+
+/// The words before a step's script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell(pub Vec<String>);
+
+impl Default for Shell {
+    fn default() -> Self {
+        Self(["/bin/sh", "-c"].map(str::to_owned).to_vec())
+    }
+}
+
+/// Why an operation cannot be called so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The catalogue does not have it.
+    #[error("there is no operation {name:?}")]
+    UnknownOperation {
+        /// What was asked for.
+        name: String,
+        /// What it may have meant.
+        nearest: Vec<&'static str>,
+    },
+    /// Arguments that cannot be.
+    #[error("{}", .0.iter().map(|field| format!("{}: {}", field.pointer, field.detail)).collect::<Vec<_>>().join("; "))]
+    Args(Vec<FieldError>),
+}
+
+impl Call {
+    /// Checks arguments against the catalogue.
+    ///
+    /// # Errors
+    /// No such operation, or arguments it does not take.
+    pub fn parse(operation: &str, args: serde_json::Value) -> Result<Self, CallError> {
+        let Some(operation) = Operation::by_name(operation) else {
+            let name = operation.chars().take(128).collect::<String>();
+            return Err(CallError::UnknownOperation { nearest: Operation::nearest(&name), name });
+        };
+        match operation {
+            Operation::NodeHostnameGet => typed::<NoArgs>(args).map(|NoArgs {}| Self::NodeHostnameGet),
+            Operation::NodeStatusGet => typed::<NoArgs>(args).map(|NoArgs {}| Self::NodeStatusGet),
+            Operation::CommandExec => {
+                let ExecArgs { command, cwd, env } = typed(args)?;
+                words("/args/command", &command)?;
+                Ok(Self::CommandExec(checked(command, cwd, env)?))
+            }
+            Operation::CommandShell => {
+                let ShellArgs { command: script, cwd, env } = typed(args)?;
+                check_script("/args/command", &script)?;
+                let mut words = Shell::default().0;
+                words.push(script.clone());
+                Ok(Self::CommandShell { script, command: checked(words, cwd, env)? })
+            }
+            Operation::WorkspaceRun => {
+                let args: WorkspaceArgs = typed(args)?;
+                Ok(Self::WorkspaceRun { run: workspace(&args)?, args })
+            }
+        }
+    }
+
+    /// Which operation.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        match self {
+            Self::NodeHostnameGet => Operation::NodeHostnameGet,
+            Self::NodeStatusGet => Operation::NodeStatusGet,
+            Self::CommandExec(_) => Operation::CommandExec,
+            Self::CommandShell { .. } => Operation::CommandShell,
+            Self::WorkspaceRun { .. } => Operation::WorkspaceRun,
+        }
+    }
+
+    /// The arguments as they were given, in canonical form.
+    #[must_use]
+    pub fn args_json(&self) -> serde_json::Value {
+        let json = match self {
+            Self::NodeHostnameGet | Self::NodeStatusGet => serde_json::to_value(NoArgs {}),
+            Self::CommandExec(Command { words, cwd, env }) => {
+                serde_json::to_value(ExecArgs { command: words.clone(), cwd: cwd.clone(), env: env.clone() })
+            }
+            Self::CommandShell { script, command: Command { cwd, env, .. } } => {
+                serde_json::to_value(ShellArgs { command: script.clone(), cwd: cwd.clone(), env: env.clone() })
+            }
+            Self::WorkspaceRun { args, .. } => serde_json::to_value(args),
+        };
+        json.expect("argument structs have string keys only")
+    }
+
+    /// The bundle it needs, if it needs one.
+    #[must_use]
+    pub fn bundle(&self) -> Option<&str> {
+        match self {
+            Self::WorkspaceRun { run, .. } => run.bundle.as_deref(),
+            Self::NodeHostnameGet | Self::NodeStatusGet | Self::CommandExec(_) | Self::CommandShell { .. } => None,
+        }
+    }
+}
+
+/// Whether this is the text of a SHA-256: 64 lower-case hex digits.
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn fault(pointer: impl Into<String>, detail: impl Into<String>) -> CallError {
+    CallError::Args(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+}
+
+fn typed<T: DeserializeOwned>(args: serde_json::Value) -> Result<T, CallError> {
+    serde_path_to_error::deserialize(args).map_err(|error| {
+        let path = error.path().to_string().replace(['[', '.'], "/").replace(']', "");
+        let pointer = if path == "/" || path.is_empty() || path == "?" {
+            "/args".to_owned()
+        } else {
+            format!("/args/{}", path.trim_start_matches('/'))
+        };
+        fault(pointer, error.into_inner().to_string())
+    })
+}
+
+fn words(pointer: &str, words: &[String]) -> Result<(), CallError> {
+    if words.first().is_none_or(String::is_empty) {
+        return Err(fault(pointer, "needs at least the program's name"));
+    }
+    if words.len() > COMMAND_WORDS_MAX || words.iter().map(|word| word.len() + 1).sum::<usize>() > COMMAND_BYTES_MAX {
+        return Err(fault(pointer, format!("at most {COMMAND_WORDS_MAX} words and {} in all", ByteSize(COMMAND_BYTES_MAX as u64))));
+    }
+    no_nul(pointer, words.iter())
+}
+
+fn check_script(pointer: &str, script: &str) -> Result<(), CallError> {
+    if script.trim().is_empty() {
+        return Err(fault(pointer, "is empty"));
+    }
+    if script.len() > COMMAND_BYTES_MAX {
+        return Err(fault(pointer, format!("at most {}", ByteSize(COMMAND_BYTES_MAX as u64))));
+    }
+    no_nul(pointer, [script])
+}
+
+fn no_nul<T: AsRef<str>>(pointer: &str, texts: impl IntoIterator<Item = T>) -> Result<(), CallError> {
+    if texts.into_iter().any(|text| text.as_ref().contains('\0')) {
+        return Err(fault(pointer, "must not contain NUL"));
+    }
+    Ok(())
+}
+
+fn check_env(pointer: &str, env: &BTreeMap<String, String>) -> Result<(), CallError> {
+    if env.len() > ENV_VARS_MAX || env.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>() > COMMAND_BYTES_MAX {
+        return Err(fault(pointer, format!("at most {ENV_VARS_MAX} variables and {} in all", ByteSize(COMMAND_BYTES_MAX as u64))));
+    }
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains('=')) {
+        return Err(fault(pointer, format!("{name:?} is not a variable's name")));
+    }
+    no_nul(pointer, env.iter().flat_map(|(key, value)| [key, value]))
+}
+
+fn checked(words: Vec<String>, cwd: Option<String>, env: BTreeMap<String, String>) -> Result<Command, CallError> {
+    check_env("/args/env", &env)?;
+    if let Some(dir) = &cwd {
+        no_nul("/args/cwd", [dir])?;
+        if !dir.starts_with('/') {
+            return Err(fault("/args/cwd", "must be an absolute path"));
+        }
+    }
+    Ok(Command { words, cwd, env })
+}
+
+fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
+    if let Some(bundle) = &args.bundle
+        && !is_sha256(bundle)
+    {
+        return Err(fault("/args/bundle", "must be a SHA-256 of 64 lower-case hex digits"));
+    }
+    if args.steps.is_empty() || args.steps.len() > STEPS_MAX {
+        return Err(fault("/args/steps", format!("1 to {STEPS_MAX} steps")));
+    }
+    check_env("/args/env", &args.env)?;
+    let shell = args.shell.as_ref().map(|choice| shell("/args/shell", choice)).transpose()?.unwrap_or_default();
+    let steps = args.steps.iter().enumerate().map(|(index, step)| self::step(index, step, &shell, &args.env)).collect::<Result<_, _>>()?;
+    if let Some(globs) = &args.artifacts {
+        no_nul("/args/artifacts", globs)?;
+        if globs.len() > STEPS_MAX || globs.iter().any(|glob| glob.is_empty() || glob.len() > 1024) {
+            return Err(fault("/args/artifacts", format!("at most {STEPS_MAX} globs of 1 to 1024 bytes")));
+        }
+    }
+    let output = args.limits.as_ref().and_then(|limits| limits.output.as_deref());
+    let output_bytes_max = match output.map(str::parse::<ByteSize>) {
+        None => LOG_BYTES_PER_STEP_MAX,
+        Some(Ok(ByteSize(bytes))) if (1..=LOG_BYTES_PER_STEP_MAX).contains(&bytes) => bytes,
+        Some(Ok(_)) => return Err(fault("/args/limits/output", format!("1B to {}", ByteSize(LOG_BYTES_PER_STEP_MAX)))),
+        Some(Err(error)) => return Err(fault("/args/limits/output", error.to_string())),
+    };
+    Ok(WorkspaceRun { bundle: args.bundle.clone(), steps, artifacts: args.artifacts.clone(), output_bytes_max })
+}
+
+fn step(index: usize, step: &StepArgs, job_shell: &Shell, job_env: &BTreeMap<String, String>) -> Result<Step, CallError> {
+    let pointer = format!("/args/steps/{index}");
+    let detail = match step {
+        StepArgs::Full(detail) => detail.clone(),
+        StepArgs::Script(script) => {
+            StepDetail { name: None, run: script.clone(), env: BTreeMap::new(), timeout: None, continue_on_error: false, shell: None }
+        }
+    };
+    check_script(&pointer, &detail.run)?;
+    check_env(&format!("{pointer}/env"), &detail.env)?;
+    let timeout = match detail.timeout.as_deref().map(str::parse::<Span>) {
+        None => None,
+        Some(Ok(Span(span))) if !span.is_zero() && span <= TIMEOUT_MAX => Some(span),
+        Some(Ok(_)) => return Err(fault(format!("{pointer}/timeout"), format!("more than 0 and at most {}", Span(TIMEOUT_MAX)))),
+        Some(Err(error)) => return Err(fault(format!("{pointer}/timeout"), error.to_string())),
+    };
+    let shell = detail.shell.as_ref().map(|choice| shell(&format!("{pointer}/shell"), choice)).transpose()?;
+    let mut env = job_env.clone();
+    env.extend(detail.env);
+    Ok(Step {
+        name: detail.name,
+        script: detail.run,
+        shell: shell.unwrap_or_else(|| job_shell.clone()),
+        env,
+        timeout,
+        continue_on_error: detail.continue_on_error,
+    })
+}
+
+fn shell(pointer: &str, choice: &ShellChoice) -> Result<Shell, CallError> {
+    match choice {
+        ShellChoice::Named(name) if name == "sh" => Ok(Shell::default()),
+        ShellChoice::Named(name) if name == "bash" => Ok(Shell(["bash", "-c"].map(str::to_owned).to_vec())),
+        ShellChoice::Named(name) => {
+            Err(fault(pointer, format!("{:?} is not a shell: `sh`, `bash`, or a list of words", name.chars().take(64).collect::<String>())))
+        }
+        ShellChoice::Words(list) => words(pointer, list).map(|()| Shell(list.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(operation: &str, args: serde_json::Value) -> String {
+        Call::parse(operation, args).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn arguments_round_trip() {
+        for (operation, args) in [
+            ("node.hostname.get", json!({})),
+            ("command.exec", json!({"command": ["uname", "-a"], "cwd": "/tmp", "env": {"A": "b"}})),
+            ("command.shell", json!({"command": "echo 'quoted'"})),
+            (
+                "workspace.run",
+                json!({"steps": ["make", {"run": "./x", "timeout": "30s", "continue_on_error": true}], "shell": "bash", "artifacts": ["*.o"]}),
+            ),
+        ] {
+            let call = Call::parse(operation, args.clone()).unwrap();
+            assert_eq!(call.args_json(), args, "{operation}");
+            assert_eq!(call.operation().name(), operation);
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        for (operation, args, expected) in [
+            ("node.hostname.get", json!({"verbose": true}), "/args/verbose: unknown field"),
+            ("command.exec", json!({}), "/args: missing field `command`"),
+            ("command.exec", json!({"command": "ls"}), "/args/command: invalid type"),
+            ("command.exec", json!({"command": []}), "/args/command: needs at least"),
+            ("command.exec", json!({"command": ["a\0b"]}), "/args/command: must not contain NUL"),
+            ("command.exec", json!({"command": ["ls", 7]}), "/args/command/1: invalid type"),
+            ("command.exec", json!({"command": ["ls"], "cwd": "../x"}), "/args/cwd: must be an absolute path"),
+            ("command.exec", json!({"command": ["ls"], "env": {"A=B": ""}}), "/args/env: \"A=B\" is not"),
+            ("command.shell", json!({"command": "  "}), "/args/command: is empty"),
+            ("workspace.run", json!({"steps": []}), "/args/steps: 1 to 256"),
+            ("workspace.run", json!({"steps": ["x"], "bundle": "../x"}), "/args/bundle: must be"),
+            ("workspace.run", json!({"steps": [{"run": "x", "timeout": "5"}]}), "/args/steps/0/timeout: \"5\" is not a duration"),
+            ("workspace.run", json!({"steps": ["x"], "limits": {"output": "1TiB"}}), "/args/limits/output: 1B to 64MiB"),
+        ] {
+            let text = refused(operation, args.clone());
+            assert!(text.starts_with(expected), "{operation} {args}: {text}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The catalogue: what can be asked of a host, what it takes and gives, and what it needs.
+//!
+//! Whether an operation reads or changes state is said here and never guessed from its name. Each operation's row is in [`Operation::spec`],
+//! its arguments in [`crate::wire::args`], its result in [`crate::wire::result`].
+
+mod call;
+
+use std::time::Duration;
+
+use schemars::schema_for;
+
+pub use call::{Call, CallError, Command, Shell, Step, WorkspaceRun, is_sha256};
+
+use crate::wire::{args, result};
+
+/// Whether an operation reads or changes state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Reads.
+    Query,
+    /// Changes.
+    Modify,
+}
+
+impl Kind {
+    /// The word in subjects and on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Modify => "modify",
+        }
+    }
+}
+
+/// One operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// `command.exec`
+    CommandExec,
+    /// `command.shell`
+    CommandShell,
+    /// `node.hostname.get`
+    NodeHostnameGet,
+    /// `node.status.get`
+    NodeStatusGet,
+    /// `workspace.run`
+    WorkspaceRun,
+}
+
+/// A row of the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    /// `category.noun.verb`.
+    pub name: &'static str,
+    /// Reads or changes.
+    pub kind: Kind,
+    /// What it does.
+    pub summary: &'static str,
+    /// What a token needs to submit it.
+    pub permission: &'static str,
+    /// Of one attempt unless the submission says otherwise.
+    pub timeout: Duration,
+    /// Whether it may be run again blindly.
+    pub retry_safe: bool,
+}
+
+impl Operation {
+    /// Every operation, sorted by name.
+    pub const ALL: [Self; 5] = [Self::CommandExec, Self::CommandShell, Self::NodeHostnameGet, Self::NodeStatusGet, Self::WorkspaceRun];
+
+    /// Its row.
+    #[must_use]
+    pub const fn spec(self) -> Spec {
+        match self {
+            Self::CommandExec => Spec {
+                name: "command.exec",
+                kind: Kind::Modify,
+                summary: "Run a program with its arguments, without a shell.",
+                permission: "command:execute",
+                timeout: Duration::from_secs(5 * 60),
+                retry_safe: false,
+            },
+            Self::CommandShell => Spec {
+                name: "command.shell",
+                kind: Kind::Modify,
+                summary: "Run a script with /bin/sh.",
+                permission: "command:execute",
+                timeout: Duration::from_secs(5 * 60),
+                retry_safe: false,
+            },
+            Self::NodeHostnameGet => Spec {
+                name: "node.hostname.get",
+                kind: Kind::Query,
+                summary: "Read the host's name.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::NodeStatusGet => Spec {
+                name: "node.status.get",
+                kind: Kind::Query,
+                summary: "Read the host's system, uptime, load, memory and disks.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::WorkspaceRun => Spec {
+                name: "workspace.run",
+                kind: Kind::Modify,
+                summary: "Run steps in a fresh copy of a directory and bring back what changed.",
+                permission: "workspace:execute",
+                timeout: Duration::from_secs(30 * 60),
+                retry_safe: false,
+            },
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// The operation of this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+
+    /// Up to three names that look like `name`, best first.
+    #[must_use]
+    pub fn nearest(name: &str) -> Vec<&'static str> {
+        let mut near: Vec<_> = Self::ALL.iter().map(|operation| (strsim::jaro_winkler(name, operation.name()), operation.name())).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        near.into_iter().filter(|(likeness, _)| *likeness > 0.7).take(3).map(|(_, name)| name).collect()
+    }
+
+    /// JSON Schema of the arguments.
+    #[must_use]
+    pub fn args_schema(self) -> serde_json::Value {
+        match self {
+            Self::CommandExec => schema_for!(args::ExecArgs),
+            Self::CommandShell => schema_for!(args::ShellArgs),
+            Self::NodeHostnameGet | Self::NodeStatusGet => schema_for!(args::NoArgs),
+            Self::WorkspaceRun => schema_for!(args::WorkspaceArgs),
+        }
+        .to_value()
+    }
+
+    /// JSON Schema of the result.
+    #[must_use]
+    pub fn result_schema(self) -> serde_json::Value {
+        match self {
+            Self::CommandExec | Self::CommandShell => schema_for!(result::CommandResult),
+            Self::NodeHostnameGet => schema_for!(result::HostnameResult),
+            Self::NodeStatusGet => schema_for!(result::StatusResult),
+            Self::WorkspaceRun => schema_for!(result::WorkspaceResult),
+        }
+        .to_value()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_is_sorted_and_finds_its_own_names() {
+        let names: Vec<_> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+        assert!(names.is_sorted());
+        for operation in Operation::ALL {
+            assert_eq!(Operation::by_name(operation.name()), Some(operation));
+            assert!(operation.args_schema().is_object() && operation.result_schema().is_object());
+        }
+        assert_eq!(Operation::by_name("node.hostname"), None);
+        assert_eq!(Operation::nearest("node.hostnam.get").first(), Some(&"node.hostname.get"));
+        assert!(Operation::nearest("zzz").is_empty());
+    }
+}

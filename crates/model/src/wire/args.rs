@@ -1,0 +1,114 @@
+//! Arguments of the operations, one struct each. Their JSON Schemas are the catalogue's.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An operation that takes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoArgs {}
+
+/// `command.exec`: a program and its arguments, without a shell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecArgs {
+    /// The program, then its arguments. Found on `PATH` unless it has a slash.
+    pub command: Vec<String>,
+    /// Working directory; the agent's state directory unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Variables added to the environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// `command.shell`: a script for `/bin/sh -c`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShellArgs {
+    /// The script.
+    pub command: String,
+    /// Working directory; the agent's state directory unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Variables added to the environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// `workspace.run`: steps in a fresh copy of an uploaded directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceArgs {
+    /// SHA-256 (64 lower-case hex digits) of an uploaded bundle; an empty directory unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+    /// What to run, in order; the first failing step ends the job.
+    pub steps: Vec<StepArgs>,
+    /// Variables for all steps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// What runs the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<ShellChoice>,
+    /// Globs of what to bring back; everything created or changed unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<Vec<String>>,
+    /// Bounds on the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitArgs>,
+}
+
+/// A step: its script, or an object with more to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum StepArgs {
+    /// The script alone.
+    Script(String),
+    /// The script and its settings.
+    Full(StepDetail),
+}
+
+/// A step with its settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepDetail {
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The script.
+    pub run: String,
+    /// Variables for this step, over the job's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The step's own time-out, such as `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Go on when this step fails.
+    #[serde(default)]
+    pub continue_on_error: bool,
+    /// What runs this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<ShellChoice>,
+}
+
+/// `sh`, `bash`, or the words before the script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ShellChoice {
+    /// `sh` or `bash`.
+    Named(String),
+    /// An argument list; the script is its last word.
+    Words(Vec<String>),
+}
+
+/// Bounds on the steps of a workspace job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitArgs {
+    /// Output kept of each step, such as `64MiB`; the rest is cut with a marker and the step goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}

@@ -1,0 +1,12 @@
+//! Everything that is written to a wire or a bucket, as it is written.
+//!
+//! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
+//! take and give, [`log`] live output, [`agent`] heartbeats, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+
+pub mod agent;
+pub mod args;
+pub mod log;
+pub mod problem;
+pub mod record;
+pub mod rest;
+pub mod result;

@@ -1,0 +1,181 @@
+//! What the ledger keeps of a job. Every form carries `schema`; the golden files beside the tests must keep loading.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::problem::ErrorCode;
+use crate::id::{AgentId, ExecutionId, JobId};
+
+/// The newest version of the records below.
+pub const SCHEMA: u32 = 1;
+
+/// A job as it was accepted; never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Version of this form.
+    pub schema: u32,
+    /// The job.
+    pub id: JobId,
+    /// Its operation's name.
+    pub operation: String,
+    /// Its arguments, already checked.
+    pub args: serde_json::Value,
+    /// Who should do it, as the submitter said it.
+    pub target: String,
+    /// The frozen set of who answers.
+    pub executions: Vec<ExecutionId>,
+    /// Time-out of one attempt, in milliseconds.
+    pub timeout_ms: u64,
+    /// Earliest start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Never started after this.
+    pub expires_at: Timestamp,
+    /// The most attempts.
+    pub max_attempts: u32,
+    /// Waits between attempts, in milliseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backoff_ms: Vec<u64>,
+    /// Short strings for people and searches.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Who submitted it: the token's subject.
+    pub submitted_by: String,
+    /// When, by the controller's clock.
+    pub submitted_at: Timestamp,
+    /// The job this one repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<JobId>,
+}
+
+/// One line of an execution's append-only history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Version of this form.
+    pub schema: u32,
+    /// When, by the writer's clock.
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened to an execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventKind {
+    /// An agent claimed it and started work.
+    Started {
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// Who.
+        agent: AgentId,
+        /// Its host's name.
+        hostname: String,
+    },
+    /// The attempt failed in passing; another follows.
+    Retrying {
+        /// The attempt that failed.
+        attempt: u32,
+        /// Why.
+        error: Failure,
+        /// When the next may start.
+        not_before: Timestamp,
+    },
+    /// Somebody asked for its end while it ran.
+    CancelRequested {
+        /// Who.
+        by: String,
+    },
+    /// Somebody ended it before it started; its answer follows.
+    Cancelled {
+        /// Who.
+        by: String,
+    },
+    /// It was not started in time; its answer follows.
+    Expired,
+    /// Its agent did not answer in time. A late answer replaces this.
+    Lost {
+        /// The attempt that went silent.
+        attempt: u32,
+    },
+}
+
+/// The final record of an execution. Written once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Version of this form.
+    pub schema: u32,
+    /// The job.
+    pub job: JobId,
+    /// The execution.
+    pub execution: ExecutionId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who answered; absent when it never started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The answering host's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Attempts that were started.
+    pub attempts: u32,
+    /// Whether it changed the host, where the operation can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    /// What the operation gave; also beside an error, where there is something to give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<serde_json::Value>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// For a cancelled execution that had started: whether every process is known to be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_verified: Option<bool>,
+    /// When the last attempt started, by the agent's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended, by the writer's clock.
+    pub finished_at: Timestamp,
+    /// How long the last attempt ran, by a clock that never goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+/// How an execution ended. `lost` is not here: it is the absence of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what was asked.
+    Completed,
+    /// It did not.
+    Failed,
+    /// The operation does not exist on that platform.
+    Skipped,
+    /// Somebody ended it.
+    Cancelled,
+    /// It was not started in time.
+    Expired,
+}
+
+/// What went wrong with an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Failure {
+    /// The stable code.
+    pub code: ErrorCode,
+    /// What failed, and why.
+    pub message: String,
+}
+
+/// What an idempotency key stands for. Written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// Version of this form.
+    pub schema: u32,
+    /// The job the first submission made, or was about to make.
+    pub job: JobId,
+    /// SHA-256 of the submission's canonical body, lower-case hex.
+    pub body_sha256: String,
+}

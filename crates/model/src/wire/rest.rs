@@ -1,0 +1,409 @@
+//! What the REST API takes and gives.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::record::{Failure, Outcome};
+use super::result::FileInfo;
+use crate::job::{ExecutionState, JobStatus};
+
+/// A submission: `POST /api/v1/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// Such as `node.hostname.get`; `GET /api/v1/operations` lists them.
+    pub operation: String,
+    /// Arguments, as the operation's schema says.
+    #[serde(default = "empty_object")]
+    #[schema(value_type = Object)]
+    pub args: serde_json::Value,
+    /// `_any`, a host name or an agent id.
+    #[serde(default = "any")]
+    #[schema(default = "_any")]
+    pub target: String,
+    /// Of one attempt, such as `30s`; the operation's own unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Not started by then: `expired`, and never starts later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(default = "1h")]
+    pub expires_in: Option<String>,
+    /// Earliest start: RFC 3339, or a duration from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<String>,
+    /// Attempts. Operations that change state get one unless this says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryRequest>,
+    /// The same key with the same body gives the first job again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Up to 32 short strings, searchable.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+fn empty_object() -> serde_json::Value {
+    serde_json::Value::Object(serde_json::Map::new())
+}
+
+fn any() -> String {
+    "_any".to_owned()
+}
+
+/// A retry policy in a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryRequest {
+    /// 1 to 100.
+    pub max_attempts: u32,
+    /// Waits between attempts, such as `["30s", "2m"]`; the standard ones unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Vec<String>>,
+}
+
+/// One job with everything known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobView {
+    /// The job.
+    #[schema(value_type = String)]
+    pub id: crate::JobId,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Its operation.
+    pub operation: String,
+    /// Its arguments.
+    #[schema(value_type = Object)]
+    pub args: serde_json::Value,
+    /// Who should do it, as the submitter said it.
+    pub target: String,
+    /// Who submitted it.
+    pub submitted_by: String,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    pub submitted_at: Timestamp,
+    /// Earliest start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub not_before: Option<Timestamp>,
+    /// Never started after this.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// Time-out of one attempt.
+    pub timeout: String,
+    /// The most attempts.
+    pub max_attempts: u32,
+    /// Short strings for people and searches.
+    pub annotations: BTreeMap<String, String>,
+    /// The job this one repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub retry_of: Option<crate::JobId>,
+    /// Jobs that repeat this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub retried_by: Vec<crate::JobId>,
+    /// One for each agent that answers.
+    pub executions: Vec<ExecutionView>,
+    /// What happened, oldest first.
+    pub timeline: Vec<TimelineEntry>,
+}
+
+/// One agent's share of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExecutionView {
+    /// `any`, or the agent's id.
+    #[schema(value_type = String)]
+    pub id: crate::ExecutionId,
+    /// Where it stands.
+    pub state: ExecutionState,
+    /// Who has it, or had it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub agent: Option<crate::AgentId>,
+    /// That agent's host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Attempts that were started.
+    pub attempts: u32,
+    /// Whether somebody asked for its end.
+    #[serde(default)]
+    pub cancel_requested: bool,
+    /// Whether it changed the host, where the operation can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    /// What the operation gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<serde_json::Value>,
+    /// What went wrong, the last time it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// For a cancelled execution that had started: whether every process is known to be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_verified: Option<bool>,
+    /// When the last attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+    /// How long the last attempt ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+/// One thing that happened to a job. Also the data of the event streams.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TimelineEntry {
+    /// The job.
+    #[schema(value_type = String)]
+    pub job: crate::JobId,
+    /// The execution; absent for the submission itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub execution: Option<crate::ExecutionId>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// `submitted`, `started`, `retrying`, `cancel_requested`, `cancelled`, `expired`, `lost`, `answered`, `deleted`.
+    pub event: String,
+    /// Which attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Who.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// For `answered`: how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// What went wrong, or who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The whole job's status after this, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<JobStatus>,
+}
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobSummary {
+    /// The job.
+    #[schema(value_type = String)]
+    pub id: crate::JobId,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Its operation.
+    pub operation: String,
+    /// Who should do it.
+    pub target: String,
+    /// Who has it or had it, by host name.
+    pub hosts: Vec<String>,
+    /// Attempts that were started, over all executions.
+    pub attempts: u32,
+    /// Who submitted it.
+    pub submitted_by: String,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    pub submitted_at: Timestamp,
+    /// When the last execution ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+    /// The first error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Short strings for people and searches.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobList {
+    /// The page.
+    pub items: Vec<JobSummary>,
+    /// Ask with this for the next page; absent at the end.
+    pub next_cursor: Option<String>,
+    /// How many jobs there are in each status, over everything retained, whatever the filter.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// The answer to a cancel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CancelView {
+    /// The job as it is now.
+    pub job: JobView,
+    /// Whether this call changed anything; false for a job that had ended or was being cancelled already.
+    pub changed: bool,
+    /// What happened, in words.
+    pub message: String,
+}
+
+/// Which executions a retry repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOnly {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that did not complete.
+    Failed,
+}
+
+/// The body of a retry; may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryJobRequest {
+    /// Which executions.
+    #[serde(default)]
+    pub only: RetryOnly,
+}
+
+/// One piece of live output, as the log stream gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogView {
+    /// The execution.
+    #[schema(value_type = String)]
+    pub execution: crate::ExecutionId,
+    /// Who ran it.
+    #[schema(value_type = String)]
+    pub agent: crate::AgentId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Which step, from 0.
+    pub step: u32,
+    /// Counts up by one within an attempt; a hole is a gap.
+    pub seq: u64,
+    /// When it was read.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// Which output.
+    pub stream: super::log::LogStream,
+    /// The output as text, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The output in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}
+
+/// What a job brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArtifactList {
+    /// Files, sorted by path.
+    pub items: Vec<FileInfo>,
+    /// Size of the whole archive; absent when nothing came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_bytes: Option<u64>,
+    /// How many files the list leaves out; the archive has them.
+    #[serde(default)]
+    pub unlisted: usize,
+}
+
+/// A stored bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BundleView {
+    /// SHA-256 of the packed bundle, lower-case hex.
+    pub sha256: String,
+    /// Packed size.
+    pub size: u64,
+    /// Whether it was stored before.
+    pub existed: bool,
+}
+
+/// One operation of the catalogue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationView {
+    /// `category.noun.verb`.
+    pub name: String,
+    /// `query` or `modify`.
+    pub kind: String,
+    /// What it does.
+    pub summary: String,
+    /// What a token needs to submit it.
+    pub permission: String,
+    /// Time-out of one attempt unless the submission says otherwise.
+    pub timeout: String,
+    /// Whether it may be run again blindly.
+    pub retry_safe: bool,
+    /// JSON Schema of the arguments.
+    #[schema(value_type = Object)]
+    pub args_schema: serde_json::Value,
+    /// JSON Schema of the result.
+    #[schema(value_type = Object)]
+    pub result_schema: serde_json::Value,
+}
+
+/// The catalogue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationList {
+    /// Sorted by name.
+    pub items: Vec<OperationView>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentView {
+    /// Its lasting identity.
+    #[schema(value_type = String)]
+    pub id: crate::AgentId,
+    /// Its host's name.
+    pub hostname: String,
+    /// `ready`, or `offline` when its heartbeat has expired.
+    pub state: String,
+    /// Its program's version.
+    pub version: String,
+    /// Executions it may run at once.
+    pub max_jobs: usize,
+    /// Executions it ran at its last heartbeat.
+    pub running: usize,
+    /// When its process started.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+}
+
+/// The agents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentList {
+    /// Sorted by host name.
+    pub items: Vec<AgentView>,
+}
+
+/// Whether the system is healthy: `GET /api/v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    /// The controller's version.
+    pub version: String,
+    /// Whether all is well.
+    pub healthy: bool,
+    /// The broker.
+    pub broker: BrokerView,
+    /// The agents.
+    pub agents: Vec<AgentView>,
+    /// Jobs by status.
+    pub jobs: BTreeMap<String, u64>,
+}
+
+/// The broker as the controller sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BrokerView {
+    /// Whether it answers.
+    pub connected: bool,
+    /// Its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `always` (every write is on disk before it is acknowledged), `relaxed`, or `unknown` where the server does not tell.
+    pub durability: String,
+}
+
+/// Health: `GET /livez`, `GET /readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// `ok`, or what is missing.
+    pub status: String,
+}

@@ -1,0 +1,225 @@
+//! Results of the operations, one struct each. Their JSON Schemas are the catalogue's.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `node.hostname.get`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostnameResult {
+    /// The host's name as the kernel has it.
+    pub hostname: String,
+}
+
+/// `node.status.get`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusResult {
+    /// The host's name.
+    pub hostname: String,
+    /// Operating system, such as `Debian GNU/Linux 12`.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Processor architecture.
+    pub arch: String,
+    /// Logical processors.
+    pub cpus: usize,
+    /// Seconds since boot.
+    pub uptime_seconds: u64,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Memory.
+    pub memory: MemoryResult,
+    /// Mounted disks.
+    pub disks: Vec<DiskResult>,
+}
+
+/// Memory of a host, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemoryResult {
+    /// Installed.
+    pub total_bytes: u64,
+    /// Available to new programs without swapping.
+    pub available_bytes: u64,
+    /// Used.
+    pub used_bytes: u64,
+}
+
+/// One mounted disk, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskResult {
+    /// Where it is mounted.
+    pub mount: String,
+    /// Device.
+    pub device: String,
+    /// Size.
+    pub total_bytes: u64,
+    /// Free for ordinary users.
+    pub available_bytes: u64,
+}
+
+/// `command.exec` and `command.shell`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CommandResult {
+    /// Exit status; absent when a signal ended it or it never started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The beginning of standard output; bytes that are not UTF-8 are replaced.
+    pub stdout: String,
+    /// The beginning of standard error; bytes that are not UTF-8 are replaced.
+    pub stderr: String,
+    /// Bytes written to standard output in all.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error in all.
+    pub stderr_bytes: u64,
+    /// Whether `stdout` or `stderr` above is only a part.
+    pub truncated: bool,
+    /// How long it ran.
+    pub duration_ms: u64,
+}
+
+/// `workspace.run`, and the content of `results/result.json`: the original worker's field names first, additions after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceResult {
+    /// The job.
+    pub job_id: String,
+    /// How it ended.
+    pub status: WorkspaceStatus,
+    /// When.
+    pub timing: Timing,
+    /// Each step that started.
+    pub steps: Vec<StepResult>,
+    /// What went wrong, when something did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Why it failed, where that is not a step's exit status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<WorkspaceReason>,
+    /// What the steps did to the tree.
+    pub files: FileChanges,
+    /// The archive of what came back, in the object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveInfo>,
+    /// The agent that ran it.
+    pub worker: String,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Version of this form.
+    pub schema: u32,
+}
+
+/// How a workspace job or a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceStatus {
+    /// Every step exited 0.
+    Success,
+    /// It did not.
+    Failed,
+}
+
+/// Why a workspace job failed, where that is not a step's exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceReason {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// Its time was up.
+    TimedOut,
+}
+
+/// When a workspace job ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timing {
+    /// RFC 3339.
+    #[schemars(with = "String")]
+    pub start: jiff::Timestamp,
+    /// RFC 3339.
+    #[schemars(with = "String")]
+    pub end: jiff::Timestamp,
+    /// By a clock that never goes back.
+    pub duration_ms: u64,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepResult {
+    /// From 0.
+    pub index: usize,
+    /// Its script.
+    pub command: String,
+    /// How it ended.
+    pub status: WorkspaceStatus,
+    /// Exit status; absent when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// By a clock that never goes back.
+    pub duration_ms: u64,
+    /// File name of its log in `results/`.
+    pub log: String,
+    /// The name it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether output was cut.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
+/// What the steps did to the tree. Names that are not UTF-8 are shown with replacement characters; the archive has them byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct FileChanges {
+    /// New files, sorted.
+    pub created: Vec<FileInfo>,
+    /// Files whose content or mode changed, sorted.
+    pub modified: Vec<FileInfo>,
+    /// Files that are gone, sorted.
+    pub deleted: Vec<String>,
+    /// What was not brought back, and why, sorted.
+    pub skipped: Vec<SkippedFile>,
+    /// How many entries the lists above leave out, to bound their size.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// One file that came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+pub struct FileInfo {
+    /// Path below the workspace.
+    pub path: String,
+    /// Size.
+    pub size: u64,
+    /// SHA-256 of the content (for a symbolic link: of its target's text), lower-case hex.
+    pub sha256: String,
+}
+
+/// One entry that did not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SkippedFile {
+    /// Path below the workspace.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The archive of a workspace job's artifacts: tar, packed with zstd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArchiveInfo {
+    /// Packed size.
+    pub size: u64,
+    /// SHA-256 of the archive, lower-case hex.
+    pub sha256: String,
+    /// Entries in it.
+    pub entries: usize,
+}
