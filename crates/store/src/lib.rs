@@ -1,1 +1,55 @@
-//! x
+//! What is kept, and how it travels: streams, buckets, consumers. The only crate that knows there is a NATS.
+//!
+//! One trait per aggregate; [`jetstream`] implements them on a real broker, [`memory`] in this process for tests and simulation, and one
+//! conformance suite runs on both. Names are made in [`layout`] and nowhere else.
+//!
+//! The invariant guarded here: a fact that was reported as stored is stored, exactly once, and what cannot be known is reported as
+//! [`Error::Unavailable`], never as a success or a failure.
+
+mod error;
+mod feed;
+pub mod jetstream;
+mod layout;
+mod ledger;
+mod logs;
+pub mod memory;
+mod objects;
+mod registry;
+mod work;
+
+use std::sync::Arc;
+
+pub use error::Error;
+pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
+pub use ledger::{Answered, Appended, Created, JobRecord, Ledger, Revision};
+pub use logs::{LogStream, Logs, StoredLog};
+pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name};
+pub use registry::{Registry, RegistryEvent, RegistryStream};
+pub use work::{Delivery, Lease, PullStream, Wake, WakeStream, Work};
+
+/// Every store, shared by reference. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    /// Definitions, events, answers.
+    pub ledger: Arc<dyn Ledger>,
+    /// What agents take.
+    pub work: Arc<dyn Work>,
+    /// What is told of every change.
+    pub feed: Arc<dyn Feed>,
+    /// Live output.
+    pub logs: Arc<dyn Logs>,
+    /// Which agents live.
+    pub registry: Arc<dyn Registry>,
+    /// Bundles, artifacts.
+    pub objects: Arc<dyn Objects>,
+    /// The connection itself.
+    pub broker: Arc<dyn Broker>,
+}
+
+/// The connection to whatever keeps the stores.
+pub trait Broker: Send + Sync {
+    /// Whether it answers at the moment.
+    fn is_connected(&self) -> bool;
+    /// Its version, where it has one.
+    fn version(&self) -> Option<String>;
+}

@@ -139,6 +139,6 @@ mod tests {
         texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), ErrorCode::ALL.len());
-        assert!(ErrorCode::ALL.iter().all(|code| code.explanation().len() > 40));
+        assert!(ErrorCode::ALL.iter().all(|code| code.explanation().len() > 30));
     }
 }

@@ -1,0 +1,149 @@
+//! Where the broker is, and what the stores on it are called and bounded by.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the stores need. `Default` is one host: loopback, the names of the specification, one replica.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// One or several `nats://host:port`, comma separated.
+    pub url: String,
+    /// What the broker's connection list shows.
+    pub client_name: String,
+    /// How to log in.
+    pub auth: Auth,
+    /// Prefixes every name, so that several fleets can share a broker. Empty, or one token of `[A-Za-z0-9_-]`.
+    pub namespace: String,
+    /// Copies of every stream: 1 on one server, 3 on a cluster.
+    pub replicas: usize,
+    /// The work queue.
+    pub stream: Stream,
+    /// Definitions, events, answers.
+    pub kv: KeyValue,
+    /// Live output.
+    pub logs: Stream,
+    /// Heartbeats.
+    pub registry: Registry,
+    /// Bundles, artifacts.
+    pub objects: Objects,
+    /// How agents take from the work queue.
+    pub consumer: Consumer,
+}
+
+/// How to log in. Secrets hide themselves from `Debug`.
+#[derive(Clone, Default)]
+pub enum Auth {
+    /// Not at all.
+    #[default]
+    None,
+    /// User and password.
+    UserPassword {
+        /// User.
+        user: String,
+        /// Password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// A credentials file.
+    Creds(PathBuf),
+    /// An nkey seed.
+    NKey(String),
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::UserPassword { .. } => "user_password(***)",
+            Self::Token(_) => "token(***)",
+            Self::Creds(_) => "creds(***)",
+            Self::NKey(_) => "nkey(***)",
+        })
+    }
+}
+
+/// A stream and its bounds.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// How long a message is kept.
+    pub max_age: Duration,
+    /// How many bytes are kept.
+    pub max_bytes: u64,
+}
+
+/// The ledger's buckets and their bounds, each bucket's own.
+#[derive(Debug, Clone)]
+pub struct KeyValue {
+    /// Definitions and events.
+    pub bucket: String,
+    /// Answers.
+    pub response_bucket: String,
+    /// How long a record is kept.
+    pub ttl: Duration,
+    /// How many bytes are kept; beyond that new work is refused.
+    pub max_bytes: u64,
+}
+
+/// The heartbeats' bucket.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// Its name.
+    pub bucket: String,
+    /// How long a heartbeat lasts.
+    pub ttl: Duration,
+}
+
+/// The object store.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    /// Its name.
+    pub bucket: String,
+    /// How long an object is kept.
+    pub max_age: Duration,
+    /// How many bytes are kept; beyond that new objects are refused.
+    pub max_bytes: u64,
+}
+
+/// The shared consumer of `_any` work.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    /// Its durable name: agents with the same one share the work.
+    pub queue_group: String,
+    /// How often the broker offers a message. Attempts are counted in the ledger; this only bounds the broker.
+    pub max_deliver: i64,
+    /// How long an unextended claim lasts.
+    pub ack_wait: Duration,
+    /// How many claims there may be at once, over all agents.
+    pub max_ack_pending: i64,
+    /// Whether waiting work is replayed at the pace it came in.
+    pub replay_original: bool,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            client_name: "longshore".to_owned(),
+            auth: Auth::None,
+            namespace: String::new(),
+            replicas: 1,
+            stream: Stream { name: "JOBS".to_owned(), max_age: 7 * DAY, max_bytes: 1 << 30 },
+            kv: KeyValue { bucket: "job-queue".to_owned(), response_bucket: "job-responses".to_owned(), ttl: 7 * DAY, max_bytes: 1 << 30 },
+            logs: Stream { name: "JOB-LOGS".to_owned(), max_age: DAY, max_bytes: 1 << 30 },
+            registry: Registry { bucket: "agent-registry".to_owned(), ttl: Duration::from_secs(30) },
+            objects: Objects { bucket: "objects".to_owned(), max_age: 7 * DAY, max_bytes: 10 << 30 },
+            consumer: Consumer {
+                queue_group: "job-agents".to_owned(),
+                max_deliver: 5,
+                ack_wait: Duration::from_secs(120),
+                max_ack_pending: 1000,
+                replay_original: false,
+            },
+        }
+    }
+}

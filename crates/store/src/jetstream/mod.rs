@@ -1,0 +1,5 @@
+//! The stores on NATS JetStream.
+
+mod config;
+
+pub use config::{Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};

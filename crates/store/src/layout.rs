@@ -1,0 +1,1 @@
+//! Where everything lives: names of streams, buckets, subjects and keys. Built here and nowhere else.

@@ -1,0 +1,106 @@
+//! The ledger: the one truth about every job. Definitions and answers are written once; events are appended under a guard.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use longshore_model::{ExecutionId, JobId};
+
+use crate::Error;
+
+/// The ledger's own count of writes; larger is later.
+pub type Revision = u64;
+
+/// What became of a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// It is stored and announced, at this revision.
+    Stored(Revision),
+    /// A definition of that id is there already. As ids are random this is an earlier try of the same write.
+    Exists,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is stored, at this revision.
+    Stored(Revision),
+    /// Somebody wrote to this history after the revision named, or deleted it. Read, decide again.
+    Conflict,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// It is stored, and final.
+    Stored,
+    /// The execution has an answer already; this one was dropped.
+    Exists,
+}
+
+/// Everything recorded of one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// As it was accepted.
+    pub definition: Definition,
+    /// The definition's revision.
+    pub definition_revision: Revision,
+    /// When the broker stored the definition.
+    pub stored_at: Timestamp,
+    /// Every event with its revision, oldest first.
+    pub events: Vec<(Revision, ExecutionId, Event)>,
+    /// Every answer.
+    pub answers: Vec<Answer>,
+}
+
+impl JobRecord {
+    /// The newest revision of the definition and the events of `execution`: what the next append must name.
+    #[must_use]
+    pub fn revision(&self, execution: ExecutionId) -> Revision {
+        self.events
+            .iter()
+            .filter(|(_, of, _)| *of == execution)
+            .map(|(revision, ..)| *revision)
+            .fold(self.definition_revision, Revision::max)
+    }
+
+    /// The events of one execution, oldest first.
+    pub fn events_of(&self, execution: ExecutionId) -> impl Iterator<Item = &Event> {
+        self.events.iter().filter(move |(_, of, _)| *of == execution).map(|(.., event)| event)
+    }
+
+    /// The answer of one execution.
+    #[must_use]
+    pub fn answer_of(&self, execution: ExecutionId) -> Option<&Answer> {
+        self.answers.iter().find(|answer| answer.execution == execution)
+    }
+}
+
+/// Definitions, events, answers.
+///
+/// Every write may be repeated with the same content: it takes effect once. All calls are cancel-safe in the sense that a dropped
+/// write happened once or not at all.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Stores a definition and announces it to whom it concerns, in one step that a crash cannot split.
+    async fn create(&self, definition: &Definition) -> Result<Created, Error>;
+
+    /// Appends an event to an execution's history, if nothing was appended to it since `after` and the job has not been deleted.
+    /// For the first event `after` is the definition's revision.
+    async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error>;
+
+    /// Stores an execution's answer, unless it has one.
+    async fn answer(&self, answer: &Answer) -> Result<Answered, Error>;
+
+    /// Reads everything of a job; `None` if there is no definition. Reads what the ledger's leader has.
+    async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error>;
+
+    /// Reads one answer.
+    async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error>;
+
+    /// Claims an idempotency key (already hashed to hex) for a submission. Gives back what the key stands for: this reservation, or the
+    /// one that was first.
+    async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, Error>;
+
+    /// Removes definition, events and answers. Safe to repeat. The caller has withdrawn the work before.
+    async fn delete(&self, job: JobId) -> Result<(), Error>;
+}

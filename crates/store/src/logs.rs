@@ -1,0 +1,36 @@
+//! Live output: kept for a while, bounded, read from any point on.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use longshore_model::JobId;
+use longshore_model::wire::log::LogRecord;
+
+use crate::{Error, Revision};
+
+/// A record and its place in the store; places grow, with holes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLog {
+    /// Its place.
+    pub place: Revision,
+    /// The output.
+    pub record: LogRecord,
+}
+
+/// Records of one job without an end.
+pub type LogStream = BoxStream<'static, Result<StoredLog, Error>>;
+
+/// Live output.
+#[async_trait]
+pub trait Logs: Send + Sync {
+    /// Stores records in this order. May be repeated: a record (job, execution, attempt, seq) is stored once.
+    async fn append(&self, records: &[LogRecord]) -> Result<(), Error>;
+
+    /// Records of a job after a place (0 is the beginning), then live ones, without an end.
+    async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error>;
+
+    /// The place of a job's newest record; 0 if there is none.
+    async fn last(&self, job: JobId) -> Result<Revision, Error>;
+
+    /// Removes a job's records. Safe to repeat.
+    async fn delete(&self, job: JobId) -> Result<(), Error>;
+}

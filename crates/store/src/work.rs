@@ -1,0 +1,85 @@
+//! What agents take: the shared queue for `_any`, an inbox per agent for addressed work, and wake-ups.
+//!
+//! A delivery is transport, not permission: the ledger decides whether an attempt starts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use longshore_model::wire::record::Definition;
+use longshore_model::{AgentId, JobId};
+
+use crate::{Error, Revision};
+
+/// Deliveries of one pull. Ends when the pull is used up, has expired, or the connection was lost; pull again then.
+pub type PullStream = BoxStream<'static, Delivery>;
+
+/// Hints. Losing one costs time, never work.
+pub type WakeStream = BoxStream<'static, Wake>;
+
+/// A hint to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// Its inbox has changed.
+    Inbox,
+    /// Somebody asked for the end of a job it may be running.
+    Cancel(JobId),
+    /// The connection was made again: anything may have been missed.
+    Reconnected,
+}
+
+/// One piece of work, offered to one agent.
+pub struct Delivery {
+    /// The job.
+    pub definition: Definition,
+    /// The definition's revision in the ledger.
+    pub revision: Revision,
+    /// Whether this is the first time anybody was offered it: then the ledger holds nothing but the definition, most likely.
+    pub is_first: bool,
+    /// The claim on it.
+    pub lease: Box<dyn Lease>,
+}
+
+/// A claim on a delivery. While it is extended within [`Work::lease_duration`], nobody else is offered the work.
+#[async_trait]
+pub trait Lease: Send + Sync {
+    /// Extends the claim; counts from now. Safe to repeat.
+    async fn extend(&self) -> Result<(), Error>;
+
+    /// Ends the claim: the work needs no agent any more. Confirmed by the broker before it returns. Safe to repeat.
+    async fn done(&self) -> Result<(), Error>;
+
+    /// Gives the work back, to be offered again after `delay`. Safe to repeat.
+    async fn give_back(&self, delay: Duration) -> Result<(), Error>;
+
+    /// What a later process of the same agent can give the work back by, with [`Work::give_back`].
+    fn token(&self) -> Option<String>;
+}
+
+/// What agents take.
+#[async_trait]
+pub trait Work: Send + Sync {
+    /// How long an unextended claim lasts.
+    fn lease_duration(&self) -> Duration;
+
+    /// Asks for up to `max` pieces of `_any` work.
+    async fn pull(&self, max: usize) -> Result<PullStream, Error>;
+
+    /// Everything in an agent's inbox, oldest first.
+    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error>;
+
+    /// Hints for an agent, from now on.
+    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error>;
+
+    /// Gives back what an earlier process of the agent held when it ended. Unknown tokens are ignored.
+    async fn give_back(&self, token: &str) -> Result<(), Error>;
+
+    /// Hints to an agent that a job's end was asked for.
+    async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error>;
+
+    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether it was.
+    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error>;
+
+    /// Takes back a job's announcements, so that nobody new is offered it. Safe to repeat.
+    async fn withdraw(&self, definition: &Definition) -> Result<(), Error>;
+}
