@@ -1,1 +1,99 @@
-//! x
+//! The agent: takes work, does it on this host, and answers, whatever crashes in between.
+//!
+//! [`Dispatcher`](dispatcher) decides, without a clock or a socket, what is started, held or handed back. [`runtime`] feeds it and performs what it
+//! says; one [`execution`] worker carries each piece of work from its claim to its stored answer. What a killed process leaves behind is in
+//! the [`journal`], and the next start gives it back at once.
+//!
+//! The invariant guarded here: no work starts without a recorded claim, and no answer is forgotten once work has ended.
+
+mod claims;
+mod dispatcher;
+mod execution;
+mod heartbeat;
+mod journal;
+mod output;
+mod runtime;
+mod transfer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_exec::{Executor, SupervisorCommand};
+use longshore_model::AgentId;
+use longshore_store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its lasting identity.
+    pub id: AgentId,
+    /// Its host's name, as people know it.
+    pub hostname: String,
+    /// The true bound on running executions.
+    pub max_jobs: usize,
+    /// Where it keeps workspaces and its journal; made with mode 0700.
+    pub state_dir: PathBuf,
+    /// How the supervisor of children is started.
+    pub supervisor: SupervisorCommand,
+    /// Between heartbeats; a third of what a heartbeat lasts.
+    pub heartbeat_every: Duration,
+    /// How long a process may ignore SIGTERM.
+    pub kill_grace: Duration,
+}
+
+/// Why an agent could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its directories cannot be used.
+    #[error("cannot use the state directory {}", .path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The executor could not be opened.
+    #[error("cannot prepare the host")]
+    Host(#[from] longshore_exec::OpenError),
+    /// The broker is gone for good.
+    #[error("lost the broker")]
+    Broker(#[from] longshore_store::Error),
+    /// Another agent process uses this state directory.
+    #[error("another agent uses {}", .0.display())]
+    Busy(PathBuf),
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    config: Arc<Config>,
+    store: Store,
+    executor: Executor,
+    journal: journal::Journal,
+}
+
+impl Agent {
+    /// Prepares the host: makes directories, clears away what a killed process left. Takes no work yet.
+    ///
+    /// # Errors
+    /// Directories that cannot be used, or another agent that uses them.
+    pub fn new(config: Config, store: Store) -> Result<Self, Error> {
+        let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
+        let executor = Executor::open(longshore_exec::Config {
+            state_dir: config.state_dir.clone(),
+            supervisor: config.supervisor.clone(),
+            kill_grace: config.kill_grace,
+        })?;
+        Ok(Self { config: Arc::new(config), store, executor, journal })
+    }
+
+    /// Takes work until `drain`, then finishes what it holds. At `stop` it ends what still runs and hands it back. Ends when all is settled.
+    ///
+    /// # Errors
+    /// The broker is gone for good.
+    pub async fn run(self, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
+        runtime::run(self, drain, stop).await
+    }
+}

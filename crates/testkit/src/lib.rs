@@ -1,1 +1,16 @@
-//! x
+//! What tests need and the product does not have: a real broker of their own, any program as a child, jobs to send, and a witness.
+//!
+//! Everything here belongs to the one test that made it: ports, directories and processes are its own and go with it, also when it
+//! fails or is killed. Nothing here knows the product beyond `longshore-model`, so that what it finds out is evidence.
+
+mod eventually;
+mod lifeline;
+mod nats;
+mod process;
+pub mod sample;
+pub mod witness;
+
+pub use eventually::eventually;
+pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, nats_server_binary};
+pub use process::{Process, Stream};
+pub use rustix::process::Signal;

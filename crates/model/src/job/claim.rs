@@ -36,6 +36,11 @@ pub enum Claim {
     },
     /// Nothing to do: acknowledge and forget.
     Drop(DropReason),
+    /// Its holder is gone and nobody may try again: record it as lost, which a late answer replaces.
+    Lose {
+        /// The attempt that went silent.
+        attempt: u32,
+    },
     /// It ends here, without running: store this answer.
     Finish {
         /// How it ends.
@@ -52,8 +57,8 @@ pub enum DropReason {
     Ended,
     /// This process runs it at the moment.
     RunningHere,
-    /// The agent is not among those that should answer.
-    NotATarget,
+    /// It is recorded as lost, and only its holder can still answer.
+    Lost,
 }
 
 /// Decides. `execution` is the fold of everything recorded, and the delivery itself is the proof that no other agent holds a live
@@ -108,16 +113,20 @@ fn after_a_vanished_holder(job: &Job, execution: &Execution, claimant: Claimant)
     if attempts < job.retry.max_attempts() {
         return Claim::Start { attempt: attempts + 1 };
     }
-    let (who, hostname) = execution.holder().map_or((None, "an agent".to_owned()), |(agent, name)| (Some(agent), name.to_owned()));
-    let gone = if who == Some(claimant.agent) { "was restarted" } else { "went away" };
-    if job.retry.max_attempts() == 1 {
-        return finish(Outcome::Failed, ErrorCode::Interrupted, format!("the agent on {hostname} {gone} while it ran"));
+    let hostname = execution.holder().map_or("an agent's host", |(_, hostname)| hostname);
+    if job.retry.max_attempts() > 1 {
+        let message = format!("all {attempts} attempts are used up; in the last one the agent on {hostname} went away");
+        return finish(Outcome::Failed, ErrorCode::DeadLetter, message);
     }
-    finish(
-        Outcome::Failed,
-        ErrorCode::DeadLetter,
-        format!("all {attempts} attempts are used up; in the last one the agent on {hostname} {gone}"),
-    )
+    match execution.holder() {
+        // The claimant's own earlier process: it is certain that the work died with it.
+        Some((agent, _)) if agent == claimant.agent => {
+            finish(Outcome::Failed, ErrorCode::Interrupted, format!("the agent on {hostname} was restarted while it ran"))
+        }
+        // Another agent may only be cut off, and answer yet.
+        Some(_) | None if execution.state() == ExecutionState::Lost => Claim::Drop(DropReason::Lost),
+        Some(_) | None => Claim::Lose { attempt: attempts },
+    }
 }
 
 fn expired(job: &Job) -> Claim {
@@ -126,4 +135,74 @@ fn expired(job: &Job) -> Claim {
 
 fn finish(outcome: Outcome, code: ErrorCode, message: String) -> Claim {
     Claim::Finish { outcome, failure: Failure { code, message } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::{agent, at, cancel_requested, job, retrying, started};
+    use crate::retry::RetryPolicy;
+
+    fn decide(job: &Job, execution: &Execution, who: u128) -> Claim {
+        claim(job, execution, Claimant { agent: agent(who), is_running_it: false }, at(100))
+    }
+
+    #[test]
+    fn fresh_work_starts_unless_it_is_too_early_or_too_late() {
+        let mut job = job();
+        let fresh = Execution::default();
+        assert_eq!(decide(&job, &fresh, 1), Claim::Start { attempt: 1 });
+        job.not_before = Some(at(200));
+        assert_eq!(decide(&job, &fresh, 1), Claim::Wait { until: at(200) });
+        job.expires_at = at(98);
+        assert!(matches!(decide(&job, &fresh, 1), Claim::Finish { outcome: Outcome::Expired, .. }));
+    }
+
+    #[test]
+    fn work_that_runs_here_is_not_run_twice() {
+        let execution = Execution::fold(&[started(1, 1)], None).unwrap();
+        let claimant = Claimant { agent: agent(1), is_running_it: true };
+        assert_eq!(claim(&job(), &execution, claimant, at(100)), Claim::Drop(DropReason::RunningHere));
+    }
+
+    #[test]
+    fn after_a_vanished_holder_the_policy_decides() {
+        let mut job = job();
+        let execution = Execution::fold(&[started(1, 1)], None).unwrap();
+        job.retry = RetryPolicy::standard();
+        assert_eq!(decide(&job, &execution, 2), Claim::Start { attempt: 2 });
+        job.retry = RetryPolicy::once();
+        assert_eq!(decide(&job, &execution, 2), Claim::Lose { attempt: 1 });
+        let Claim::Finish { outcome: Outcome::Failed, failure } = decide(&job, &execution, 1) else {
+            panic!("its own earlier process is gone for certain")
+        };
+        assert_eq!(failure.code, ErrorCode::Interrupted);
+        job.retry = RetryPolicy::new(2, vec![]).unwrap();
+        let used_up = Execution::fold(&[started(1, 1), started(2, 1)], None).unwrap();
+        let Claim::Finish { outcome: Outcome::Failed, failure } = decide(&job, &used_up, 2) else { panic!("no attempt is left") };
+        assert_eq!(failure.code, ErrorCode::DeadLetter);
+    }
+
+    #[test]
+    fn a_retry_waits_for_its_time_and_ignores_the_expiry_of_the_first_start() {
+        let mut job = job();
+        job.retry = RetryPolicy::standard();
+        job.expires_at = at(50);
+        let early = Execution::fold(&[started(1, 1), retrying(1, 150)], None).unwrap();
+        assert_eq!(decide(&job, &early, 1), Claim::Wait { until: at(150) });
+        let due = Execution::fold(&[started(1, 1), retrying(1, 90)], None).unwrap();
+        assert_eq!(decide(&job, &due, 1), Claim::Start { attempt: 2 });
+    }
+
+    #[test]
+    fn a_requested_cancel_never_leads_to_a_start() {
+        let mut job = job();
+        job.retry = RetryPolicy::standard();
+        for events in
+            [vec![cancel_requested()], vec![started(1, 1), cancel_requested()], vec![started(1, 1), retrying(1, 90), cancel_requested()]]
+        {
+            let execution = Execution::fold(&events, None).unwrap();
+            assert!(matches!(decide(&job, &execution, 2), Claim::Finish { outcome: Outcome::Cancelled, .. }), "{events:?}");
+        }
+    }
 }

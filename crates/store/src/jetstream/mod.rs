@@ -1,5 +1,16 @@
 //! The stores on NATS JetStream.
 
 mod config;
+mod connect;
+mod feed;
+mod ledger;
+mod link;
+mod logs;
+mod objects;
+mod registry;
+mod setup;
+mod tail;
+mod work;
 
 pub use config::{Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};
+pub use connect::{ConnectError, OLDEST_SERVER, connect};

@@ -1,0 +1,320 @@
+//! The loop: everything that can happen to an agent becomes one input, the dispatcher decides, and this performs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use longshore_model::ExecutionId;
+use longshore_store::{Delivery, Store, Wake, WakeStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::claims::Claim;
+use crate::dispatcher::{Dispatcher, Effect, Input, Key};
+use crate::execution::{Context, Settled, Signals, carry, from_now};
+use crate::heartbeat;
+use crate::journal::Entry;
+use crate::{Agent, Error};
+
+/// The inbox is read at least this often: a hint may be lost.
+const INBOX_EVERY: Duration = Duration::from_secs(30);
+/// Deliveries of pulls on their way to the loop; pulls wait when it is full.
+const DELIVERIES_WAITING_MAX: usize = 64;
+/// Before a pull is tried again after a fault.
+const PULL_PAUSE: Duration = Duration::from_millis(250);
+/// How long stopped work may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What happened.
+enum Event {
+    Pulled(Box<Delivery>),
+    PullEnded { unused: usize },
+    WorkerEnded(Key, Settled),
+    WorkerFailed,
+    Wake(Option<Wake>),
+    ReadInbox,
+    ExtendHeld,
+    Drain,
+    Stop,
+}
+
+struct Runtime {
+    ctx: Arc<Context>,
+    dispatcher: Dispatcher,
+    /// Offered, not yet started: what the dispatcher has not decided on, and what it holds.
+    offered: HashMap<Key, Delivery>,
+    workers: JoinSet<(Key, Settled)>,
+    signals: BTreeMap<Key, Signals>,
+    /// Work in the inbox that is not to be started before this.
+    waiting: BTreeMap<Key, Instant>,
+    pulls: JoinSet<()>,
+    deliveries: (mpsc::Sender<PullEvent>, mpsc::Receiver<PullEvent>),
+    inbox_due: Instant,
+    is_draining: bool,
+    stop: CancellationToken,
+    n_running: Arc<AtomicUsize>,
+}
+
+enum PullEvent {
+    Delivery(Box<Delivery>),
+    Ended { unused: usize },
+}
+
+pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
+    let Agent { config, store, executor, journal } = agent;
+    recover(&store, &journal).await;
+    let mut wakes = store.work.wakes(config.id).await?;
+    let n_running = Arc::new(AtomicUsize::new(0));
+    let silence = CancellationToken::new();
+    let mut background = JoinSet::new();
+    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), n_running.clone(), silence.clone()));
+
+    let bundles = config.state_dir.join("bundles");
+    // Bundles of an earlier process are of no use to anybody.
+    let _ = std::fs::remove_dir_all(&bundles);
+    let ctx = Arc::new(Context { config, store, executor: executor.clone(), journal, bundles });
+    let mut runtime = Runtime {
+        dispatcher: Dispatcher::new(ctx.config.max_jobs),
+        ctx,
+        offered: HashMap::new(),
+        workers: JoinSet::new(),
+        signals: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        pulls: JoinSet::new(),
+        deliveries: mpsc::channel(DELIVERIES_WAITING_MAX),
+        inbox_due: Instant::now(),
+        is_draining: false,
+        stop: stop.clone(),
+        n_running,
+    };
+    runtime.serve(&mut wakes, &drain, &stop).await;
+    silence.cancel();
+    while background.join_next().await.is_some() {}
+    executor.close().await;
+    Ok(())
+}
+
+/// Gives back what an earlier process had in hand, its answers first.
+async fn recover(store: &Store, journal: &crate::journal::Journal) {
+    for (key, Entry { token, answer }) in journal.left_behind() {
+        tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
+        if let Some(answer) = answer
+            && let Err(error) = store.ledger.answer(&answer).await
+        {
+            tracing::warn!(%error, job.id = %key.0, "its answer could not be stored yet; keeping it");
+            continue;
+        }
+        if let Some(token) = token
+            && let Err(error) = store.work.give_back(&token).await
+        {
+            tracing::warn!(%error, job.id = %key.0, "it could not be given back; its claim will lapse");
+        }
+        journal.forget(key);
+    }
+}
+
+impl Runtime {
+    async fn serve(&mut self, wakes: &mut WakeStream, drain: &CancellationToken, stop: &CancellationToken) {
+        let lease = self.ctx.store.work.lease_duration();
+        let mut extend = tokio::time::interval((lease / 4).clamp(Duration::from_millis(100), Duration::from_secs(30)));
+        extend.reset();
+        let mut stopped_at: Option<Instant> = None;
+        self.perform().await;
+        loop {
+            if self.is_draining && self.workers.is_empty() {
+                break;
+            }
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled(), if stopped_at.is_none() => Event::Stop,
+                () = drain.cancelled(), if !self.is_draining => Event::Drain,
+                Some(ended) = self.workers.join_next() => ended.map_or(Event::WorkerFailed, |(key, settled)| Event::WorkerEnded(key, settled)),
+                wake = wakes.next(), if !self.is_draining || !self.workers.is_empty() => Event::Wake(wake),
+                Some(pulled) = self.deliveries.1.recv() => match pulled {
+                    PullEvent::Delivery(delivery) => Event::Pulled(delivery),
+                    PullEvent::Ended { unused } => Event::PullEnded { unused },
+                },
+                _ = extend.tick() => Event::ExtendHeld,
+                () = tokio::time::sleep_until(self.inbox_due), if !self.is_draining => Event::ReadInbox,
+                () = tokio::time::sleep_until(stopped_at.unwrap_or_else(Instant::now) + STOP_PATIENCE), if stopped_at.is_some() => break,
+            };
+            match event {
+                Event::Pulled(delivery) => self.offer(*delivery, Input::Pulled),
+                Event::PullEnded { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
+                Event::WorkerEnded(key, settled) => self.ended(key, settled),
+                Event::WorkerFailed => self.reap_failed(),
+                Event::Wake(wake) => {
+                    if let Some(again) = self.woken(wake).await {
+                        *wakes = again;
+                    }
+                }
+                Event::ReadInbox => self.read_inbox().await,
+                Event::ExtendHeld => self.extend_held().await,
+                Event::Drain => self.drain(),
+                Event::Stop => {
+                    stopped_at = Some(Instant::now());
+                    self.drain();
+                }
+            }
+            self.perform().await;
+        }
+        // Whatever a pull had delivered but nobody looked at goes back at once.
+        self.pulls.shutdown().await;
+        while let Ok(PullEvent::Delivery(delivery)) = self.deliveries.1.try_recv() {
+            let _ = delivery.lease.give_back(Duration::ZERO).await;
+        }
+    }
+
+    fn drain(&mut self) {
+        if !self.is_draining {
+            self.is_draining = true;
+            self.pulls.abort_all();
+            self.dispatcher.handle(Input::Drain);
+        }
+    }
+
+    fn offer(&mut self, delivery: Delivery, input: impl FnOnce(Key) -> Input) {
+        let execution = match delivery.definition.executions.as_slice() {
+            [ExecutionId::Any] => ExecutionId::Any,
+            _ => ExecutionId::Agent(self.ctx.config.id),
+        };
+        let key = (delivery.definition.id, execution);
+        let is_known = self.signals.contains_key(&key) || self.offered.contains_key(&key);
+        if !is_known {
+            self.offered.insert(key, delivery);
+        }
+        self.dispatcher.handle(input(key));
+    }
+
+    /// Performs what the dispatcher decided.
+    async fn perform(&mut self) {
+        while let Some(effect) = self.dispatcher.next_effect() {
+            match effect {
+                Effect::Pull(n_slots) => {
+                    let (store, events) = (self.ctx.store.clone(), self.deliveries.0.clone());
+                    self.pulls.spawn(pull(store, n_slots, events));
+                }
+                Effect::Start(key) => self.start(key),
+                Effect::HandBack(key) => {
+                    if let Some(delivery) = self.offered.remove(&key) {
+                        Claim::new(delivery.lease, Duration::ZERO).give_back(Duration::ZERO).await;
+                    }
+                }
+                Effect::Hold(_) | Effect::Forget(_) => {}
+            }
+        }
+        while self.pulls.try_join_next().is_some() {}
+        self.n_running.store(self.dispatcher.n_running(), Ordering::Relaxed);
+    }
+
+    fn start(&mut self, key: Key) {
+        let Some(delivery) = self.offered.remove(&key) else {
+            self.dispatcher.handle(Input::Finished(key));
+            return;
+        };
+        let signals = Signals { recheck: Arc::new(Notify::new()), stop: self.stop.clone() };
+        self.signals.insert(key, signals.clone());
+        let ctx = self.ctx.clone();
+        self.workers.spawn(async move { (key, carry(ctx, key, delivery, signals).await) });
+    }
+
+    fn ended(&mut self, key: Key, settled: Settled) {
+        self.signals.remove(&key);
+        self.dispatcher.handle(Input::Finished(key));
+        if let (Settled::Waiting(until), ExecutionId::Agent(_)) = (settled, key.1) {
+            let due = Instant::now() + from_now(until);
+            self.waiting.insert(key, due);
+            self.inbox_due = self.inbox_due.min(due);
+        }
+    }
+
+    /// A worker panicked: a broken invariant of ours. Its claim lapses by itself; the slot is free again.
+    fn reap_failed(&mut self) {
+        tracing::error!("a worker panicked; its work will be offered again");
+        let alive: Vec<Key> =
+            self.signals.iter().filter(|(_, signals)| Arc::strong_count(&signals.recheck) > 1).map(|(key, _)| *key).collect();
+        let dead: Vec<Key> = self.signals.keys().filter(|key| !alive.contains(key)).copied().collect();
+        for key in dead {
+            self.ended(key, Settled::Done);
+        }
+    }
+
+    /// Acts on a hint; gives a new stream of hints if the old one has ended.
+    async fn woken(&mut self, wake: Option<Wake>) -> Option<WakeStream> {
+        match wake {
+            Some(Wake::Inbox) => self.inbox_due = Instant::now(),
+            Some(Wake::Cancel(job)) => self.recheck(|key| key.0 == job),
+            Some(Wake::Reconnected) => {
+                self.inbox_due = Instant::now();
+                self.recheck(|_| true);
+            }
+            None => {
+                tokio::time::sleep(PULL_PAUSE).await;
+                return self.ctx.store.work.wakes(self.ctx.config.id).await.ok();
+            }
+        }
+        None
+    }
+
+    fn recheck(&self, concerns: impl Fn(&Key) -> bool) {
+        for (_, signals) in self.signals.iter().filter(|(key, _)| concerns(key)) {
+            signals.recheck.notify_one();
+        }
+    }
+
+    async fn read_inbox(&mut self) {
+        let now = Instant::now();
+        self.waiting.retain(|_, due| *due > now);
+        // Jitter, so that a fleet does not read in one instant.
+        let jitter = Duration::from_millis(u64::from(Timestamp::now().subsec_nanosecond().unsigned_abs()) % 5000);
+        self.inbox_due = self.waiting.values().min().copied().unwrap_or(now + INBOX_EVERY).min(now + INBOX_EVERY + jitter);
+        match self.ctx.store.work.inbox(self.ctx.config.id).await {
+            Ok(deliveries) => {
+                for delivery in deliveries {
+                    let key = (delivery.definition.id, ExecutionId::Agent(self.ctx.config.id));
+                    if !self.waiting.contains_key(&key) {
+                        self.offer(delivery, Input::Found);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "inbox not read");
+                self.inbox_due = now + PULL_PAUSE * 4;
+            }
+        }
+    }
+
+    async fn extend_held(&mut self) {
+        for delivery in self.offered.values() {
+            if let Err(error) = delivery.lease.extend().await {
+                tracing::debug!(%error, "a held claim was not extended");
+            }
+        }
+    }
+}
+
+/// One pull, to its end.
+async fn pull(store: Store, n_slots: usize, events: mpsc::Sender<PullEvent>) {
+    let mut unused = n_slots;
+    match store.work.pull(n_slots).await {
+        Ok(mut deliveries) => {
+            while let Some(delivery) = deliveries.next().await {
+                unused = unused.saturating_sub(1);
+                if events.send(PullEvent::Delivery(Box::new(delivery))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no work asked for");
+            tokio::time::sleep(PULL_PAUSE).await;
+        }
+    }
+    // The loop is gone if nobody listens: nothing to tell.
+    let _ = events.send(PullEvent::Ended { unused }).await;
+}

@@ -1,0 +1,139 @@
+//! The ledger on two KV buckets.
+
+use async_nats::jetstream::stream::Stream;
+use async_trait::async_trait;
+use longshore_model::operation::{Kind, Operation};
+use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use longshore_model::{ExecutionId, JobId};
+
+use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
+use crate::layout::{Layout, QueueKey};
+use crate::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision};
+
+pub(super) struct JetStreamLedger {
+    link: Shared,
+    queue: Stream<()>,
+    responses: Stream<()>,
+}
+
+impl JetStreamLedger {
+    pub(super) async fn open(link: Shared) -> Result<Self, Error> {
+        let queue = link.stream(&Layout::bucket_stream(&link.layout.queue_bucket), "opening the ledger").await?;
+        let responses = link.stream(&Layout::bucket_stream(&link.layout.response_bucket), "opening the ledger").await?;
+        Ok(Self { link, queue, responses })
+    }
+
+    async fn history(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
+        let filter = self.link.layout.history(job);
+        let mut record: Option<JobRecord> = None;
+        let mut next = 1;
+        while let Some(message) = self.link.read_next(&self.queue, &filter, next, "reading a job").await? {
+            next = message.sequence + 1;
+            match (self.link.layout.parse_queue_key(&message.subject), &mut record) {
+                (Some(QueueKey::Definition(_)), None) => {
+                    record = Some(JobRecord {
+                        definition: from_json(&message.subject, &message.payload)?,
+                        definition_revision: message.sequence,
+                        stored_at: timestamp(message.time),
+                        events: Vec::new(),
+                        answers: Vec::new(),
+                    });
+                }
+                (Some(QueueKey::Event(_, execution)), Some(record)) => {
+                    record.events.push((message.sequence, execution, from_json(&message.subject, &message.payload)?));
+                }
+                // Events without a definition are what a delete in progress has not reached yet.
+                (Some(QueueKey::Definition(_)), Some(_)) | (Some(QueueKey::Event(..)), None) | (None, _) => {}
+            }
+        }
+        Ok(record)
+    }
+
+    async fn answers(&self, job: JobId) -> Result<Vec<Answer>, Error> {
+        let filter = self.link.layout.answers(job);
+        let mut answers = Vec::new();
+        let mut next = 1;
+        while let Some(message) = self.link.read_next(&self.responses, &filter, next, "reading a job's answers").await? {
+            next = message.sequence + 1;
+            answers.push(from_json(&message.subject, &message.payload)?);
+        }
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl Ledger for JetStreamLedger {
+    async fn create(&self, definition: &Definition) -> Result<Created, Error> {
+        let subject = self.link.layout.definition(definition, kind_of(definition)).ok_or_else(|| Error::Refused {
+            doing: "storing a job",
+            reason: "its set of executions has no route".into(),
+        })?;
+        let value = to_json(definition, "definition")?;
+        match self.link.write(subject, value, Guard::Absent, "storing a job").await? {
+            Written::Stored(revision) => Ok(Created::Stored(revision)),
+            Written::Guarded => Ok(Created::Exists),
+        }
+    }
+
+    async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
+        // The guard spans the whole job: a deleted job has no message at `after` any more, so nothing can be added to it.
+        let filter = self.link.layout.history(job);
+        let subject = self.link.layout.event(job, execution, after);
+        let value = to_json(event, "event")?;
+        match self.link.write(subject, value, Guard::Last(&filter, after), "recording an event").await? {
+            Written::Stored(revision) => Ok(Appended::Stored(revision)),
+            Written::Guarded => Ok(Appended::Conflict),
+        }
+    }
+
+    async fn answer(&self, answer: &Answer) -> Result<Answered, Error> {
+        let subject = self.link.layout.answer(answer.job, answer.execution);
+        let value = to_json(answer, "answer")?;
+        match self.link.write(subject, value, Guard::Absent, "storing an answer").await? {
+            Written::Stored(_) => Ok(Answered::Stored),
+            // Ours, from before the broker forgot the message id, or somebody else's?
+            Written::Guarded if self.load_answer(answer.job, answer.execution).await?.as_ref() == Some(answer) => Ok(Answered::Stored),
+            Written::Guarded => Ok(Answered::Exists),
+        }
+    }
+
+    async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
+        let (history, answers) = tokio::try_join!(self.history(job), self.answers(job))?;
+        Ok(history.map(|record| JobRecord { answers, ..record }))
+    }
+
+    async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error> {
+        let subject = self.link.layout.answer(job, execution);
+        let message = self.link.read_last(&self.responses, &subject, "reading an answer").await?;
+        message.map(|message| from_json(&subject, &message.payload)).transpose()
+    }
+
+    async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, Error> {
+        if !longshore_model::operation::is_sha256(key_hash) {
+            return Err(Error::Refused { doing: "reserving an idempotency key", reason: "the key was not hashed".into() });
+        }
+        let subject = self.link.layout.idempotency(key_hash);
+        let value = to_json(reservation, "reservation")?;
+        match self.link.write(subject.clone(), value, Guard::Absent, "reserving an idempotency key").await? {
+            Written::Stored(_) => Ok(reservation.clone()),
+            Written::Guarded => {
+                let message = self.link.read_last(&self.queue, &subject, "reading an idempotency key").await?;
+                // Expired between the two: this submission is the first again.
+                message.map_or_else(|| Ok(reservation.clone()), |message| from_json(&subject, &message.payload))
+            }
+        }
+    }
+
+    async fn delete(&self, job: JobId) -> Result<(), Error> {
+        self.link.purge(&self.responses, &self.link.layout.answers(job), "deleting a job's answers").await?;
+        self.link.purge(&self.queue, &self.link.layout.history(job), "deleting a job").await?;
+        // A hint for other controllers' indexes; whoever misses it finds out by reading.
+        let _ = self.link.client.publish(self.link.layout.deleted(), job.to_string().into()).await;
+        Ok(())
+    }
+}
+
+/// The catalogue decides; a definition of a newer version's operation counts as one that changes state.
+pub(super) fn kind_of(definition: &Definition) -> Kind {
+    Operation::by_name(&definition.operation).map_or(Kind::Modify, |operation| operation.spec().kind)
+}

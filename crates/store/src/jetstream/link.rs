@@ -1,0 +1,201 @@
+//! The connection, and the two things every store does with it: a write that takes effect once, and a read through the leader.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::connection::State;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use bytes::Bytes;
+use longshore_model::limits::RECORD_BYTES_MAX;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::layout::Layout;
+use crate::{Error, Revision};
+
+/// How long one try of a write waits for its acknowledgement.
+pub(super) const TRY: Duration = Duration::from_millis(1500);
+/// How long a write is tried before its outcome is reported as unknown. Callers that must know go on trying.
+const BUDGET: Duration = Duration::from_secs(4);
+/// Between tries while the broker is there but its streams are not yet.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The broker's code for "maximum bytes exceeded", and for "maximum messages exceeded".
+const FULL: [u64; 2] = [10077, 10054];
+
+/// One connection with all names; shared by the stores.
+pub(super) struct Link {
+    pub(super) client: async_nats::Client,
+    pub(super) context: Context,
+    pub(super) layout: Layout,
+    pub(super) config: super::Config,
+    pub(super) reconnects: broadcast::Sender<()>,
+}
+
+/// What became of a guarded write.
+pub(super) enum Written {
+    Stored(Revision),
+    /// The guard did not hold.
+    Guarded,
+}
+
+/// What a write demands of the stream.
+pub(super) enum Guard<'a> {
+    /// Nothing.
+    None,
+    /// Nothing is stored under the subject itself.
+    Absent,
+    /// The newest message under this filter has this sequence.
+    Last(&'a str, Revision),
+}
+
+impl Link {
+    /// Publishes and waits until the stream has it. The same content counts as the same write, by whomever it is repeated.
+    pub(super) async fn write(&self, subject: String, value: Bytes, guard: Guard<'_>, doing: &'static str) -> Result<Written, Error> {
+        self.write_as(message_id(&subject, &value), subject, value, HeaderMap::new(), guard, doing).await
+    }
+
+    /// The same under a message id of the caller's. Repeats with that id, so that it takes effect once.
+    pub(super) async fn write_as(
+        &self,
+        id: String,
+        subject: String,
+        value: Bytes,
+        mut headers: HeaderMap,
+        guard: Guard<'_>,
+        doing: &'static str,
+    ) -> Result<Written, Error> {
+        if value.len() > RECORD_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX });
+        }
+        match guard {
+            Guard::None => {}
+            Guard::Absent => headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0"),
+            Guard::Last(filter, revision) => {
+                headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+                headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", filter);
+            }
+        }
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        let deadline = Instant::now() + BUDGET;
+        loop {
+            let fault = match self.try_write(subject.clone(), value.clone(), headers.clone()).await {
+                Ok(ack) => return Ok(Written::Stored(ack.sequence)),
+                Err(fault) => fault,
+            };
+            match fault.kind() {
+                PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => return Ok(Written::Guarded),
+                PublishErrorKind::MaxPayloadExceeded => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
+                PublishErrorKind::Other => return Err(refused(&fault, &subject, doing)),
+                PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
+                    if Instant::now() >= deadline {
+                        return Err(Error::unavailable(doing, fault));
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn try_write(&self, subject: String, value: Bytes, headers: HeaderMap) -> Result<async_nats::jetstream::publish::PublishAck, PublishError> {
+        // While disconnected the client would keep the message and send it whenever it is back: after we said that we do not know.
+        if self.client.connection_state() != State::Connected {
+            return Err(PublishError::new(PublishErrorKind::BrokenPipe));
+        }
+        self.context.publish_with_headers(subject, headers, value).await?.await
+    }
+
+    /// The next message under `filter` at or after `sequence`, as the stream's leader has it.
+    pub(super) async fn read_next(&self, stream: &Stream<()>, filter: &str, sequence: u64, doing: &'static str) -> Result<Option<Stored>, Error> {
+        self.read(doing, || stream.raw_message_builder().sequence(sequence).next_by_subject(filter).send()).await
+    }
+
+    /// The newest message under `filter`, as the stream's leader has it.
+    pub(super) async fn read_last(&self, stream: &Stream<()>, filter: &str, doing: &'static str) -> Result<Option<Stored>, Error> {
+        self.read(doing, || stream.get_last_raw_message_by_subject(filter)).await
+    }
+
+    async fn read<F>(&self, doing: &'static str, request: impl Fn() -> F) -> Result<Option<Stored>, Error>
+    where
+        F: Future<Output = Result<Stored, async_nats::jetstream::stream::RawMessageError>>,
+    {
+        let deadline = Instant::now() + BUDGET;
+        loop {
+            let fault = match request().await {
+                Ok(message) => return Ok(Some(message)),
+                Err(fault) => fault,
+            };
+            match fault.kind() {
+                RawMessageErrorKind::NoMessageFound => return Ok(None),
+                RawMessageErrorKind::InvalidSubject => return Err(Error::Refused { doing, reason: "invalid subject".into() }),
+                RawMessageErrorKind::JetStream(_) | RawMessageErrorKind::Other => {
+                    if Instant::now() >= deadline {
+                        return Err(Error::unavailable(doing, fault));
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A handle to a stream, without asking the broker.
+    pub(super) async fn stream(&self, name: &str, doing: &'static str) -> Result<Stream<()>, Error> {
+        self.context.get_stream_no_info(name).await.map_err(|fault| Error::unavailable(doing, fault))
+    }
+
+    /// Removes everything under `filter`.
+    pub(super) async fn purge(&self, stream: &Stream<()>, filter: &str, doing: &'static str) -> Result<(), Error> {
+        let deadline = Instant::now() + BUDGET;
+        loop {
+            match stream.purge().filter(filter).await {
+                Ok(_) => return Ok(()),
+                Err(fault) if Instant::now() >= deadline => return Err(Error::unavailable(doing, fault)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+pub(super) type Stored = async_nats::jetstream::message::StreamMessage;
+
+/// Shared ownership of the connection.
+pub(super) type Shared = Arc<Link>;
+
+/// The same write has the same id, however often and by whomever it is repeated.
+fn message_id(subject: &str, value: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    format!("{subject} {:016x}", hasher.finish())
+}
+
+fn refused(fault: &PublishError, subject: &str, doing: &'static str) -> Error {
+    use std::error::Error as _;
+    let reason = fault.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
+    match reason {
+        Some(reason) if FULL.contains(&reason.error_code().0) => Error::Full { store: store_of(subject) },
+        Some(reason) => Error::Refused { doing, reason: reason.to_string() },
+        None => Error::Refused { doing, reason: fault.to_string() },
+    }
+}
+
+/// The bucket of a key's subject, or the subject's first token.
+fn store_of(subject: &str) -> String {
+    subject.strip_prefix("$KV.").unwrap_or(subject).split('.').next().unwrap_or_default().to_owned()
+}
+
+pub(super) fn to_json(value: &impl Serialize, what: &'static str) -> Result<Bytes, Error> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|source| Error::Corrupt { key: what.to_owned(), source: Box::new(source) })
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(value).map_err(|source| Error::Corrupt { key: key.to_owned(), source: Box::new(source) })
+}
+
+pub(super) fn timestamp(time: impl Into<std::time::SystemTime>) -> jiff::Timestamp {
+    jiff::Timestamp::try_from(time.into()).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,210 @@
+//! Making every stream and bucket, and checking that what is there is what we rely on.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType, SubjectTransform};
+
+use super::link::Link;
+use crate::Error;
+use crate::layout::Layout;
+
+/// How long the broker remembers message ids: it absorbs repeats of one write, nothing more.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How long the marker of an expired or removed heartbeat stays, for watchers that were away.
+const MARKER_TTL: Duration = Duration::from_secs(60);
+/// How long a starting broker may take until its streams answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Makes what is missing, adapts bounds to the configuration, and refuses what differs where it matters.
+pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
+    // The ledger first: the work streams source from it.
+    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link)] {
+        ensure_stream(link, wanted).await?;
+    }
+    Ok(())
+}
+
+/// How agents share `_any` work. No back-off list: the broker would let its first step override `ack_wait`.
+pub(super) fn consumer(link: &Link) -> pull::Config {
+    let settings = &link.config.consumer;
+    pull::Config {
+        durable_name: Some(settings.queue_group.clone()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: settings.ack_wait,
+        max_deliver: settings.max_deliver,
+        max_ack_pending: settings.max_ack_pending,
+        filter_subject: link.layout.any_work(),
+        replay_policy: if settings.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
+        ..pull::Config::default()
+    }
+}
+
+fn bucket(link: &Link, name: &str, max_age: Duration, max_bytes: u64) -> Config {
+    Config {
+        name: Layout::bucket_stream(name),
+        subjects: vec![Layout::bucket_subjects(name)],
+        max_messages_per_subject: 1,
+        allow_rollup: true,
+        deny_delete: true,
+        // Reads that lead to a decision go through the leader; see `Link::read`.
+        allow_direct: true,
+        ..base(link, max_age, max_bytes)
+    }
+}
+
+fn base(link: &Link, max_age: Duration, max_bytes: u64) -> Config {
+    Config {
+        max_age,
+        max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
+        // A full store refuses; it never drops what is unfinished.
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: link.config.replicas,
+        duplicate_window: DUPLICATE_WINDOW.min(if max_age.is_zero() { DUPLICATE_WINDOW } else { max_age }),
+        ..Config::default()
+    }
+}
+
+fn queue(link: &Link) -> Config {
+    bucket(link, &link.layout.queue_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
+}
+
+fn responses(link: &Link) -> Config {
+    bucket(link, &link.layout.response_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
+}
+
+fn sourced(link: &Link, (source, destination): (String, String)) -> Option<Vec<Source>> {
+    Some(vec![Source {
+        name: Layout::bucket_stream(&link.layout.queue_bucket),
+        subject_transforms: vec![SubjectTransform { source, destination }],
+        ..Source::default()
+    }])
+}
+
+fn work(link: &Link) -> Config {
+    Config {
+        name: link.layout.work.clone(),
+        subjects: link.layout.work_subjects(),
+        retention: RetentionPolicy::WorkQueue,
+        sources: sourced(link, link.layout.any_transform()),
+        ..base(link, link.config.stream.max_age, link.config.stream.max_bytes)
+    }
+}
+
+fn inbox(link: &Link) -> Config {
+    let (source, destination) = link.layout.wake_republish();
+    Config {
+        sources: sourced(link, link.layout.inbox_transform()),
+        republish: Some(Republish { source, destination, headers_only: true }),
+        ..bucket(link, &link.layout.inbox_bucket, link.config.stream.max_age, link.config.stream.max_bytes)
+    }
+}
+
+fn logs(link: &Link) -> Config {
+    Config {
+        name: link.layout.logs.clone(),
+        subjects: vec![link.layout.log_subjects()],
+        // Old output makes room for new; a reader sees the hole as a gap.
+        discard: DiscardPolicy::Old,
+        allow_direct: true,
+        ..base(link, link.config.logs.max_age, link.config.logs.max_bytes)
+    }
+}
+
+fn registry(link: &Link) -> Config {
+    Config {
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(MARKER_TTL),
+        ..bucket(link, &link.layout.registry_bucket, Duration::ZERO, 64 << 20)
+    }
+}
+
+async fn ensure_stream(link: &Link, wanted: Config) -> Result<(), Error> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match try_ensure(link, &wanted).await {
+            Err(fault) if fault.is_retryable() && tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
+            settled => return settled,
+        }
+    }
+}
+
+async fn try_ensure(link: &Link, wanted: &Config) -> Result<(), Error> {
+    const DOING: &str = "setting up its streams";
+    let found = match link.context.get_stream(&wanted.name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(fault) => match fault.kind() {
+            GetStreamErrorKind::JetStream(reason) if reason.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND => {
+                create(link, wanted).await?
+            }
+            GetStreamErrorKind::JetStream(_) | GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName | GetStreamErrorKind::Request => {
+                return Err(Error::unavailable(DOING, fault));
+            }
+        },
+    };
+    check(wanted, &found)?;
+    if adaptable(wanted) != adaptable(&found) {
+        let adapted = Config { max_age: wanted.max_age, max_bytes: wanted.max_bytes, num_replicas: wanted.num_replicas, duplicate_window: wanted.duplicate_window, ..found };
+        let info = link.context.update_stream(adapted).await.map_err(|fault| Error::Layout {
+            store: wanted.name.clone(),
+            problem: format!("its bounds could not be changed to the configuration's: {fault}"),
+        })?;
+        tracing::info!(stream = %wanted.name, "changed a stream's bounds to the configuration's");
+        check(wanted, &info.config)?;
+    }
+    Ok(())
+}
+
+async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
+    match link.context.create_stream(wanted.clone()).await {
+        Ok(stream) => Ok(stream.cached_info().config.clone()),
+        Err(fault) => match fault.kind() {
+            CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::ResponseParse | CreateStreamErrorKind::Response => {
+                Err(Error::unavailable("setting up its streams", fault))
+            }
+            // Most likely another process made it between our look and our try; looking again tells.
+            CreateStreamErrorKind::JetStream(reason) if reason.error_code() == async_nats::jetstream::ErrorCode::STREAM_NAME_EXIST => {
+                Err(Error::unavailable("setting up its streams", fault))
+            }
+            _ => Err(Error::Layout { store: wanted.name.clone(), problem: format!("it could not be made: {fault}") }),
+        },
+    }
+}
+
+/// What may be changed on a living stream.
+fn adaptable(config: &Config) -> (Duration, i64, usize) {
+    (config.max_age, config.max_bytes, config.num_replicas)
+}
+
+/// What promises rest on.
+fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
+    let pairs = [
+        ("its retention", format!("{:?}", wanted.retention), format!("{:?}", found.retention)),
+        ("its storage", format!("{:?}", wanted.storage), format!("{:?}", found.storage)),
+        ("its discard policy", format!("{:?}", wanted.discard), format!("{:?}", found.discard)),
+        ("its history per subject", wanted.max_messages_per_subject.to_string(), found.max_messages_per_subject.to_string()),
+        ("its subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
+        ("its source", transforms(wanted), transforms(found)),
+        ("its marker setting", format!("{:?}", wanted.allow_message_ttl), format!("{:?}", found.allow_message_ttl)),
+    ];
+    for (what, wanted_value, found_value) in pairs {
+        if wanted_value != found_value {
+            let problem = format!(
+                "{what} is {found_value}, but must be {wanted_value}; another program may own this name: set `nats.server.namespace` or another name"
+            );
+            return Err(Error::Layout { store: wanted.name.clone(), problem });
+        }
+    }
+    if found.persist_mode == Some(PersistenceMode::Async) {
+        return Err(Error::Layout { store: wanted.name.clone(), problem: "its persist mode is async, which loses acknowledged writes".into() });
+    }
+    Ok(())
+}
+
+fn transforms(config: &Config) -> String {
+    let sources = config.sources.iter().flatten();
+    sources.flat_map(|source| source.subject_transforms.iter().map(move |t| format!("{} {}→{};", source.name, t.source, t.destination))).collect()
+}

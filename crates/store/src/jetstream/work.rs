@@ -1,0 +1,303 @@
+//! What agents take: a shared pull consumer on the work queue, and inbox keys.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::message::Acker;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, AckKind};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use longshore_model::wire::record::Definition;
+use longshore_model::{AgentId, ExecutionId, JobId};
+use tokio::sync::{Mutex, broadcast};
+
+use super::ledger::kind_of;
+use super::link::{Guard, Shared, Written, from_json, to_json};
+use super::setup;
+use crate::layout::Layout;
+use crate::{Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+
+/// How long one pull waits for work. Short enough that an agent that goes away leaves no request behind for long.
+const PULL: Duration = Duration::from_secs(30);
+/// The broker's sign of life while a pull waits; two missing ones end the pull.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Inbox keys read at once; the rest is read when these are done.
+const INBOX_PAGE: usize = 1000;
+/// The ledger's revision of a definition that was announced again.
+const REVISION: &str = "Longshore-Revision";
+
+pub(super) struct JetStreamWork {
+    link: Shared,
+    work: Stream<()>,
+    inbox: Stream<()>,
+    consumer: Mutex<Option<Consumer<pull::Config>>>,
+}
+
+impl JetStreamWork {
+    pub(super) async fn open(link: Shared) -> Result<Self, Error> {
+        let work = link.stream(&link.layout.work, "opening the work queue").await?;
+        let inbox = link.stream(&Layout::bucket_stream(&link.layout.inbox_bucket), "opening the inboxes").await?;
+        Ok(Self { link, work, inbox, consumer: Mutex::new(None) })
+    }
+
+    /// The shared consumer, made if it is missing, its settings brought to the configuration's and read back.
+    async fn consumer(&self) -> Result<Consumer<pull::Config>, Error> {
+        const DOING: &str = "opening the shared consumer";
+        let mut slot = self.consumer.lock().await;
+        if let Some(consumer) = slot.as_ref() {
+            return Ok(consumer.clone());
+        }
+        let wanted = setup::consumer(&self.link);
+        let consumer = self.work.create_consumer(wanted.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        let found = &consumer.cached_info().config;
+        if found.ack_wait != wanted.ack_wait || found.max_deliver != wanted.max_deliver || found.max_ack_pending != wanted.max_ack_pending {
+            return Err(Error::Layout {
+                store: self.link.layout.work.clone(),
+                problem: format!("its consumer {} has other settings than the configuration's after they were set", self.link.config.consumer.queue_group),
+            });
+        }
+        *slot = Some(consumer.clone());
+        Ok(consumer)
+    }
+}
+
+#[async_trait]
+impl Work for JetStreamWork {
+    fn lease_duration(&self) -> Duration {
+        self.link.config.consumer.ack_wait
+    }
+
+    async fn pull(&self, max: usize) -> Result<PullStream, Error> {
+        let consumer = self.consumer().await?;
+        match consumer.batch().max_messages(max).expires(PULL).heartbeat(HEARTBEAT).messages().await {
+            Ok(batch) => {
+                let link = self.link.clone();
+                // A fault ends the pull; whatever caused it, the next pull finds out.
+                let sound = batch.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| std::future::ready(message.ok()));
+                Ok(sound.filter_map(move |message| delivery(link.clone(), message)).boxed())
+            }
+            Err(fault) => {
+                // It may have been removed behind our back: look again next time.
+                *self.consumer.lock().await = None;
+                Err(Error::unavailable("asking for work", fault))
+            }
+        }
+    }
+
+    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error> {
+        let filter = self.link.layout.inbox(agent);
+        let mut deliveries = Vec::new();
+        let mut next = 1;
+        while deliveries.len() < INBOX_PAGE {
+            let Some(message) = self.link.read_next(&self.inbox, &filter, next, "reading the inbox").await? else { break };
+            next = message.sequence + 1;
+            if message.payload.is_empty() {
+                continue;
+            }
+            match (from_json::<Definition>(&message.subject, &message.payload), revision_of(&message.headers)) {
+                (Ok(definition), Some(revision)) => {
+                    let lease = InboxLease { link: self.link.clone(), inbox: self.inbox.clone(), key: self.link.layout.inbox_key(agent, definition.id) };
+                    deliveries.push(Delivery { definition, revision, is_first: false, lease: Box::new(lease) });
+                }
+                (Err(error), _) => tracing::error!(%error, "unreadable inbox entry passed over"),
+                (Ok(_), None) => tracing::error!(key = %message.subject, "inbox entry without its revision passed over"),
+            }
+        }
+        Ok(deliveries)
+    }
+
+    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {
+        let client = &self.link.client;
+        let fault = |fault| Error::unavailable("listening for wake-ups", fault);
+        let inbox = client.subscribe(self.link.layout.wake(agent)).await.map_err(fault)?.map(|_| Wake::Inbox);
+        let cancels = client
+            .subscribe(self.link.layout.cancel(agent))
+            .await
+            .map_err(fault)?
+            .filter_map(|message| std::future::ready(std::str::from_utf8(&message.payload).ok().and_then(|id| id.parse().ok()).map(Wake::Cancel)));
+        let reconnects = stream::unfold(self.link.reconnects.subscribe(), |mut receiver| async move {
+            match receiver.recv().await {
+                Ok(()) | Err(broadcast::error::RecvError::Lagged(_)) => Some((Wake::Reconnected, receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        });
+        Ok(stream::select(stream::select(inbox, cancels), reconnects).boxed())
+    }
+
+    async fn give_back(&self, token: &str) -> Result<(), Error> {
+        // Only acknowledgement subjects of our own consumer: the token comes from a file.
+        let ours = [format!("$JS.ACK.{}.{}.", self.link.layout.work, self.link.config.consumer.queue_group)];
+        if !ours.iter().any(|prefix| token.starts_with(prefix.as_str())) || token.contains(['*', '>', ' ', '\r', '\n']) {
+            return Ok(());
+        }
+        let fault = |fault: &dyn std::fmt::Display| Error::Refused { doing: "giving work back", reason: fault.to_string() };
+        self.link.client.publish(token.to_owned(), "-NAK".into()).await.map_err(|error| fault(&error))?;
+        self.link.client.flush().await.map_err(|error| fault(&error))
+    }
+
+    async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
+        let subject = self.link.layout.cancel(agent);
+        self.link.client.publish(subject, job.to_string().into()).await.map_err(|fault| Error::unavailable("signalling a cancel", fault))
+    }
+
+    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error> {
+        const DOING: &str = "announcing a job again";
+        let mut headers = HeaderMap::new();
+        headers.insert(REVISION, revision.to_string());
+        let value = to_json(definition, "definition")?;
+        let mut announced = false;
+        for execution in &definition.executions {
+            match execution {
+                ExecutionId::Agent(agent) => {
+                    let key = self.link.layout.inbox_key(*agent, definition.id);
+                    if self.link.read_last(&self.inbox, &key, DOING).await?.is_none() {
+                        self.link.write_as(unique(&key), key, value.clone(), headers.clone(), Guard::Absent, DOING).await?;
+                        announced = true;
+                    }
+                }
+                ExecutionId::Any => {
+                    let subject = self.link.layout.any_work_of(definition.id, kind_of(definition));
+                    if self.waits_in_the_queue(&subject).await? {
+                        continue;
+                    }
+                    let written = self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), Guard::None, DOING).await?;
+                    if let Written::Stored(place) = written {
+                        // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
+                        let _ = self.work.purge().filter(subject).sequence(place).await;
+                    }
+                    announced = true;
+                }
+            }
+        }
+        Ok(announced)
+    }
+
+    async fn withdraw(&self, definition: &Definition) -> Result<(), Error> {
+        const DOING: &str = "withdrawing a job";
+        for execution in &definition.executions {
+            match execution {
+                ExecutionId::Any => {
+                    let subject = self.link.layout.any_work_of(definition.id, kind_of(definition));
+                    self.link.purge(&self.work, &subject, DOING).await?;
+                }
+                ExecutionId::Agent(agent) => {
+                    self.link.purge(&self.inbox, &self.link.layout.inbox_key(*agent, definition.id), DOING).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl JetStreamWork {
+    /// Whether a message of this subject is still ahead of the shared consumer.
+    async fn waits_in_the_queue(&self, subject: &str) -> Result<bool, Error> {
+        const DOING: &str = "looking for a job's announcement";
+        let Some(message) = self.link.read_last(&self.work, subject, DOING).await? else { return Ok(false) };
+        let mut consumer = self.consumer().await?;
+        let info = consumer.info().await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        Ok(message.sequence > info.delivered.stream_sequence)
+    }
+}
+
+fn unique(subject: &str) -> String {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{subject} {nanos}")
+}
+
+async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery> {
+    let delivered = message.info().map_or(1, |info| info.delivered);
+    let headers = message.headers.clone().unwrap_or_default();
+    let announced_again = headers.get(REVISION).is_some();
+    let revision = revision_of(&headers);
+    let (message, acker) = message.split();
+    if headers.get("KV-Operation").is_some() {
+        // A marker of a removed key came through the source: nothing to do.
+        let _ = acker.ack().await;
+        return None;
+    }
+    let definition = from_json::<Definition>(&message.subject, &message.payload);
+    let (Ok(definition), Some(revision)) = (definition, revision) else {
+        tracing::error!(subject = %message.subject, "unreadable work taken out of the queue");
+        let _ = acker.ack_with(AckKind::Term).await;
+        return None;
+    };
+    let token = message.reply.as_ref().map(ToString::to_string);
+    Some(Delivery { definition, revision, is_first: delivered <= 1 && !announced_again, lease: Box::new(QueueLease { link, acker, token }) })
+}
+
+/// The definition's place in the ledger: what the broker notes when it sources, or what we noted when we announced again.
+fn revision_of(headers: &HeaderMap) -> Option<Revision> {
+    let announced = headers.get(REVISION).map(async_nats::HeaderValue::as_str);
+    let sourced = headers.get("Nats-Stream-Source").and_then(|source| source.as_str().split(' ').nth(1));
+    announced.or(sourced)?.parse().ok()
+}
+
+struct QueueLease {
+    link: Shared,
+    acker: Acker,
+    token: Option<String>,
+}
+
+impl QueueLease {
+    async fn confirmed(&self, kind: AckKind, doing: &'static str) -> Result<(), Error> {
+        let lost = |reason: String| Error::Unavailable { doing, source: Some(reason.into()) };
+        match tokio::time::timeout(super::link::TRY, self.acker.double_ack_with(kind)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fault)) => Err(lost(fault.to_string())),
+            Err(_) => Err(lost("no confirmation in time".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl Lease for QueueLease {
+    async fn extend(&self) -> Result<(), Error> {
+        self.confirmed(AckKind::Progress, "extending a claim").await
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        self.confirmed(AckKind::Ack, "ending a claim").await
+    }
+
+    async fn give_back(&self, delay: Duration) -> Result<(), Error> {
+        let delay = (!delay.is_zero()).then_some(delay);
+        self.acker.ack_with(AckKind::Nak(delay)).await.map_err(|fault| Error::Unavailable { doing: "giving work back", source: Some(fault) })?;
+        self.link.client.flush().await.map_err(|fault| Error::unavailable("giving work back", fault))
+    }
+
+    fn token(&self) -> Option<String> {
+        self.token.clone()
+    }
+}
+
+struct InboxLease {
+    link: Shared,
+    inbox: Stream<()>,
+    key: String,
+}
+
+#[async_trait]
+impl Lease for InboxLease {
+    async fn extend(&self) -> Result<(), Error> {
+        // Nobody else is ever offered what is in this inbox.
+        Ok(())
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        self.link.purge(&self.inbox, &self.key, "clearing an inbox entry").await
+    }
+
+    async fn give_back(&self, _delay: Duration) -> Result<(), Error> {
+        // The key stays where it is; the agent reads its inbox again.
+        Ok(())
+    }
+
+    fn token(&self) -> Option<String> {
+        None
+    }
+}
+

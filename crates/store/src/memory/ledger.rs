@@ -1,0 +1,55 @@
+//! The ledger's calls: one lock, one step, then the signals.
+
+use async_trait::async_trait;
+use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use longshore_model::{ExecutionId, JobId};
+
+use super::Memory;
+use crate::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision};
+
+#[async_trait]
+impl Ledger for Memory {
+    async fn create(&self, definition: &Definition) -> Result<Created, Error> {
+        let created = {
+            let mut state = self.0.state();
+            let created = state.records.create(definition, self.0.options.max_records_bytes)?;
+            if let Created::Stored(revision) = created {
+                state.work.announce(definition, revision);
+            }
+            created
+        };
+        self.0.signals.records.send_replace(());
+        self.0.signals.work.send_replace(());
+        Ok(created)
+    }
+
+    async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
+        let appended = self.0.state().records.append(job, execution, after, event, self.0.options.max_records_bytes)?;
+        self.0.signals.records.send_replace(());
+        Ok(appended)
+    }
+
+    async fn answer(&self, answer: &Answer) -> Result<Answered, Error> {
+        let answered = self.0.state().records.answer(answer, self.0.options.max_records_bytes)?;
+        self.0.signals.records.send_replace(());
+        Ok(answered)
+    }
+
+    async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
+        Ok(self.0.state().records.load(job))
+    }
+
+    async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error> {
+        Ok(self.0.state().records.load_answer(job, execution).cloned())
+    }
+
+    async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, Error> {
+        Ok(self.0.state().records.reserve(key_hash, reservation))
+    }
+
+    async fn delete(&self, job: JobId) -> Result<(), Error> {
+        self.0.state().records.delete(job);
+        self.0.signals.records.send_replace(());
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Which agents live. Like a bucket with a history of one: a watcher that is behind is told the newest of each agent, never a backlog.
+//!
+//! Nobody runs in the background: whoever watches or beats next finds what has expired, and a watcher sleeps until something may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use longshore_model::AgentId;
+use longshore_model::wire::agent::Heartbeat;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Memory, Shared};
+use crate::{Error, Registry, RegistryEvent, RegistryStream, Revision};
+
+/// Invariant: every agent in `agents` has its newest event in `events`, and those that live are in `expiries`.
+#[derive(Default)]
+pub(super) struct Fleet {
+    newest: Revision,
+    agents: BTreeMap<AgentId, Standing>,
+    events: BTreeMap<Revision, RegistryEvent>,
+    expiries: BTreeSet<(Instant, AgentId)>,
+}
+
+struct Standing {
+    revision: Revision,
+    /// While it lives.
+    expires: Option<Instant>,
+}
+
+struct Watcher {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<()>,
+    after: Revision,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    CatchingUp { until: Revision },
+    Live,
+}
+
+#[async_trait]
+impl Registry for Memory {
+    async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
+        self.0.state().fleet.beat(heartbeat, Instant::now(), self.0.options.registry_ttl);
+        self.0.signals.fleet.send_replace(());
+        Ok(())
+    }
+
+    async fn leave(&self, agent: AgentId) -> Result<(), Error> {
+        self.0.state().fleet.leave(agent, Instant::now());
+        self.0.signals.fleet.send_replace(());
+        Ok(())
+    }
+
+    async fn watch(&self) -> Result<RegistryStream, Error> {
+        let changed = self.0.signals.fleet.subscribe();
+        let until = {
+            let fleet = &mut self.0.state().fleet;
+            fleet.expire(Instant::now());
+            fleet.newest
+        };
+        let watcher = Watcher { shared: Arc::clone(&self.0), changed, after: 0, phase: Phase::CatchingUp { until } };
+        Ok(stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|event| (Ok(event), watcher)) }).boxed())
+    }
+}
+
+impl Fleet {
+    fn beat(&mut self, heartbeat: &Heartbeat, now: Instant, ttl: Duration) {
+        self.expire(now);
+        self.record(heartbeat.agent, RegistryEvent::Beat(heartbeat.clone()), Some(now + ttl));
+    }
+
+    fn leave(&mut self, agent: AgentId, now: Instant) {
+        self.expire(now);
+        if self.agents.get(&agent).is_some_and(|standing| standing.expires.is_some()) {
+            self.record(agent, RegistryEvent::Left(agent), None);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((_, agent)) = self.expiries.first().copied().filter(|(at, _)| *at <= now) {
+            self.record(agent, RegistryEvent::Silent(agent), None);
+        }
+    }
+
+    fn record(&mut self, agent: AgentId, event: RegistryEvent, expires: Option<Instant>) {
+        self.newest += 1;
+        let standing = Standing { revision: self.newest, expires };
+        if let Some(previous) = self.agents.insert(agent, standing) {
+            self.events.remove(&previous.revision);
+            if let Some(at) = previous.expires {
+                self.expiries.remove(&(at, agent));
+            }
+        }
+        self.events.insert(self.newest, event);
+        self.expiries.extend(expires.map(|at| (at, agent)));
+    }
+
+    fn next(&self, after: Revision) -> Option<(Revision, RegistryEvent)> {
+        self.events.range(after.saturating_add(1)..).next().map(|(revision, event)| (*revision, event.clone()))
+    }
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<RegistryEvent> {
+        loop {
+            self.changed.borrow_and_update();
+            let (event, next_expiry) = self.advance();
+            if event.is_some() {
+                return event;
+            }
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = sleep_until_some(next_expiry) => {}
+            }
+        }
+    }
+
+    fn advance(&mut self) -> (Option<RegistryEvent>, Option<Instant>) {
+        let shared = Arc::clone(&self.shared);
+        let fleet = &mut shared.state().fleet;
+        fleet.expire(Instant::now());
+        let next_expiry = fleet.expiries.first().map(|(at, _)| *at);
+        loop {
+            let next = fleet.next(self.after);
+            match (self.phase, next) {
+                (Phase::CatchingUp { until }, Some((revision, event))) if revision <= until => {
+                    self.after = revision;
+                    match event {
+                        RegistryEvent::Beat(_) => return (Some(event), next_expiry),
+                        // Who is gone is no part of the fleet as it is.
+                        RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Current => {}
+                    }
+                }
+                (Phase::CatchingUp { .. }, Some(_) | None) => {
+                    self.phase = Phase::Live;
+                    return (Some(RegistryEvent::Current), next_expiry);
+                }
+                (Phase::Live, Some((revision, event))) => {
+                    self.after = revision;
+                    return (Some(event), next_expiry);
+                }
+                (Phase::Live, None) => return (None, next_expiry),
+            }
+        }
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

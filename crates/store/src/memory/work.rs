@@ -1,0 +1,311 @@
+//! What agents take: the shared queue, the inboxes and the wake-ups.
+//!
+//! An offer in the queue is `ready`, or `waiting` until a lease or a delay runs out. Time passes when somebody pulls.
+//!
+//! ```text
+//!            take (puller)
+//!   ready ─────────────────► waiting: leased ── done (holder), withdrawn ──► gone
+//!     ▲                        │        ▲ │ extend (holder)
+//!     │ its time is over       │        └─┘
+//!     └────────────────────────┤
+//!                              ├── give back (holder): waiting until the delay is over
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
+use longshore_model::wire::record::Definition;
+use longshore_model::{AgentId, ExecutionId, JobId};
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Memory, Shared};
+use crate::{Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+
+/// How long a pull waits for work.
+const PULL_LASTS: Duration = Duration::from_secs(30);
+/// Hints one agent may be behind; beyond that it is told that it may have missed something.
+const WAKES_WAITING_MAX: usize = 64;
+
+/// A place in the shared queue; what claims are known by.
+type Place = u64;
+
+/// Invariant: every offer is either in `ready` or, with its `until`, in `waiting`, and is the one of its job in `place_of`.
+#[derive(Default)]
+pub(super) struct Offers {
+    newest: Place,
+    offers: BTreeMap<Place, Offer>,
+    place_of: BTreeMap<JobId, Place>,
+    ready: BTreeSet<Place>,
+    waiting: BTreeSet<(Instant, Place)>,
+    inboxes: BTreeMap<AgentId, BTreeMap<Revision, Definition>>,
+    wakes: BTreeMap<AgentId, broadcast::Sender<Wake>>,
+}
+
+struct Offer {
+    definition: Definition,
+    revision: Revision,
+    was_taken: bool,
+    until: Option<Instant>,
+}
+
+enum Taken {
+    Offer { place: Place, definition: Definition, revision: Revision, is_first: bool },
+    NothingBefore(Option<Instant>),
+}
+
+struct Puller {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<()>,
+    left: usize,
+    until: Instant,
+}
+
+struct QueueLease {
+    shared: Arc<Shared>,
+    place: Place,
+}
+
+/// The key in the inbox is the claim, and nobody else reads it.
+struct InboxLease {
+    shared: Arc<Shared>,
+    agent: AgentId,
+    revision: Revision,
+}
+
+#[async_trait]
+impl Work for Memory {
+    fn lease_duration(&self) -> Duration {
+        self.0.options.lease
+    }
+
+    async fn pull(&self, max: usize) -> Result<PullStream, Error> {
+        let puller =
+            Puller { shared: Arc::clone(&self.0), changed: self.0.signals.work.subscribe(), left: max, until: Instant::now() + PULL_LASTS };
+        Ok(stream::unfold(puller, |mut puller| async move { puller.next().await.map(|delivery| (delivery, puller)) }).boxed())
+    }
+
+    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error> {
+        let state = self.0.state();
+        let deliver = |(revision, definition): (&Revision, &Definition)| Delivery {
+            definition: definition.clone(),
+            revision: *revision,
+            // An inbox does not know who has looked into it.
+            is_first: false,
+            lease: Box::new(InboxLease { shared: Arc::clone(&self.0), agent, revision: *revision }),
+        };
+        Ok(state.work.inboxes.get(&agent).into_iter().flatten().map(deliver).collect())
+    }
+
+    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {
+        let receiver = self.0.state().work.wakes.entry(agent).or_insert_with(|| broadcast::Sender::new(WAKES_WAITING_MAX)).subscribe();
+        let next = async |mut receiver: broadcast::Receiver<Wake>| match receiver.recv().await {
+            Ok(wake) => Some((wake, receiver)),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some((Wake::Reconnected, receiver)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        };
+        Ok(stream::unfold(receiver, next).boxed())
+    }
+
+    async fn give_back(&self, token: &str) -> Result<(), Error> {
+        if let Ok(place) = token.parse() {
+            self.0.give_back(place, Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
+        self.0.state().work.wake(agent, Wake::Cancel(job));
+        Ok(())
+    }
+
+    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error> {
+        let was_missing = self.0.state().work.announce(definition, revision);
+        self.0.signals.work.send_replace(());
+        Ok(was_missing)
+    }
+
+    async fn withdraw(&self, definition: &Definition) -> Result<(), Error> {
+        self.0.state().work.withdraw(definition.id);
+        Ok(())
+    }
+}
+
+impl Offers {
+    /// Puts a job before everybody whom it concerns and who has it not yet. Gives whether there was anybody.
+    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision) -> bool {
+        let mut was_missing = false;
+        for execution in &definition.executions {
+            was_missing |= match execution {
+                ExecutionId::Any => self.offer(definition, revision),
+                ExecutionId::Agent(agent) => self.address(*agent, definition, revision),
+            };
+        }
+        was_missing
+    }
+
+    fn offer(&mut self, definition: &Definition, revision: Revision) -> bool {
+        if self.place_of.contains_key(&definition.id) {
+            return false;
+        }
+        self.newest += 1;
+        self.place_of.insert(definition.id, self.newest);
+        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, was_taken: false, until: None });
+        self.ready.insert(self.newest);
+        true
+    }
+
+    fn address(&mut self, agent: AgentId, definition: &Definition, revision: Revision) -> bool {
+        let was_missing = self.inboxes.entry(agent).or_default().insert(revision, definition.clone()).is_none();
+        if was_missing {
+            self.wake(agent, Wake::Inbox);
+        }
+        was_missing
+    }
+
+    fn withdraw(&mut self, job: JobId) {
+        if let Some(place) = self.place_of.get(&job) {
+            self.remove(*place);
+        }
+        self.inboxes.retain(|_, inbox| {
+            inbox.retain(|_, definition| definition.id != job);
+            !inbox.is_empty()
+        });
+    }
+
+    fn take(&mut self, now: Instant, lease: Duration) -> Taken {
+        while let Some((at, place)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
+            self.waiting.remove(&(at, place));
+            self.offers.entry(place).and_modify(|offer| offer.until = None);
+            self.ready.insert(place);
+        }
+        let next_change = self.waiting.first().map(|(at, _)| *at);
+        let Some(place) = self.ready.pop_first() else {
+            return Taken::NothingBefore(next_change);
+        };
+        let Some(offer) = self.offers.get_mut(&place) else {
+            return Taken::NothingBefore(next_change);
+        };
+        let is_first = !std::mem::replace(&mut offer.was_taken, true);
+        offer.until = Some(now + lease);
+        self.waiting.insert((now + lease, place));
+        Taken::Offer { place, definition: offer.definition.clone(), revision: offer.revision, is_first }
+    }
+
+    /// Lets an offer that is not over wait until `until`. One whose time was over stays over: somebody may be on the way to it.
+    fn wait(&mut self, place: Place, now: Instant, until: Instant) {
+        let Some(offer) = self.offers.get_mut(&place) else {
+            return;
+        };
+        if let Some(at) = offer.until.filter(|at| *at > now) {
+            offer.until = Some(until);
+            self.waiting.remove(&(at, place));
+            self.waiting.insert((until, place));
+        }
+    }
+
+    fn remove(&mut self, place: Place) {
+        self.ready.remove(&place);
+        if let Some(offer) = self.offers.remove(&place) {
+            self.place_of.remove(&offer.definition.id);
+            if let Some(at) = offer.until {
+                self.waiting.remove(&(at, place));
+            }
+        }
+    }
+
+    fn wake(&mut self, agent: AgentId, wake: Wake) {
+        let is_unheard = self.wakes.get(&agent).is_some_and(|wakes| wakes.send(wake).is_err());
+        if is_unheard {
+            self.wakes.remove(&agent);
+        }
+    }
+}
+
+impl Shared {
+    fn give_back(&self, place: Place, delay: Duration) {
+        let now = Instant::now();
+        self.state().work.wait(place, now, now + delay);
+        self.signals.work.send_replace(());
+    }
+}
+
+impl Puller {
+    async fn next(&mut self) -> Option<Delivery> {
+        while self.left > 0 {
+            self.changed.borrow_and_update();
+            let now = Instant::now();
+            let taken = self.shared.state().work.take(now, self.shared.options.lease);
+            let next_change = match taken {
+                Taken::Offer { place, definition, revision, is_first } => {
+                    self.left -= 1;
+                    let lease = Box::new(QueueLease { shared: Arc::clone(&self.shared), place });
+                    return Some(Delivery { definition, revision, is_first, lease });
+                }
+                Taken::NothingBefore(next_change) => next_change,
+            };
+            if now >= self.until {
+                return None;
+            }
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = sleep_until(next_change.map_or(self.until, |at| at.min(self.until))) => {}
+            }
+        }
+        None
+    }
+}
+
+#[async_trait]
+impl Lease for QueueLease {
+    async fn extend(&self) -> Result<(), Error> {
+        let now = Instant::now();
+        self.shared.state().work.wait(self.place, now, now + self.shared.options.lease);
+        // Pullers sleep until the old end; they look again then, and find that it has moved.
+        Ok(())
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        self.shared.state().work.remove(self.place);
+        Ok(())
+    }
+
+    async fn give_back(&self, delay: Duration) -> Result<(), Error> {
+        self.shared.give_back(self.place, delay);
+        Ok(())
+    }
+
+    fn token(&self) -> Option<String> {
+        Some(self.place.to_string())
+    }
+}
+
+#[async_trait]
+impl Lease for InboxLease {
+    async fn extend(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        let inboxes = &mut self.shared.state().work.inboxes;
+        if let Some(inbox) = inboxes.get_mut(&self.agent) {
+            inbox.remove(&self.revision);
+            if inbox.is_empty() {
+                inboxes.remove(&self.agent);
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_back(&self, _delay: Duration) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn token(&self) -> Option<String> {
+        None
+    }
+}

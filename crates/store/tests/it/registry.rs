@@ -1,0 +1,137 @@
+//! Which agents live: heartbeats, goodbyes and silences, and where a watcher begins.
+
+use std::time::Duration;
+
+use longshore_model::wire::agent::Heartbeat;
+use longshore_store::{RegistryEvent, RegistryStream, Store};
+
+use crate::harness::{A_WHILE, next, nothing_comes};
+use crate::sample::{agent_id, then};
+
+conformance!(GENEROUS:
+    an_empty_fleet_is_current_at_once,
+    a_watcher_is_told_the_fleet_as_it_is,
+    a_watcher_is_told_of_changes,
+    who_left_may_return,
+    goodbyes_are_safe_to_repeat,
+);
+conformance!(SHORT:
+    an_agent_without_heartbeat_falls_silent,
+    an_agent_that_beats_on_is_not_silent,
+    who_fell_silent_may_return,
+    those_who_are_gone_are_no_part_of_the_fleet,
+);
+
+const TTL: Duration = Duration::from_secs(2);
+
+async fn an_empty_fleet_is_current_at_once(store: Store) {
+    let mut watcher = store.registry.watch().await.unwrap();
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Current);
+    assert!(nothing_comes(&mut watcher, A_WHILE).await);
+}
+
+async fn a_watcher_is_told_the_fleet_as_it_is(store: Store) {
+    for heartbeat in [heartbeat(1, 0), heartbeat(2, 0), heartbeat(3, 0), heartbeat(1, 1)] {
+        store.registry.beat(&heartbeat).await.unwrap();
+    }
+    store.registry.leave(agent_id(2)).await.unwrap();
+    assert_eq!(fleet(&store).await.1, [heartbeat(3, 0), heartbeat(1, 1)]);
+}
+
+async fn those_who_are_gone_are_no_part_of_the_fleet(store: Store) {
+    let (mut earlier, _) = fleet(&store).await;
+    for n in [1, 2] {
+        store.registry.beat(&heartbeat(n, 0)).await.unwrap();
+        next(&mut earlier).await.unwrap();
+    }
+    store.registry.leave(agent_id(1)).await.unwrap();
+    assert_eq!(next(&mut earlier).await.unwrap(), RegistryEvent::Left(agent_id(1)));
+    assert_eq!(next(&mut earlier).await.unwrap(), RegistryEvent::Silent(agent_id(2)));
+    let mut newcomer = store.registry.watch().await.unwrap();
+    assert_eq!(next(&mut newcomer).await.unwrap(), RegistryEvent::Current);
+}
+
+async fn a_watcher_is_told_of_changes(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    for event in [RegistryEvent::Beat(heartbeat(1, 0)), RegistryEvent::Beat(heartbeat(2, 5)), RegistryEvent::Beat(heartbeat(1, 3))] {
+        let RegistryEvent::Beat(heartbeat) = &event else { unreachable!() };
+        store.registry.beat(heartbeat).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), event);
+    }
+    store.registry.leave(agent_id(1)).await.unwrap();
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Left(agent_id(1)));
+    assert!(nothing_comes(&mut watcher, A_WHILE).await);
+}
+
+async fn who_left_may_return(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    for running in 0..3 {
+        store.registry.beat(&heartbeat(1, running)).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
+        store.registry.leave(agent_id(1)).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Left(agent_id(1)));
+    }
+    assert_eq!(fleet(&store).await.1, []);
+}
+
+async fn goodbyes_are_safe_to_repeat(store: Store) {
+    store.registry.beat(&heartbeat(1, 0)).await.unwrap();
+    store.registry.beat(&heartbeat(2, 0)).await.unwrap();
+    for agent in [agent_id(1), agent_id(1), agent_id(7)] {
+        store.registry.leave(agent).await.unwrap();
+    }
+    assert_eq!(fleet(&store).await.1, [heartbeat(2, 0)]);
+}
+
+async fn an_agent_without_heartbeat_falls_silent(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    store.registry.beat(&heartbeat(1, 0)).await.unwrap();
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, 0)));
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+    assert_eq!(fleet(&store).await.1, []);
+    assert!(nothing_comes(&mut watcher, A_WHILE).await);
+}
+
+async fn an_agent_that_beats_on_is_not_silent(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    for running in 0..8 {
+        store.registry.beat(&heartbeat(1, running)).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
+        assert!(nothing_comes(&mut watcher, TTL / 4).await, "silent after heartbeat {running}");
+    }
+}
+
+async fn who_fell_silent_may_return(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    for running in 0..2 {
+        store.registry.beat(&heartbeat(1, running)).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+    }
+}
+
+fn heartbeat(agent: u64, running: usize) -> Heartbeat {
+    Heartbeat {
+        schema: 1,
+        agent: agent_id(agent),
+        hostname: format!("web-{agent:02}"),
+        version: "0.1.0".to_owned(),
+        max_jobs: 10,
+        running,
+        started_at: then(),
+    }
+}
+
+/// The fleet as a newcomer is told of it, and the newcomer.
+async fn fleet(store: &Store) -> (RegistryStream, Vec<Heartbeat>) {
+    let mut watcher = store.registry.watch().await.unwrap();
+    let mut living = Vec::new();
+    loop {
+        match next(&mut watcher).await.unwrap() {
+            RegistryEvent::Beat(heartbeat) => living.push(heartbeat),
+            RegistryEvent::Current => return (watcher, living),
+            // See `those_who_are_gone_are_no_part_of_the_fleet`.
+            RegistryEvent::Left(_) | RegistryEvent::Silent(_) => {}
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What agents take: offered to one, held while extended, never lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use longshore_model::wire::record::Definition;
+use longshore_model::{AgentId, JobId};
+use longshore_store::{Delivery, Store, Wake, WakeStream};
+use longshore_testkit::eventually;
+use tokio::time::Instant;
+
+use crate::harness::{A_WHILE, Puller, next, nothing_comes, soon};
+use crate::sample::*;
+
+conformance!(GENEROUS:
+    any_work_is_offered_to_one_of_two,
+    many_jobs_are_each_offered_once,
+    a_single_puller_is_offered_the_oldest_first,
+    a_pull_ends_when_it_is_used_up,
+    work_given_back_is_offered_again,
+    work_given_back_with_a_delay_is_offered_after_it,
+    work_is_given_back_by_its_token,
+    unknown_tokens_are_ignored,
+    host_work_is_in_that_agents_inbox_only,
+    an_inbox_is_read_oldest_first,
+    inbox_work_stays_until_it_is_done,
+    new_inbox_work_wakes_its_agent_only,
+    a_cancel_is_signalled_to_its_agent_only,
+    work_withdrawn_is_not_offered,
+    inbox_work_withdrawn_is_not_offered,
+    announce_repairs_any_work,
+    announce_leaves_alone_what_waits,
+    announce_leaves_alone_what_is_held,
+    announce_repairs_inbox_work,
+);
+conformance!(SHORT:
+    work_that_is_done_is_not_offered_again,
+    an_unextended_lease_is_offered_again,
+    an_extended_lease_is_not_offered,
+    the_work_of_a_dropped_pull_is_offered_again,
+    work_withdrawn_while_it_is_held_is_not_offered_again,
+);
+
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn any_work_is_offered_to_one_of_two(store: Store) {
+    assert_eq!(store.work.lease_duration(), Duration::from_secs(120));
+    let (mut one, mut other) = (Puller::new(&store).await, Puller::new(&store).await);
+    for definition in [any_job(1), any_query(2)] {
+        let revision = create(&store, &definition).await;
+        let delivery = soon(async {
+            tokio::select! {
+                delivery = one.next() => delivery,
+                delivery = other.next() => delivery,
+            }
+        })
+        .await;
+        assert_eq!((&delivery.definition, delivery.revision, delivery.is_first), (&definition, revision, true));
+        assert!(one.finds(A_WHILE).await.is_none() && other.finds(A_WHILE).await.is_none(), "offered twice");
+    }
+}
+
+async fn many_jobs_are_each_offered_once(store: Store) {
+    let expected: BTreeSet<_> = (0..40).map(job_id).collect();
+    let mut pulls = [store.work.pull(40).await.unwrap(), store.work.pull(40).await.unwrap()];
+    for n in 0..40 {
+        create(&store, &any_job(n)).await;
+    }
+    let [one, other] = &mut pulls;
+    let mut both = futures::stream::select(one, other);
+    let mut seen = BTreeSet::new();
+    while seen.len() < expected.len() {
+        let delivery = next(&mut both).await;
+        assert!(seen.insert(delivery.definition.id), "{} was offered twice", delivery.definition.id);
+        delivery.lease.done().await.unwrap();
+    }
+    assert_eq!(seen, expected);
+    assert!(nothing_comes(&mut both, A_WHILE).await);
+}
+
+async fn a_single_puller_is_offered_the_oldest_first(store: Store) {
+    for n in [5, 3, 4] {
+        create(&store, &any_job(n)).await;
+    }
+    let mut puller = Puller::new(&store).await;
+    for n in [5, 3, 4] {
+        assert_eq!(puller.next().await.definition.id, job_id(n));
+    }
+}
+
+async fn a_pull_ends_when_it_is_used_up(store: Store) {
+    for n in 0..3 {
+        create(&store, &any_job(n)).await;
+    }
+    let pull = store.work.pull(2).await.unwrap();
+    let offered: Vec<_> = soon(pull.collect()).await;
+    assert_eq!(ids(&offered), [job_id(0), job_id(1)]);
+    assert_eq!(Puller::new(&store).await.next().await.definition.id, job_id(2));
+}
+
+async fn work_given_back_is_offered_again(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    let revision = create(&store, &any_job(1)).await;
+    puller.next().await.lease.give_back(Duration::ZERO).await.unwrap();
+    let delivery = puller.next().await;
+    assert_eq!((delivery.definition, delivery.revision, delivery.is_first), (any_job(1), revision, false));
+}
+
+async fn work_given_back_with_a_delay_is_offered_after_it(store: Store) {
+    let delay = Duration::from_secs(1);
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let delivery = puller.next().await;
+    let given_back_at = Instant::now();
+    delivery.lease.give_back(delay).await.unwrap();
+    let delivery = puller.next().await;
+    assert!(given_back_at.elapsed() >= delay, "after {:?}", given_back_at.elapsed());
+    assert!(!delivery.is_first);
+    delivery.lease.done().await.unwrap();
+}
+
+async fn work_is_given_back_by_its_token(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let token = puller.next().await.lease.token().expect("a claim in the shared queue has a token");
+    store.work.give_back(&token).await.unwrap();
+    let delivery = puller.next().await;
+    assert_eq!((delivery.definition, delivery.is_first), (any_job(1), false));
+    delivery.lease.done().await.unwrap();
+    store.work.give_back(&token).await.unwrap();
+    assert!(puller.finds(A_WHILE).await.is_none(), "given back after it was done");
+}
+
+async fn unknown_tokens_are_ignored(store: Store) {
+    create(&store, &any_job(1)).await;
+    for token in ["", "nonsense", "a b", "7", "\r\nPUB x 0\r\n", "$JS.API.STREAM.LIST", "$JS.ACK.x.y.1.1.1.1.1", "*", ">"] {
+        store.work.give_back(token).await.unwrap();
+    }
+    assert_eq!(Puller::new(&store).await.next().await.definition, any_job(1));
+}
+
+async fn work_that_is_done_is_not_offered_again(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let delivery = puller.next().await;
+    delivery.lease.done().await.unwrap();
+    delivery.lease.done().await.unwrap();
+    delivery.lease.extend().await.unwrap();
+    delivery.lease.give_back(Duration::ZERO).await.unwrap();
+    assert!(puller.finds(LEASE * 3 / 2).await.is_none());
+}
+
+async fn an_unextended_lease_is_offered_again(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let before = Instant::now();
+    assert!(puller.next().await.is_first);
+    // Nobody extends it. A second time, as the broker may treat a redelivery differently.
+    for _ in 0..2 {
+        let delivery = puller.next().await;
+        assert_eq!((delivery.definition, delivery.is_first), (any_job(1), false));
+    }
+    // Two leases, less what the broker's timer and the way to us may differ.
+    assert!(before.elapsed() >= LEASE * 3 / 2, "after {:?}", before.elapsed());
+}
+
+async fn an_extended_lease_is_not_offered(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let held = puller.next().await;
+    for _ in 0..6 {
+        assert!(puller.finds(LEASE / 2).await.is_none(), "offered while it was held");
+        held.lease.extend().await.unwrap();
+    }
+    held.lease.give_back(Duration::ZERO).await.unwrap();
+    assert!(!puller.next().await.is_first);
+}
+
+async fn the_work_of_a_dropped_pull_is_offered_again(store: Store) {
+    for n in 0..3 {
+        create(&store, &any_job(n)).await;
+    }
+    let mut pull = store.work.pull(3).await.unwrap();
+    next(&mut pull).await;
+    drop(pull);
+    let mut puller = Puller::new(&store).await;
+    let mut seen = BTreeSet::new();
+    while seen.len() < 3 {
+        let delivery = puller.next().await;
+        seen.insert(delivery.definition.id);
+        delivery.lease.done().await.unwrap();
+    }
+}
+
+async fn host_work_is_in_that_agents_inbox_only(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    for (n, definition) in [(1, host_job(1, agent_id(1))), (2, host_query(2, agent_id(2)))] {
+        let revision = create(&store, &definition).await;
+        let inbox = inbox_of(&store, agent_id(n), 1).await;
+        assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
+    }
+    assert!(store.work.inbox(agent_id(3)).await.unwrap().is_empty());
+    assert!(puller.finds(A_WHILE).await.is_none(), "offered to everybody");
+}
+
+async fn an_inbox_is_read_oldest_first(store: Store) {
+    let agent = agent_id(1);
+    for n in [5, 3, 4] {
+        create(&store, &host_job(n, agent)).await;
+    }
+    // Nobody has looked into it before: an agent that was away finds its work.
+    let inbox = inbox_of(&store, agent, 3).await;
+    assert_eq!(ids(&inbox), [job_id(5), job_id(3), job_id(4)]);
+    inbox[1].lease.done().await.unwrap();
+    assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(5), job_id(4)]);
+}
+
+async fn inbox_work_stays_until_it_is_done(store: Store) {
+    let agent = agent_id(1);
+    create(&store, &host_job(1, agent)).await;
+    let inbox = inbox_of(&store, agent, 1).await;
+    inbox[0].lease.extend().await.unwrap();
+    inbox[0].lease.give_back(Duration::ZERO).await.unwrap();
+    assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(1)]);
+    for _ in 0..2 {
+        inbox[0].lease.done().await.unwrap();
+        assert!(store.work.inbox(agent).await.unwrap().is_empty());
+    }
+}
+
+async fn new_inbox_work_wakes_its_agent_only(store: Store) {
+    let (mut wakes, mut others) = (store.work.wakes(agent_id(1)).await.unwrap(), store.work.wakes(agent_id(2)).await.unwrap());
+    create(&store, &host_job(1, agent_id(1))).await;
+    woken(&mut wakes, Wake::Inbox).await;
+    assert_eq!(ids(&inbox_of(&store, agent_id(1), 1).await), [job_id(1)]);
+    create(&store, &any_job(2)).await;
+    assert!(nothing_comes(&mut others, A_WHILE).await);
+}
+
+async fn a_cancel_is_signalled_to_its_agent_only(store: Store) {
+    let (mut wakes, mut others) = (store.work.wakes(agent_id(1)).await.unwrap(), store.work.wakes(agent_id(2)).await.unwrap());
+    store.work.signal_cancel(agent_id(1), job_id(7)).await.unwrap();
+    woken(&mut wakes, Wake::Cancel(job_id(7))).await;
+    assert!(nothing_comes(&mut others, A_WHILE).await);
+}
+
+async fn work_withdrawn_is_not_offered(store: Store) {
+    let (withdrawn, kept) = (any_job(1), any_job(2));
+    arrived(&store, &withdrawn).await;
+    for _ in 0..2 {
+        store.work.withdraw(&withdrawn).await.unwrap();
+    }
+    create(&store, &kept).await;
+    let mut puller = Puller::new(&store).await;
+    assert_eq!(puller.next().await.definition, kept);
+    assert!(puller.finds(A_WHILE).await.is_none());
+}
+
+async fn work_withdrawn_while_it_is_held_is_not_offered_again(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let held = puller.next().await;
+    store.work.withdraw(&held.definition).await.unwrap();
+    assert!(puller.finds(LEASE * 3 / 2).await.is_none());
+    held.lease.done().await.unwrap();
+}
+
+async fn inbox_work_withdrawn_is_not_offered(store: Store) {
+    let agent = agent_id(1);
+    for n in [1, 2] {
+        create(&store, &host_job(n, agent)).await;
+    }
+    inbox_of(&store, agent, 2).await;
+    for _ in 0..2 {
+        store.work.withdraw(&host_job(1, agent)).await.unwrap();
+        assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(2)]);
+    }
+}
+
+async fn announce_repairs_any_work(store: Store) {
+    let definition = any_job(1);
+    let revision = arrived(&store, &definition).await;
+    store.work.withdraw(&definition).await.unwrap();
+    assert!(store.work.announce(&definition, revision).await.unwrap());
+    assert!(!store.work.announce(&definition, revision).await.unwrap(), "announced already");
+    let mut puller = Puller::new(&store).await;
+    let delivery = puller.next().await;
+    assert_eq!((&delivery.definition, delivery.revision), (&definition, revision));
+    delivery.lease.done().await.unwrap();
+    assert!(puller.finds(A_WHILE).await.is_none(), "offered twice");
+}
+
+async fn announce_leaves_alone_what_waits(store: Store) {
+    let definition = any_job(1);
+    let revision = create(&store, &definition).await;
+    // The broker passes it on a moment after it is stored; until then it is missing indeed.
+    eventually("nothing to be missing", Duration::from_secs(15), async || {
+        (!store.work.announce(&definition, revision).await.unwrap()).then_some(())
+    })
+    .await;
+    let delivery = Puller::new(&store).await.next().await;
+    assert_eq!((delivery.definition, delivery.revision), (definition, revision));
+}
+
+async fn announce_leaves_alone_what_is_held(store: Store) {
+    let definition = any_job(1);
+    let revision = create(&store, &definition).await;
+    let mut puller = Puller::new(&store).await;
+    let held = puller.next().await;
+    assert!(!store.work.announce(&definition, revision).await.unwrap(), "it is not missing");
+    assert!(puller.finds(A_WHILE).await.is_none(), "offered while it was held");
+    held.lease.done().await.unwrap();
+}
+
+async fn announce_repairs_inbox_work(store: Store) {
+    let definition = host_job(1, agent_id(1));
+    let revision = create(&store, &definition).await;
+    inbox_of(&store, agent_id(1), 1).await;
+    assert!(!store.work.announce(&definition, revision).await.unwrap(), "nothing was missing");
+    store.work.withdraw(&definition).await.unwrap();
+    let mut wakes = store.work.wakes(agent_id(1)).await.unwrap();
+    assert!(store.work.announce(&definition, revision).await.unwrap());
+    woken(&mut wakes, Wake::Inbox).await;
+    let inbox = inbox_of(&store, agent_id(1), 1).await;
+    assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
+    assert!(!store.work.announce(&definition, revision).await.unwrap(), "announced already");
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<JobId> {
+    deliveries.iter().map(|delivery| delivery.definition.id).collect()
+}
+
+/// Creates `_any` work and sees it in the queue: the broker passes it on by itself, a moment after it is stored.
+async fn arrived(store: &Store, definition: &Definition) -> u64 {
+    let revision = create(store, definition).await;
+    Puller::new(store).await.next().await.lease.give_back(Duration::ZERO).await.unwrap();
+    revision
+}
+
+/// The inbox, as soon as it has so many entries.
+async fn inbox_of(store: &Store, agent: AgentId, entries: usize) -> Vec<Delivery> {
+    eventually("the inbox to fill", Duration::from_secs(15), async || {
+        let inbox = store.work.inbox(agent).await.unwrap();
+        (inbox.len() >= entries).then_some(inbox)
+    })
+    .await
+}
+
+/// Waits for a hint; a remark about the connection may come any time.
+async fn woken(wakes: &mut WakeStream, expected: Wake) {
+    loop {
+        let wake = next(wakes).await;
+        if wake != Wake::Reconnected {
+            return assert_eq!(wake, expected);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A real nats-server for one test: started, killed, paused, restarted, and gone with its files when dropped.
+
+mod binary;
+mod probe;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub use binary::{NATS_SERVER_VERSION, nats_server_binary};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::eventually::PAUSE;
+use crate::process::Process;
+
+/// How long a server may take to answer for JetStream, with a large store to recover on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Ports that are tried: registered ones, below what systems hand to outgoing connections. A port from that range could be
+/// taken by any client while a killed server is down, and a client that dials it could even reach itself.
+const PORTS: std::ops::Range<u16> = 10_240..32_000;
+
+/// How the server is set up.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// Every write is on disk before it is acknowledged, as in the managed broker. `false` is the server's own default.
+    pub sync_always: bool,
+    /// Where JetStream keeps its files; a directory that goes with the server unless given. One that is given stays.
+    pub store_dir: Option<PathBuf>,
+    /// Bytes of the largest message; the server's own default unless given.
+    pub max_payload: Option<u64>,
+    /// Bytes JetStream may store; the server's own default unless given.
+    pub max_file_store: Option<u64>,
+    /// Lines added at the top level of the configuration. The readiness check connects without credentials and without TLS.
+    pub extra_config: String,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self { sync_always: true, store_dir: None, max_payload: None, max_file_store: None, extra_config: String::new() }
+    }
+}
+
+/// A running (or killed) nats-server with JetStream, on loopback. Dropping it kills it and removes its directory.
+#[derive(Debug)]
+pub struct NatsServer {
+    // First, so that it is dropped before its directory.
+    process: Option<Process>,
+    options: NatsOptions,
+    name: String,
+    port: u16,
+    dir: TempDir,
+}
+
+impl NatsServer {
+    /// Starts a server with the default options and waits until JetStream answers.
+    ///
+    /// # Panics
+    /// There is no nats-server, or it does not get ready.
+    pub async fn start() -> Self {
+        Self::start_with(NatsOptions::default()).await
+    }
+
+    /// Starts a server and waits until JetStream answers.
+    ///
+    /// # Panics
+    /// There is no nats-server, or it does not get ready.
+    pub async fn start_with(options: NatsOptions) -> Self {
+        let dir = tempfile::Builder::new().prefix("longshore-nats-").tempdir().expect("a temporary directory can be made");
+        // Unique, so that an answer at the port is known to be from this server and not from another test's.
+        let name = dir.path().file_name().expect("it was given a name").to_string_lossy().into_owned();
+        let mut server = Self { process: None, options, name, port: 0, dir };
+        for port in ports() {
+            server.port = port;
+            if server.launch().await {
+                return server;
+            }
+        }
+        panic!("no free port was found");
+    }
+
+    /// What clients connect to, such as `nats://127.0.0.1:4222`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port; the same after a restart.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The running server's process id.
+    ///
+    /// # Panics
+    /// The server was killed.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process().pid()
+    }
+
+    /// Where JetStream keeps its files.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.options.store_dir.clone().unwrap_or_else(|| self.dir.path().join("store"))
+    }
+
+    /// The directory that goes with the server: its configuration, and its files unless they were put elsewhere.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The server's log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// Kills the server with SIGKILL and reaps it; the files stay. Does nothing when it is not running.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the server again on its port and its files, killing it first if it runs, and waits until JetStream answers.
+    ///
+    /// # Panics
+    /// It does not get ready.
+    pub async fn restart(&mut self) {
+        self.kill();
+        assert!(self.launch().await, "port {} was taken while the server was down", self.port);
+    }
+
+    /// Stops the server's clock with SIGSTOP: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.process().signal(Signal::STOP);
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        self.process().signal(Signal::CONT);
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().expect("the server was killed and not restarted")
+    }
+
+    /// Whether it got the port. Anything else that goes wrong is a panic.
+    async fn launch(&mut self) -> bool {
+        let config = self.dir.path().join("nats.conf");
+        std::fs::write(&config, self.config()).expect("the configuration can be written");
+        let mut command = Command::new(nats_server_binary());
+        command.arg("--config").arg(&config).current_dir(self.dir.path());
+        let mut process = Process::spawn(command);
+        let began = Instant::now();
+        loop {
+            if probe::jetstream_answers(self.port, &self.name).await {
+                self.process = Some(process);
+                return true;
+            }
+            if !process.is_running() {
+                let log = process.output();
+                assert!(log.contains("address already in use"), "nats-server ended at once\n{log}");
+                return false;
+            }
+            assert!(began.elapsed() < READY_WITHIN, "nats-server was not ready within {READY_WITHIN:?}\n{}", process.output());
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn config(&self) -> String {
+        let Self { options, name, port, .. } = self;
+        let line = |key: &str, value: Option<String>| value.map(|value| format!("{key}: {value}\n")).unwrap_or_default();
+        format!(
+            "server_name: {}\nlisten: \"127.0.0.1:{port}\"\n{}jetstream {{\nstore_dir: {}\n{}{}}}\n{}\n",
+            quoted(name),
+            line("max_payload", options.max_payload.map(|bytes| bytes.to_string())),
+            quoted(&self.store_dir().to_string_lossy()),
+            line("sync_interval", options.sync_always.then(|| "always".to_owned())),
+            line("max_file_store", options.max_file_store.map(|bytes| bytes.to_string())),
+            options.extra_config,
+        )
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A random walk through [`PORTS`], so that tests in parallel rarely try the same.
+fn ports() -> impl Iterator<Item = u16> {
+    use std::hash::{BuildHasher, RandomState};
+    let n_ports = u64::from(PORTS.end - PORTS.start);
+    (0..100u8).map(move |_| {
+        let offset = RandomState::new().hash_one(std::process::id()) % n_ports;
+        PORTS.start + u16::try_from(offset).expect("it is below the number of ports")
+    })
+}
