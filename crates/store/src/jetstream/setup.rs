@@ -185,7 +185,7 @@ fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
         ("its retention", format!("{:?}", wanted.retention), format!("{:?}", found.retention)),
         ("its storage", format!("{:?}", wanted.storage), format!("{:?}", found.storage)),
         ("its discard policy", format!("{:?}", wanted.discard), format!("{:?}", found.discard)),
-        ("its history per subject", wanted.max_messages_per_subject.to_string(), found.max_messages_per_subject.to_string()),
+        ("its history per subject", wanted.max_messages_per_subject.max(0).to_string(), found.max_messages_per_subject.max(0).to_string()),
         ("its subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
         ("its source", transforms(wanted), transforms(found)),
         ("its marker setting", format!("{:?}", wanted.allow_message_ttl), format!("{:?}", found.allow_message_ttl)),

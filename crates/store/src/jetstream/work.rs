@@ -75,6 +75,10 @@ impl Work for JetStreamWork {
         match consumer.batch().max_messages(max).expires(PULL).heartbeat(HEARTBEAT).messages().await {
             Ok(batch) => {
                 let link = self.link.clone();
+                // The broker forgets pulls when a connection ends; a reconnect ends ours at once, long before heartbeats are missed.
+                let mut reconnects = self.link.reconnects.subscribe();
+                let reconnected = async move { drop(reconnects.recv().await) };
+                let batch = batch.take_until(Box::pin(reconnected));
                 // A fault ends the pull; whatever caused it, the next pull finds out.
                 let sound = batch.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| std::future::ready(message.ok()));
                 Ok(sound.filter_map(move |message| delivery(link.clone(), message)).boxed())
@@ -213,6 +217,7 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
     let headers = message.headers.clone().unwrap_or_default();
     let announced_again = headers.get(REVISION).is_some();
     let revision = revision_of(&headers);
+    let token = message.reply.as_ref().map(ToString::to_string);
     let (message, acker) = message.split();
     if headers.get("KV-Operation").is_some() {
         // A marker of a removed key came through the source: nothing to do.
@@ -225,7 +230,6 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
         let _ = acker.ack_with(AckKind::Term).await;
         return None;
     };
-    let token = message.reply.as_ref().map(ToString::to_string);
     Some(Delivery { definition, revision, is_first: delivered <= 1 && !announced_again, lease: Box::new(QueueLease { link, acker, token }) })
 }
 

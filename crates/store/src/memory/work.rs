@@ -53,9 +53,11 @@ struct Offer {
     until: Option<Instant>,
 }
 
-enum Taken {
-    Offer { place: Place, definition: Definition, revision: Revision, is_first: bool },
-    NothingBefore(Option<Instant>),
+struct Taken {
+    place: Place,
+    definition: Definition,
+    revision: Revision,
+    is_first: bool,
 }
 
 struct Puller {
@@ -177,23 +179,23 @@ impl Offers {
         });
     }
 
-    fn take(&mut self, now: Instant, lease: Duration) -> Taken {
+    fn take(&mut self, now: Instant, lease: Duration) -> Option<Taken> {
         while let Some((at, place)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.remove(&(at, place));
             self.offers.entry(place).and_modify(|offer| offer.until = None);
             self.ready.insert(place);
         }
-        let next_change = self.waiting.first().map(|(at, _)| *at);
-        let Some(place) = self.ready.pop_first() else {
-            return Taken::NothingBefore(next_change);
-        };
-        let Some(offer) = self.offers.get_mut(&place) else {
-            return Taken::NothingBefore(next_change);
-        };
+        let place = self.ready.pop_first()?;
+        let offer = self.offers.get_mut(&place)?;
         let is_first = !std::mem::replace(&mut offer.was_taken, true);
         offer.until = Some(now + lease);
         self.waiting.insert((now + lease, place));
-        Taken::Offer { place, definition: offer.definition.clone(), revision: offer.revision, is_first }
+        Some(Taken { place, definition: offer.definition.clone(), revision: offer.revision, is_first })
+    }
+
+    /// When an offer that waits is ready again.
+    fn next_ready(&self) -> Option<Instant> {
+        self.waiting.first().map(|(at, _)| *at)
     }
 
     /// Lets an offer that is not over wait until `until`. One whose time was over stays over: somebody may be on the way to it.
@@ -239,21 +241,21 @@ impl Puller {
         while self.left > 0 {
             self.changed.borrow_and_update();
             let now = Instant::now();
-            let taken = self.shared.state().work.take(now, self.shared.options.lease);
-            let next_change = match taken {
-                Taken::Offer { place, definition, revision, is_first } => {
-                    self.left -= 1;
-                    let lease = Box::new(QueueLease { shared: Arc::clone(&self.shared), place });
-                    return Some(Delivery { definition, revision, is_first, lease });
-                }
-                Taken::NothingBefore(next_change) => next_change,
+            let (taken, next_ready) = {
+                let work = &mut self.shared.state().work;
+                (work.take(now, self.shared.options.lease), work.next_ready())
             };
+            if let Some(Taken { place, definition, revision, is_first }) = taken {
+                self.left -= 1;
+                let lease = Box::new(QueueLease { shared: Arc::clone(&self.shared), place });
+                return Some(Delivery { definition, revision, is_first, lease });
+            }
             if now >= self.until {
                 return None;
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.ok()?,
-                () = sleep_until(next_change.map_or(self.until, |at| at.min(self.until))) => {}
+                () = sleep_until(next_ready.map_or(self.until, |at| at.min(self.until))) => {}
             }
         }
         None

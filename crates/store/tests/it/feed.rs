@@ -186,11 +186,8 @@ async fn history(store: &Store, n: u64) -> Vec<Fact> {
 async fn facts(store: &Store, from: Position, n_facts: usize) -> Vec<(Position, Fact)> {
     let mut feed = store.feed.follow(from).await.unwrap();
     let mut told = Vec::new();
-    loop {
-        match next(&mut feed).await.unwrap() {
-            FeedItem::Fact { position, fact, .. } => told.push((position, fact)),
-            FeedItem::CaughtUp => break,
-        }
+    while let FeedItem::Fact { position, fact, .. } = next(&mut feed).await.unwrap() {
+        told.push((position, fact));
     }
     assert_eq!(told.len(), n_facts, "from {from:?}: {told:?}");
     told

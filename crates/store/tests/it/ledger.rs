@@ -144,7 +144,7 @@ async fn the_first_answer_stands(store: Store) {
     assert_eq!(store.ledger.answer(&first).await.unwrap(), Answered::Stored, "a repeat says what became of it");
     assert_eq!(store.ledger.load_answer(definition.id, execution).await.unwrap(), Some(first.clone()));
     let record = store.ledger.load(definition.id).await.unwrap().unwrap();
-    assert_eq!(record.answers, [first.clone()]);
+    assert_eq!(record.answers, std::slice::from_ref(&first));
     assert_eq!(record.answer_of(execution), Some(&first));
 }
 

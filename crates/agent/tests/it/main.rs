@@ -1,0 +1,248 @@
+//! The agent on a real broker. What needs child processes is tested with the whole program, in `longshore-cli`.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use longshore_agent::{Agent, Config};
+use longshore_exec::SupervisorCommand;
+use longshore_model::job::Job;
+use longshore_model::retry::RetryPolicy;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
+use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
+use longshore_store::{Appended, Created, JobRecord, Store, jetstream};
+use longshore_testkit::{NatsServer, eventually, sample};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    server: NatsServer,
+    store: Store,
+    config: jetstream::Config,
+    dir: tempfile::TempDir,
+    tasks: JoinSet<()>,
+}
+
+struct Running {
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    async fn new(adapt: impl FnOnce(&mut jetstream::Config)) -> Self {
+        let server = NatsServer::start().await;
+        let mut config = jetstream::Config { url: server.url(), ..jetstream::Config::default() };
+        adapt(&mut config);
+        let store = jetstream::connect(&config).await.unwrap();
+        Self { server, store, config, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new() }
+    }
+
+    async fn start_agent(&mut self, id: AgentId, max_jobs: usize) -> Running {
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let config = Config {
+            id,
+            hostname: format!("host-{}", id.bits()),
+            max_jobs,
+            state_dir: self.dir.path().join(id.to_string()),
+            supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
+            heartbeat_every: Duration::from_secs(1),
+            kill_grace: Duration::from_secs(1),
+        };
+        let store = jetstream::connect(&self.config).await.unwrap();
+        let agent = Agent::new(config, store).unwrap();
+        let (drain_agent, stop_agent) = (drain.clone(), stop.clone());
+        self.tasks.spawn(async move { agent.run(drain_agent, stop_agent).await.unwrap() });
+        Running { drain, stop }
+    }
+
+    async fn submit(&self, job: &Job) {
+        assert!(matches!(self.store.ledger.create(&Definition::from(job)).await.unwrap(), Created::Stored(_)));
+    }
+
+    async fn answer(&self, job: JobId, execution: ExecutionId) -> Answer {
+        eventually("an answer", PATIENCE, async || self.store.ledger.load_answer(job, execution).await.ok().flatten()).await
+    }
+
+    async fn record(&self, job: JobId) -> JobRecord {
+        self.store.ledger.load(job).await.unwrap().unwrap()
+    }
+}
+
+fn n_starts(record: &JobRecord) -> usize {
+    record.events.iter().filter(|(.., event)| matches!(event.kind, EventKind::Started { .. })).count()
+}
+
+fn started(attempt: u32, agent: AgentId) -> Event {
+    Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Started { attempt, agent, hostname: "gone".into() } }
+}
+
+#[tokio::test]
+async fn any_work_and_addressed_work_are_answered_and_leave_nothing_queued() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    bench.start_agent(me, 4).await;
+    let now = Timestamp::now();
+    let (any, host) = (sample::query_any(sample::job_id(1), now), sample::query_host(sample::job_id(2), now, "host-1", me));
+    bench.submit(&any).await;
+    bench.submit(&host).await;
+    for (job, execution) in [(any.id, ExecutionId::Any), (host.id, me.into())] {
+        let answer = bench.answer(job, execution).await;
+        assert_eq!((answer.outcome, answer.attempts, answer.agent), (Outcome::Completed, 1, Some(me)));
+        assert_eq!(n_starts(&bench.record(job).await), 1);
+    }
+    eventually("an empty inbox", PATIENCE, async || bench.store.work.inbox(me).await.unwrap().is_empty().then_some(())).await;
+    let definition = Definition::from(&any);
+    let announced = bench.store.work.announce(&definition, 1).await.unwrap();
+    assert!(announced, "the queue had nothing left of it");
+}
+
+#[tokio::test]
+async fn any_work_is_shared_and_run_once_each() {
+    let mut bench = Bench::new(|_| ()).await;
+    for n in 1..=3 {
+        bench.start_agent(sample::agent_id(n), 2).await;
+    }
+    let now = Timestamp::now();
+    const JOBS: u64 = 300;
+    for n in 0..JOBS {
+        bench.submit(&sample::query_any(sample::job_id(n), now)).await;
+    }
+    let mut share = std::collections::BTreeMap::<_, u64>::new();
+    for n in 0..JOBS {
+        let answer = bench.answer(sample::job_id(n), ExecutionId::Any).await;
+        assert_eq!(answer.attempts, 1);
+        *share.entry(answer.agent).or_default() += 1;
+        assert_eq!(n_starts(&bench.record(sample::job_id(n)).await), 1);
+    }
+    assert!(share.len() == 3 && share.values().all(|n| *n >= JOBS / 10), "{share:?}");
+}
+
+#[tokio::test]
+async fn a_new_agent_runs_nothing_that_is_finished() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    let first = bench.start_agent(me, 2).await;
+    let job = sample::query_host(sample::job_id(1), Timestamp::now(), "host-1", me);
+    bench.submit(&job).await;
+    bench.answer(job.id, me.into()).await;
+    first.drain.cancel();
+    bench.tasks.join_next().await.unwrap().unwrap();
+    bench.start_agent(me, 2).await;
+    bench.start_agent(sample::agent_id(2), 2).await;
+    let marker = sample::query_any(sample::job_id(2), Timestamp::now());
+    bench.submit(&marker).await;
+    bench.answer(marker.id, ExecutionId::Any).await;
+    assert_eq!(n_starts(&bench.record(job.id).await), 1);
+}
+
+#[tokio::test]
+async fn expired_work_never_starts() {
+    let mut bench = Bench::new(|_| ()).await;
+    let past = Timestamp::now() - jiff::SignedDuration::from_secs(10);
+    let job = Job { expires_at: past, ..sample::query_any(sample::job_id(1), past) };
+    bench.submit(&job).await;
+    bench.start_agent(sample::agent_id(1), 1).await;
+    let answer = bench.answer(job.id, ExecutionId::Any).await;
+    assert_eq!(answer.outcome, Outcome::Expired);
+    assert_eq!(n_starts(&bench.record(job.id).await), 0);
+}
+
+#[tokio::test]
+async fn work_waits_for_its_time() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    bench.start_agent(me, 2).await;
+    let now = Timestamp::now();
+    let later = now + jiff::SignedDuration::from_millis(700);
+    let any = Job { not_before: Some(later), ..sample::query_any(sample::job_id(1), now) };
+    let host = Job { not_before: Some(later), ..sample::query_host(sample::job_id(2), now, "host-1", me) };
+    bench.submit(&any).await;
+    bench.submit(&host).await;
+    for (job, execution) in [(any.id, ExecutionId::Any), (host.id, me.into())] {
+        let answer = bench.answer(job, execution).await;
+        assert!(answer.started_at.unwrap() >= later, "{job} started early");
+        assert_eq!(answer.outcome, Outcome::Completed);
+    }
+}
+
+#[tokio::test]
+async fn work_of_a_vanished_agent_is_tried_again_if_the_policy_says_so_and_lost_if_not() {
+    let mut bench = Bench::new(|config| config.consumer.ack_wait = Duration::from_secs(1)).await;
+    let now = Timestamp::now();
+    let safe = Job { retry: RetryPolicy::standard(), ..sample::query_any(sample::job_id(1), now) };
+    let unsafe_one = Job { retry: RetryPolicy::once(), ..sample::query_any(sample::job_id(2), now) };
+    let gone = sample::agent_id(9);
+    for job in [&safe, &unsafe_one] {
+        bench.submit(job).await;
+    }
+    // An agent that claims both and is never heard of again.
+    let mut pulled = bench.store.work.pull(2).await.unwrap();
+    for _ in 0..2 {
+        let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+        let appended = bench.store.ledger.append(delivery.definition.id, ExecutionId::Any, delivery.revision, &started(1, gone)).await.unwrap();
+        assert!(matches!(appended, Appended::Stored(_)));
+    }
+    drop(pulled);
+    bench.start_agent(sample::agent_id(1), 2).await;
+    let answer = bench.answer(safe.id, ExecutionId::Any).await;
+    assert_eq!((answer.outcome, answer.attempts), (Outcome::Completed, 2));
+    let lost = eventually("the loss", PATIENCE, async || {
+        let record = bench.record(unsafe_one.id).await;
+        record.events.iter().any(|(.., event)| matches!(event.kind, EventKind::Lost { attempt: 1 })).then_some(record)
+    })
+    .await;
+    assert_eq!((n_starts(&lost), lost.answers.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_restarted_agent_answers_for_what_its_killed_process_held() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    let job = Job { retry: RetryPolicy::once(), ..sample::query_any(sample::job_id(1), Timestamp::now()) };
+    bench.submit(&job).await;
+    let mut pulled = bench.store.work.pull(1).await.unwrap();
+    let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+    bench.store.ledger.append(job.id, ExecutionId::Any, delivery.revision, &started(1, me)).await.unwrap();
+    // What the journal of the killed process holds.
+    let journal = bench.dir.path().join(me.to_string()).join("journal");
+    std::fs::create_dir_all(&journal).unwrap();
+    let token = delivery.lease.token().unwrap();
+    std::fs::write(journal.join(format!("{}.any.json", job.id)), serde_json::json!({ "token": token }).to_string()).unwrap();
+    let since = Instant::now();
+    bench.start_agent(me, 1).await;
+    let answer = bench.answer(job.id, ExecutionId::Any).await;
+    assert_eq!(answer.error.unwrap().code, ErrorCode::Interrupted);
+    assert!(since.elapsed() < bench.config.consumer.ack_wait, "it did not wait for the claim to lapse");
+}
+
+#[tokio::test]
+async fn work_survives_kills_of_the_broker() {
+    let mut bench = Bench::new(|_| ()).await;
+    bench.start_agent(sample::agent_id(1), 4).await;
+    let now = Timestamp::now();
+    for n in 0..60 {
+        let job = sample::query_any(sample::job_id(n), now);
+        if n % 20 == 10 {
+            bench.server.kill();
+            bench.server.restart().await;
+        }
+        eventually("an accepted submission", PATIENCE, async || bench.store.ledger.create(&Definition::from(&job)).await.ok()).await;
+    }
+    for n in 0..60 {
+        assert_eq!(bench.answer(sample::job_id(n), ExecutionId::Any).await.outcome, Outcome::Completed);
+    }
+}
+
+#[tokio::test]
+async fn a_host_name_with_dots_and_capitals_works() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    bench.start_agent(me, 1).await;
+    let name: HostName = "Web.01.Example.COM".parse().unwrap();
+    let job = Job { target: Target::Host(name), ..sample::query_host(sample::job_id(1), Timestamp::now(), "host-1", me) };
+    bench.submit(&job).await;
+    assert_eq!(bench.answer(job.id, me.into()).await.outcome, Outcome::Completed);
+}
