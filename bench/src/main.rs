@@ -1,1 +1,22 @@
-fn main() {}
+//! Speed, measured against a floor in the same run: `cargo xtask bench jobs`.
+//!
+//! The floor is the least that any job system on this broker must do: the same durable writes, sent and received with async-nats directly,
+//! no HTTP, no checks, no state. Figures are medians over rounds that alternate between the two, so that a machine whose speed drifts
+//! slows both.
+#![expect(clippy::print_stdout, reason = "the report is the program's output")]
+
+mod floor;
+mod jobs;
+mod system;
+
+use anyhow::{Context, bail};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some("jobs") => jobs::run(&jobs::Settings::parse(args).context("usage: bench jobs [--quick]")?).await,
+        Some(other) => bail!("there is no benchmark {other:?}; there is: jobs"),
+        None => bail!("say which benchmark: jobs"),
+    }
+}

@@ -210,24 +210,9 @@ impl Worker {
         self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
         let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname.clone() };
         let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
-        match self.append(after, &event).await {
-            Some(Appended::Stored(revision)) => Some(revision),
-            // Somebody was first, or it was we: a try whose outcome we never learned.
-            Some(Appended::Conflict) => self.find(&event).await,
-            None => None,
-        }
-    }
-
-    /// The revision of an event, if it is the newest of this execution.
-    async fn find(&mut self, event: &Event) -> Option<Revision> {
-        loop {
-            match self.ctx.store.ledger.load(self.key.0).await {
-                Ok(record) => {
-                    let (revision, _, newest) = record?.events.into_iter().rfind(|(_, execution, _)| *execution == self.key.1)?;
-                    return (newest == *event).then_some(revision);
-                }
-                Err(error) => self.broker_fault("reading the ledger", &error).await?,
-            }
+        match self.append(after, &event).await? {
+            Appended::Stored(revision) => Some(revision),
+            Appended::Conflict => None,
         }
     }
 

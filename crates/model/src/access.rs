@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn roles_grant_what_they_say_and_claims_only_narrow() {
-        let rows: &[(&[&str], Option<&[&str]>, &str, bool)] = &[
+        type Row = (&'static [&'static str], Option<&'static [&'static str]>, &'static str, bool);
+        let rows: &[Row] = &[
             (&["read"], None, "job:read", true),
             (&["read"], None, "job:write", false),
             (&["write"], None, "job:write", true),

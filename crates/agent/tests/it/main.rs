@@ -1,4 +1,5 @@
 //! The agent on a real broker. What needs child processes is tested with the whole program, in `longshore-cli`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,6 @@ struct Bench {
     tasks: JoinSet<()>,
 }
 
-struct Running {
-    drain: CancellationToken,
-    stop: CancellationToken,
-}
-
 impl Bench {
     async fn new(adapt: impl FnOnce(&mut jetstream::Config)) -> Self {
         let server = NatsServer::start().await;
@@ -40,8 +36,8 @@ impl Bench {
         Self { server, store, config, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new() }
     }
 
-    async fn start_agent(&mut self, id: AgentId, max_jobs: usize) -> Running {
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    async fn start_agent(&mut self, id: AgentId, max_jobs: usize) -> CancellationToken {
+        let drain = CancellationToken::new();
         let config = Config {
             id,
             hostname: format!("host-{}", id.bits()),
@@ -53,9 +49,9 @@ impl Bench {
         };
         let store = jetstream::connect(&self.config).await.unwrap();
         let agent = Agent::new(config, store).unwrap();
-        let (drain_agent, stop_agent) = (drain.clone(), stop.clone());
-        self.tasks.spawn(async move { agent.run(drain_agent, stop_agent).await.unwrap() });
-        Running { drain, stop }
+        let drained = drain.clone();
+        self.tasks.spawn(async move { agent.run(drained, CancellationToken::new()).await.unwrap() });
+        drain
     }
 
     async fn submit(&self, job: &Job) {
@@ -128,7 +124,7 @@ async fn a_new_agent_runs_nothing_that_is_finished() {
     let job = sample::query_host(sample::job_id(1), Timestamp::now(), "host-1", me);
     bench.submit(&job).await;
     bench.answer(job.id, me.into()).await;
-    first.drain.cancel();
+    first.cancel();
     bench.tasks.join_next().await.unwrap().unwrap();
     bench.start_agent(me, 2).await;
     bench.start_agent(sample::agent_id(2), 2).await;
@@ -182,7 +178,8 @@ async fn work_of_a_vanished_agent_is_tried_again_if_the_policy_says_so_and_lost_
     let mut pulled = bench.store.work.pull(2).await.unwrap();
     for _ in 0..2 {
         let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
-        let appended = bench.store.ledger.append(delivery.definition.id, ExecutionId::Any, delivery.revision, &started(1, gone)).await.unwrap();
+        let appended =
+            bench.store.ledger.append(delivery.definition.id, ExecutionId::Any, delivery.revision, &started(1, gone)).await.unwrap();
         assert!(matches!(appended, Appended::Stored(_)));
     }
     drop(pulled);

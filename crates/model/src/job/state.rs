@@ -275,6 +275,9 @@ impl Execution {
     }
 
     fn ended_unstarted(&mut self, to: ExecutionState, at: Timestamp) -> Result<Applied, Refused> {
+        if self.state == to {
+            return Ok(Applied::Duplicate);
+        }
         match self.state {
             ExecutionState::Pending | ExecutionState::Retryable => {
                 self.state = to;
@@ -282,7 +285,6 @@ impl Execution {
                 self.ended_at = Some(at);
                 Ok(Applied::Changed)
             }
-            state if state == to => Ok(Applied::Duplicate),
             from @ (ExecutionState::Running | ExecutionState::Lost) => Err(Refused::AlreadyStarted { from, to }),
             from @ (ExecutionState::Completed
             | ExecutionState::Failed

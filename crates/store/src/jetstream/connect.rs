@@ -101,7 +101,8 @@ async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) -> Result<asy
             Err(fault) => fault,
         };
         // A wrong password does not become right by asking again.
-        let final_answer = matches!(fault.kind(), async_nats::ConnectErrorKind::AuthorizationViolation | async_nats::ConnectErrorKind::Authentication);
+        let final_answer =
+            matches!(fault.kind(), async_nats::ConnectErrorKind::AuthorizationViolation | async_nats::ConnectErrorKind::Authentication);
         if final_answer || Instant::now() >= deadline {
             return Err(ConnectError::Connect { url: shown, reason: fault.to_string() });
         }
@@ -115,9 +116,9 @@ async fn options(config: &Config, reconnects: broadcast::Sender<()>) -> Result<C
         Auth::UserPassword { user, password } => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
         Auth::Token(token) => ConnectOptions::with_token(token.clone()),
         Auth::NKey(seed) => ConnectOptions::with_nkey(seed.clone()),
-        Auth::Creds(path) => {
-            ConnectOptions::with_credentials_file(path).await.map_err(|fault| ConnectError::Credentials(format!("{}: {fault}", path.display())))?
-        }
+        Auth::Creds(path) => ConnectOptions::with_credentials_file(path)
+            .await
+            .map_err(|fault| ConnectError::Credentials(format!("{}: {fault}", path.display())))?,
     };
     Ok(options
         .name(&config.client_name)
@@ -135,7 +136,12 @@ async fn options(config: &Config, reconnects: broadcast::Sender<()>) -> Result<C
                         tracing::info!("connected to the broker");
                     }
                     Event::Disconnected => tracing::warn!("lost the connection to the broker; trying again"),
-                    other => tracing::debug!(event = %other, "broker connection"),
+                    other @ (Event::LameDuckMode
+                    | Event::Draining
+                    | Event::Closed
+                    | Event::SlowConsumer(_)
+                    | Event::ServerError(_)
+                    | Event::ClientError(_)) => tracing::debug!(event = %other, "broker connection"),
                 }
             }
         }))

@@ -111,7 +111,9 @@ impl Merged {
 
     fn queue_fact(&self, message: &async_nats::jetstream::Message) -> Option<Fact> {
         match self.link.layout.parse_queue_key(&message.subject)? {
-            QueueKey::Definition(_) => readable(from_json(&message.subject, &message.payload)).map(|definition| Fact::Defined(Box::new(definition))),
+            QueueKey::Definition(_) => {
+                readable(from_json(&message.subject, &message.payload)).map(|definition| Fact::Defined(Box::new(definition)))
+            }
             QueueKey::Event(job, execution) => {
                 readable(from_json(&message.subject, &message.payload)).map(|event| Fact::Happened { job, execution, event })
             }

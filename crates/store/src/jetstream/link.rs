@@ -92,7 +92,10 @@ impl Link {
                 PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => return Ok(Written::Guarded),
                 PublishErrorKind::MaxPayloadExceeded => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
                 PublishErrorKind::Other => return Err(refused(&fault, &subject, doing)),
-                PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
+                PublishErrorKind::StreamNotFound
+                | PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::MaxAckPending => {
                     if Instant::now() >= deadline {
                         return Err(Error::unavailable(doing, fault));
                     }
@@ -102,7 +105,12 @@ impl Link {
         }
     }
 
-    async fn try_write(&self, subject: String, value: Bytes, headers: HeaderMap) -> Result<async_nats::jetstream::publish::PublishAck, PublishError> {
+    async fn try_write(
+        &self,
+        subject: String,
+        value: Bytes,
+        headers: HeaderMap,
+    ) -> Result<async_nats::jetstream::publish::PublishAck, PublishError> {
         // While disconnected the client would keep the message and send it whenever it is back: after we said that we do not know.
         if self.client.connection_state() != State::Connected {
             return Err(PublishError::new(PublishErrorKind::BrokenPipe));
@@ -111,7 +119,13 @@ impl Link {
     }
 
     /// The next message under `filter` at or after `sequence`, as the stream's leader has it.
-    pub(super) async fn read_next(&self, stream: &Stream<()>, filter: &str, sequence: u64, doing: &'static str) -> Result<Option<Stored>, Error> {
+    pub(super) async fn read_next(
+        &self,
+        stream: &Stream<()>,
+        filter: &str,
+        sequence: u64,
+        doing: &'static str,
+    ) -> Result<Option<Stored>, Error> {
         self.read(doing, || stream.raw_message_builder().sequence(sequence).next_by_subject(filter).send()).await
     }
 

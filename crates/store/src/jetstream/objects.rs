@@ -26,7 +26,9 @@ impl JetStreamObjects {
         };
         let store = match link.context.get_object_store(&config.bucket).await {
             Ok(store) => store,
-            Err(_) => link.context.create_object_store(config).await.map_err(|fault| Error::unavailable("opening the object store", fault))?,
+            Err(_) => {
+                link.context.create_object_store(config).await.map_err(|fault| Error::unavailable("opening the object store", fault))?
+            }
         };
         Ok(Self { store })
     }

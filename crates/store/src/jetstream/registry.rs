@@ -54,16 +54,17 @@ impl Registry for JetStreamRegistry {
         let bucket = &self.link.layout.registry_bucket;
         let tail = Tail::open(self.link.clone(), Layout::bucket_stream(bucket), Layout::bucket_subjects(bucket), From::Newest).await?;
         let link = self.link.clone();
-        Ok(stream::unfold(Some((tail, link)), |state| async move {
-            let (mut tail, link) = state?;
+        Ok(stream::unfold(Some((tail, link, false)), |state| async move {
+            let (mut tail, link, is_current) = state?;
             loop {
                 match tail.next().await {
-                    Ok(Item::Current) => return Some((Ok(RegistryEvent::Current), Some((tail, link)))),
-                    Ok(Item::Message(message, _)) => {
-                        if let Some(event) = parse(&link, &message) {
-                            return Some((Ok(event), Some((tail, link))));
-                        }
-                    }
+                    Ok(Item::Current) => return Some((Ok(RegistryEvent::Current), Some((tail, link, true)))),
+                    Ok(Item::Message(message, _)) => match parse(&link, &message) {
+                        // Markers of agents that were gone before the watcher came are no news.
+                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_)) if !is_current => {}
+                        Some(event) => return Some((Ok(event), Some((tail, link, is_current)))),
+                        None => {}
+                    },
                     Err(fault) => return Some((Err(fault), None)),
                 }
             }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType, SubjectTransform};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
+};
 
 use super::link::Link;
 use crate::Error;
@@ -126,7 +128,9 @@ async fn ensure_stream(link: &Link, wanted: Config) -> Result<(), Error> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match try_ensure(link, &wanted).await {
-            Err(fault) if fault.is_retryable() && tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(fault) if fault.is_retryable() && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
             settled => return settled,
         }
     }
@@ -140,14 +144,23 @@ async fn try_ensure(link: &Link, wanted: &Config) -> Result<(), Error> {
             GetStreamErrorKind::JetStream(reason) if reason.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND => {
                 create(link, wanted).await?
             }
-            GetStreamErrorKind::JetStream(_) | GetStreamErrorKind::EmptyName | GetStreamErrorKind::InvalidStreamName | GetStreamErrorKind::Request => {
+            GetStreamErrorKind::JetStream(_)
+            | GetStreamErrorKind::EmptyName
+            | GetStreamErrorKind::InvalidStreamName
+            | GetStreamErrorKind::Request => {
                 return Err(Error::unavailable(DOING, fault));
             }
         },
     };
     check(wanted, &found)?;
     if adaptable(wanted) != adaptable(&found) {
-        let adapted = Config { max_age: wanted.max_age, max_bytes: wanted.max_bytes, num_replicas: wanted.num_replicas, duplicate_window: wanted.duplicate_window, ..found };
+        let adapted = Config {
+            max_age: wanted.max_age,
+            max_bytes: wanted.max_bytes,
+            num_replicas: wanted.num_replicas,
+            duplicate_window: wanted.duplicate_window,
+            ..found
+        };
         let info = link.context.update_stream(adapted).await.map_err(|fault| Error::Layout {
             store: wanted.name.clone(),
             problem: format!("its bounds could not be changed to the configuration's: {fault}"),
@@ -162,14 +175,19 @@ async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
     match link.context.create_stream(wanted.clone()).await {
         Ok(stream) => Ok(stream.cached_info().config.clone()),
         Err(fault) => match fault.kind() {
-            CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::ResponseParse | CreateStreamErrorKind::Response => {
-                Err(Error::unavailable("setting up its streams", fault))
-            }
+            CreateStreamErrorKind::TimedOut
+            | CreateStreamErrorKind::JetStreamUnavailable
+            | CreateStreamErrorKind::ResponseParse
+            | CreateStreamErrorKind::Response => Err(Error::unavailable("setting up its streams", fault)),
             // Most likely another process made it between our look and our try; looking again tells.
             CreateStreamErrorKind::JetStream(reason) if reason.error_code() == async_nats::jetstream::ErrorCode::STREAM_NAME_EXIST => {
                 Err(Error::unavailable("setting up its streams", fault))
             }
-            _ => Err(Error::Layout { store: wanted.name.clone(), problem: format!("it could not be made: {fault}") }),
+            CreateStreamErrorKind::JetStream(_)
+            | CreateStreamErrorKind::EmptyStreamName
+            | CreateStreamErrorKind::InvalidStreamName
+            | CreateStreamErrorKind::DomainAndExternalSet
+            | CreateStreamErrorKind::NotFound => Err(Error::Layout { store: wanted.name.clone(), problem: format!("it could not be made: {fault}") }),
         },
     }
 }
@@ -199,12 +217,17 @@ fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
         }
     }
     if found.persist_mode == Some(PersistenceMode::Async) {
-        return Err(Error::Layout { store: wanted.name.clone(), problem: "its persist mode is async, which loses acknowledged writes".into() });
+        return Err(Error::Layout {
+            store: wanted.name.clone(),
+            problem: "its persist mode is async, which loses acknowledged writes".into(),
+        });
     }
     Ok(())
 }
 
 fn transforms(config: &Config) -> String {
     let sources = config.sources.iter().flatten();
-    sources.flat_map(|source| source.subject_transforms.iter().map(move |t| format!("{} {}→{};", source.name, t.source, t.destination))).collect()
+    sources
+        .flat_map(|source| source.subject_transforms.iter().map(move |t| format!("{} {}→{};", source.name, t.source, t.destination)))
+        .collect()
 }

@@ -56,7 +56,10 @@ impl JetStreamWork {
         if found.ack_wait != wanted.ack_wait || found.max_deliver != wanted.max_deliver || found.max_ack_pending != wanted.max_ack_pending {
             return Err(Error::Layout {
                 store: self.link.layout.work.clone(),
-                problem: format!("its consumer {} has other settings than the configuration's after they were set", self.link.config.consumer.queue_group),
+                problem: format!(
+                    "its consumer {} has other settings than the configuration's after they were set",
+                    self.link.config.consumer.queue_group
+                ),
             });
         }
         *slot = Some(consumer.clone());
@@ -80,7 +83,8 @@ impl Work for JetStreamWork {
                 let reconnected = async move { drop(reconnects.recv().await) };
                 let batch = batch.take_until(Box::pin(reconnected));
                 // A fault ends the pull; whatever caused it, the next pull finds out.
-                let sound = batch.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| std::future::ready(message.ok()));
+                let sound =
+                    batch.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| std::future::ready(message.ok()));
                 Ok(sound.filter_map(move |message| delivery(link.clone(), message)).boxed())
             }
             Err(fault) => {
@@ -103,7 +107,11 @@ impl Work for JetStreamWork {
             }
             match (from_json::<Definition>(&message.subject, &message.payload), revision_of(&message.headers)) {
                 (Ok(definition), Some(revision)) => {
-                    let lease = InboxLease { link: self.link.clone(), inbox: self.inbox.clone(), key: self.link.layout.inbox_key(agent, definition.id) };
+                    let lease = InboxLease {
+                        link: self.link.clone(),
+                        inbox: self.inbox.clone(),
+                        key: self.link.layout.inbox_key(agent, definition.id),
+                    };
                     deliveries.push(Delivery { definition, revision, is_first: false, lease: Box::new(lease) });
                 }
                 (Err(error), _) => tracing::error!(%error, "unreadable inbox entry passed over"),
@@ -117,11 +125,9 @@ impl Work for JetStreamWork {
         let client = &self.link.client;
         let fault = |fault| Error::unavailable("listening for wake-ups", fault);
         let inbox = client.subscribe(self.link.layout.wake(agent)).await.map_err(fault)?.map(|_| Wake::Inbox);
-        let cancels = client
-            .subscribe(self.link.layout.cancel(agent))
-            .await
-            .map_err(fault)?
-            .filter_map(|message| std::future::ready(std::str::from_utf8(&message.payload).ok().and_then(|id| id.parse().ok()).map(Wake::Cancel)));
+        let cancels = client.subscribe(self.link.layout.cancel(agent)).await.map_err(fault)?.filter_map(|message| {
+            std::future::ready(std::str::from_utf8(&message.payload).ok().and_then(|id| id.parse().ok()).map(Wake::Cancel))
+        });
         let reconnects = stream::unfold(self.link.reconnects.subscribe(), |mut receiver| async move {
             match receiver.recv().await {
                 Ok(()) | Err(broadcast::error::RecvError::Lagged(_)) => Some((Wake::Reconnected, receiver)),
@@ -167,7 +173,8 @@ impl Work for JetStreamWork {
                     if self.waits_in_the_queue(&subject).await? {
                         continue;
                     }
-                    let written = self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), Guard::None, DOING).await?;
+                    let written =
+                        self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), Guard::None, DOING).await?;
                     if let Written::Stored(place) = written {
                         // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
                         let _ = self.work.purge().filter(subject).sequence(place).await;
@@ -230,7 +237,12 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
         let _ = acker.ack_with(AckKind::Term).await;
         return None;
     };
-    Some(Delivery { definition, revision, is_first: delivered <= 1 && !announced_again, lease: Box::new(QueueLease { link, acker, token }) })
+    Some(Delivery {
+        definition,
+        revision,
+        is_first: delivered <= 1 && !announced_again,
+        lease: Box::new(QueueLease { link, acker, token }),
+    })
 }
 
 /// The definition's place in the ledger: what the broker notes when it sources, or what we noted when we announced again.
@@ -269,7 +281,10 @@ impl Lease for QueueLease {
 
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
         let delay = (!delay.is_zero()).then_some(delay);
-        self.acker.ack_with(AckKind::Nak(delay)).await.map_err(|fault| Error::Unavailable { doing: "giving work back", source: Some(fault) })?;
+        self.acker
+            .ack_with(AckKind::Nak(delay))
+            .await
+            .map_err(|fault| Error::Unavailable { doing: "giving work back", source: Some(fault) })?;
         self.link.client.flush().await.map_err(|fault| Error::unavailable("giving work back", fault))
     }
 
@@ -304,4 +319,3 @@ impl Lease for InboxLease {
         None
     }
 }
-

@@ -75,13 +75,16 @@ impl Records {
         };
         // A job of one execution has one history, whatever the events are filed under.
         let is_single = record.definition.executions.len() == 1;
-        let mut history = record.events.iter().rev().filter(|(_, of, _)| is_single || *of == execution);
-        let newest = history.next();
-        let newest_revision = newest.map_or(record.definition_revision, |(revision, ..)| *revision);
-        if newest_revision != after {
-            let before_newest = history.next().map_or(record.definition_revision, |(revision, ..)| *revision);
-            let is_repeat = before_newest == after && newest.is_some_and(|(_, of, stored)| *of == execution && stored == event);
-            return Ok(if is_repeat { Appended::Stored(newest_revision) } else { Appended::Conflict });
+        let mut newest = record.definition_revision;
+        for (revision, of, stored) in record.events.iter().filter(|(_, of, _)| is_single || *of == execution) {
+            if newest == after {
+                let is_repeat = *of == execution && stored == event;
+                return Ok(if is_repeat { Appended::Stored(*revision) } else { Appended::Conflict });
+            }
+            newest = *revision;
+        }
+        if newest != after {
+            return Ok(Appended::Conflict);
         }
         let (revision, _) = self.enqueue(job, bytes, bytes_max)?;
         self.jobs.entry(job).and_modify(|record| record.events.push((revision, execution, event.clone())));

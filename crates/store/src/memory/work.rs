@@ -311,3 +311,19 @@ impl Lease for InboxLease {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{MemoryOptions, open};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_without_work_ends() {
+        let store = open(MemoryOptions::default());
+        let before = Instant::now();
+        assert!(store.work.pull(1).await.unwrap().next().await.is_none());
+        assert_eq!(before.elapsed(), PULL_LASTS);
+        assert!(store.work.pull(0).await.unwrap().next().await.is_none());
+        assert_eq!(before.elapsed(), PULL_LASTS);
+    }
+}

@@ -97,6 +97,7 @@ async fn a_repeated_append_takes_effect_once(store: Store) {
     assert_eq!(append(&store, &definition, created, &first).await, revision);
     let newest = append(&store, &definition, revision, &second).await;
     assert_eq!(append(&store, &definition, revision, &second).await, newest);
+    assert_eq!(append(&store, &definition, created, &first).await, revision, "also when others have written since");
     let expected = [(revision, execution, first), (newest, execution, second)];
     assert_eq!(store.ledger.load(definition.id).await.unwrap().unwrap().events, expected);
 }

@@ -38,6 +38,7 @@ conformance!(SHORT:
     work_that_is_done_is_not_offered_again,
     an_unextended_lease_is_offered_again,
     an_extended_lease_is_not_offered,
+    an_old_holders_done_counts,
     the_work_of_a_dropped_pull_is_offered_again,
     work_withdrawn_while_it_is_held_is_not_offered_again,
 );
@@ -175,6 +176,17 @@ async fn an_extended_lease_is_not_offered(store: Store) {
     }
     held.lease.give_back(Duration::ZERO).await.unwrap();
     assert!(!puller.next().await.is_first);
+}
+
+/// The work needs no agent any more, whoever says so: its answer is stored.
+async fn an_old_holders_done_counts(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let old = puller.next().await;
+    let new = puller.next().await;
+    assert!(!new.is_first);
+    old.lease.done().await.unwrap();
+    assert!(puller.finds(LEASE * 3 / 2).await.is_none());
 }
 
 async fn the_work_of_a_dropped_pull_is_offered_again(store: Store) {

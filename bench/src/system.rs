@@ -1,0 +1,55 @@
+//! The real thing: controller and agent as processes of their own, on the same broker.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use longshore_client::{Client, ClientConfig};
+use longshore_testkit::Process;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A controller and an agent; end when dropped.
+pub(crate) struct System {
+    pub(crate) client: Client,
+    _controller: Process,
+    _agent: Process,
+    _dir: tempfile::TempDir,
+}
+
+impl System {
+    pub(crate) async fn start(nats_url: &str, max_jobs: usize) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let role = |words: &[&str], data: &str| -> anyhow::Result<Process> {
+            let mut command = Command::new(binary()?);
+            command.args(words).args(["-o", "json", "--nats-url", nats_url, "--data"]).arg(dir.path().join(data));
+            command.env("XDG_CONFIG_HOME", dir.path()).env("LONGSHORE_LOG", "error");
+            Ok(Process::spawn(command))
+        };
+        let controller = role(&["controller", "start", "--listen", "127.0.0.1:0"], "controller")?;
+        let ready: Value = serde_json::from_str(&controller.wait_for_line(|line| line.starts_with('{'), PATIENCE).await)?;
+        let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], "agent")?;
+        agent.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
+        let text = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("the controller did not say its {key}"));
+        let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
+        let client = Client::new(ClientConfig { url: text("url")?, token: Some(token) })?;
+        Ok(Self { client, _controller: controller, _agent: agent, _dir: dir })
+    }
+
+    /// One job: submitted over HTTP, run by the agent, its answer in hand.
+    pub(crate) async fn job(&self) -> anyhow::Result<()> {
+        let request = Client::request("node.hostname.get", serde_json::json!({}));
+        let view = self.client.submit(&request, Some(Duration::from_secs(60))).await?;
+        anyhow::ensure!(view.status.as_str() == "completed", "a job ended {}", view.status.as_str());
+        Ok(())
+    }
+}
+
+/// The program beside this one.
+fn binary() -> anyhow::Result<PathBuf> {
+    let binary = std::env::current_exe()?.with_file_name("longshore");
+    anyhow::ensure!(binary.exists(), "{} is not built: use `cargo xtask bench jobs`", binary.display());
+    Ok(binary)
+}
