@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_store::{Error, Lease};
+use longshore_store::Lease;
 use tokio::time::Instant;
 
 /// A claim, and when it was last known to hold.
@@ -52,10 +52,13 @@ impl Claim {
         }
     }
 
-    /// Gives the work back. A fault is harmless: the claim lapses by itself.
+    /// Gives the work back. A fault is harmless: the claim lapses by itself. A claim that may have lapsed is left alone: the broker
+    /// would take the work from whoever has it now.
     pub(crate) async fn give_back(&self, delay: Duration) {
+        if !self.is_valid() {
+            return;
+        }
         if let Err(error) = self.lease.give_back(delay).await {
-            let error: &Error = &error;
             tracing::debug!(%error, "work was not given back; its claim will lapse");
         }
     }

@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::claims::Claim;
 use crate::dispatcher::{Dispatcher, Effect, Input, Key};
 use crate::execution::{Context, Settled, Signals, carry, from_now};
 use crate::heartbeat;
@@ -201,8 +200,10 @@ impl Runtime {
                 }
                 Effect::Start(key) => self.start(key),
                 Effect::HandBack(key) => {
-                    if let Some(delivery) = self.offered.remove(&key) {
-                        Claim::new(delivery.lease, Duration::ZERO).give_back(Duration::ZERO).await;
+                    if let Some(delivery) = self.offered.remove(&key)
+                        && let Err(error) = delivery.lease.give_back(Duration::ZERO).await
+                    {
+                        tracing::debug!(%error, "work was not handed back; its claim will lapse");
                     }
                 }
                 Effect::Hold(_) | Effect::Forget(_) => {}

@@ -1,1 +1,16 @@
-//! x
+//! Doing things on a host: the only crate that starts programs, writes workspaces, or reads the machine.
+//!
+//! [`Executor::run`] performs one attempt of one job and always gives a [`Finished`]. Programs run below a supervisor
+//! ([`process`]) that takes the whole tree down with it; workspace jobs ([`bundle`] for their contents) leave nothing behind on
+//! any ending. This crate knows nothing of brokers, sessions or records.
+
+pub mod bundle;
+mod executor;
+mod files;
+mod finished;
+pub mod process;
+mod provider;
+mod workspace;
+
+pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
+pub use finished::{Archive, Finished};

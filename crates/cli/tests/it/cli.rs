@@ -1,0 +1,138 @@
+//! Commands that need no controller, and what the others say without one.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The program with nothing of the caller's settings, its home below `home`.
+pub(crate) fn longshore(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGSHORE_")) {
+        command.env_remove(name);
+    }
+    command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config")).env("XDG_STATE_HOME", home.join("state")).args(args);
+    command
+}
+
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+pub(crate) fn run(command: &mut Command) -> Ran {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    Ran { code: status.code(), stdout: String::from_utf8(stdout).unwrap(), stderr: String::from_utf8(stderr).unwrap() }
+}
+
+fn plain(args: &[&str]) -> Ran {
+    let home = tempfile::tempdir().unwrap();
+    run(&mut longshore(home.path(), args))
+}
+
+#[test]
+fn version_is_data_on_standard_output() {
+    let ran = plain(&["version"]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), concat!("longshore ", env!("CARGO_PKG_VERSION"), "\n"), ""));
+    let ran = plain(&["version", "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn completions_exist_for_three_shells_and_hide_what_is_hidden() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = plain(&["completion", shell]);
+        assert_eq!(ran.code, Some(0), "{shell}");
+        assert!(ran.stdout.contains("longshore") && ran.stdout.contains("operation"), "{shell}");
+        assert!(!ran.stdout.contains("__supervise") && !ran.stdout.contains("__broker"), "{shell}");
+    }
+    assert_eq!(plain(&["completion", "tcsh"]).code, Some(2));
+}
+
+#[test]
+fn codes_settings_and_exit_codes_are_explained_offline() {
+    for what in ["no_agent", "unreachable", "nats.kv.ttl", "exit-codes"] {
+        let ran = plain(&["explain", what]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{what}");
+        assert!(ran.stdout.len() > 60, "{what}");
+    }
+    let ran = plain(&["explain", "no_agnet"]);
+    assert_eq!(ran.code, Some(3));
+    assert!(ran.stderr.contains("did you mean `no_agent`?"), "{}", ran.stderr);
+}
+
+#[test]
+fn without_a_controller_each_command_says_what_to_do() {
+    let ran = plain(&["job", "list"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(5), ""));
+    assert!(ran.stderr.starts_with("error: no controller is known\n") && ran.stderr.contains("longshore start"), "{}", ran.stderr);
+    assert_eq!(plain(&["status"]).code, Some(3));
+    assert_eq!(plain(&["run", "--", "true"]).code, Some(125));
+}
+
+#[test]
+fn a_controller_that_does_not_answer_is_named() {
+    // Nobody listens on the port of a listener that is closed.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let ran = plain(&["--url", &url, "operation", "list"]);
+    assert_eq!(ran.code, Some(5));
+    assert!(ran.stderr.contains(&url) && ran.stderr.contains("refused") && ran.stderr.contains("code:  unreachable"), "{}", ran.stderr);
+
+    let ran = plain(&["--url", &url, "operation", "list", "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!((document["code"].as_str(), ran.stdout.as_str()), (Some("unreachable"), ""));
+}
+
+#[test]
+fn wrong_usage_is_2_and_a_bad_id_never_leaves_the_host() {
+    for line in [&["job"][..], &["job", "submit"], &["run"], &["--nope"], &["job", "list", "-o", "xml"], &["job", "list", "--limit", "0"]] {
+        assert_eq!(plain(line).code, Some(2), "{line:?}");
+    }
+    for id in ["../x", "j-*", "j->", "x"] {
+        let ran = plain(&["--url", "http://127.0.0.1:9", "job", "show", id]);
+        assert_eq!(ran.code, Some(2), "{id}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn colours_follow_the_flag_and_the_environment() {
+    let home = tempfile::tempdir().unwrap();
+    let has_colour = |command: &mut Command| run(command).stderr.contains('\u{1b}');
+    assert!(!has_colour(&mut longshore(home.path(), &["job", "list"])));
+    assert!(has_colour(&mut longshore(home.path(), &["--color", "always", "job", "list"])));
+    assert!(has_colour(longshore(home.path(), &["job", "list"]).env("CLICOLOR_FORCE", "1")));
+    assert!(!has_colour(longshore(home.path(), &["--color", "never", "job", "list"]).env("CLICOLOR_FORCE", "1")));
+}
+
+#[test]
+fn contexts_are_listed_used_and_refused_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("config/longshore");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("contexts.yaml");
+    std::fs::write(&file, "current: a\ncontexts:\n  a: {url: 'http://127.0.0.1:1'}\n  b: {url: 'http://127.0.0.1:2'}\n").unwrap();
+    assert_eq!(run(&mut longshore(home.path(), &["context", "list", "-o", "name"])).stdout, "a\nb\n");
+    assert_eq!(run(&mut longshore(home.path(), &["context", "use", "b"])).code, Some(0));
+    let ran = run(&mut longshore(home.path(), &["context", "list", "-o", "json"]));
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&document["items"][0]["current"], &document["items"][1]["current"]), (&false.into(), &true.into()));
+    let ran = run(&mut longshore(home.path(), &["context", "use", "c"]));
+    assert_eq!(ran.code, Some(3));
+    assert!(ran.stderr.contains("there is: a, b"), "{}", ran.stderr);
+    let ran = run(longshore(home.path(), &["job", "list"]).env("LONGSHORE_CONTEXT", "a"));
+    assert!(ran.stderr.contains("http://127.0.0.1:1"), "{}", ran.stderr);
+}
+
+#[test]
+fn tokens_need_a_signing_key_and_a_known_role() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let data = data.to_str().unwrap();
+    assert_eq!(run(&mut longshore(home.path(), &["token", "generate", "ci", "--data", data])).code, Some(3));
+    std::fs::create_dir_all(data).unwrap();
+    std::fs::write(format!("{data}/signing.key"), "0123456789abcdef0123456789abcdef").unwrap();
+    let ran = run(&mut longshore(home.path(), &["token", "generate", "ci", "--data", data]));
+    assert_eq!((ran.code, ran.stdout.trim().split('.').count()), (Some(0), 3), "{}", ran.stderr);
+    assert_eq!(run(&mut longshore(home.path(), &["token", "generate", "ci", "--role", "root", "--data", data])).code, Some(2));
+}

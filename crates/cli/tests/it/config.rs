@@ -1,0 +1,97 @@
+//! Settings as a user meets them.
+
+use serde_json::Value;
+
+use crate::cli::{Ran, longshore, run};
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn with(yaml: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(home.path().join("config/longshore")).unwrap();
+        std::fs::write(home.path().join("config/longshore/longshore.yaml"), yaml).unwrap();
+        Self(home)
+    }
+
+    fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Ran {
+        run(longshore(self.0.path(), args).envs(variables.iter().copied()))
+    }
+}
+
+#[test]
+fn show_has_the_effective_values_with_their_origins() {
+    let home = Home::with("agent:\n  max_jobs: 3\nnats: {kv: {ttl: 2h}}\n");
+    let ran = home.run(&["config", "show", "--origin", "-o", "jsonl"], &[("LONGSHORE_NATS__KV__TTL", "3h")]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let row = |key: &str| -> Value {
+        let rows = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.into_iter().find(|row| row["key"] == key).unwrap()
+    };
+    assert_eq!(row("agent.max_jobs")["value"], 3);
+    assert!(row("agent.max_jobs")["origin"].as_str().unwrap().ends_with("longshore.yaml:2"));
+    assert_eq!((&row("nats.kv.ttl")["value"], &row("nats.kv.ttl")["origin"]), (&"3h".into(), &"env LONGSHORE_NATS__KV__TTL".into()));
+    assert_eq!(row("nats.stream.name")["origin"], "default");
+}
+
+#[test]
+fn what_show_prints_as_yaml_is_a_settings_file() {
+    let home = Home::with("agent: {max_jobs: 3, hostname: 'größe: x'}\n");
+    let shown = home.run(&["config", "show", "-o", "yaml"], &[]).stdout;
+    let other = Home::with(&shown);
+    let ran = other.run(&["config", "show", "-o", "yaml"], &[]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), shown), "{}", ran.stderr);
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_its_place_and_a_suggestion() {
+    let home = Home::with("nats:\n  ulr: nats://x\n");
+    for args in [&["config", "check"][..], &["config", "show"], &["job", "list"], &["agent", "start"]] {
+        let ran = home.run(args, &[]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(10), ""), "{args:?}");
+        for part in ["`nats.ulr`", "longshore.yaml:2", "did you mean `nats.url`?"] {
+            assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn secrets_never_print() {
+    let home = Home::with("nats: {auth: {type: token, token: {file: /run/secret-place}}}\n");
+    for args in [
+        &["config", "show"][..],
+        &["config", "show", "--origin", "-o", "json"],
+        &["config", "explain", "nats.auth.token"],
+        &["config", "show", "-o", "yaml"],
+    ] {
+        let ran = home.run(args, &[]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains("***") && !ran.stdout.contains("secret-place"), "{args:?}: {}", ran.stdout);
+    }
+    let ran = Home::with("nats: {auth: {token: hunter2}}\n").run(&["config", "check"], &[]);
+    assert_eq!(ran.code, Some(10));
+    assert!(ran.stderr.contains("{file: PATH}") && !ran.stderr.contains("hunter2"), "{}", ran.stderr);
+}
+
+#[test]
+fn explain_shows_every_layer_and_which_is_in_force() {
+    let home = Home::with("agent: {max_jobs: 3}\n");
+    let ran = home.run(&["config", "explain", "agent.max_jobs"], &[("LONGSHORE_AGENT__MAX_JOBS", "4")]);
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "agent.max_jobs = 4");
+    assert!(lines[2].contains("default") && lines[2].ends_with("10"), "{}", ran.stdout);
+    assert!(lines[3].contains("longshore.yaml:1") && lines[4].ends_with("4   <- in force"), "{}", ran.stdout);
+    assert_eq!(home.run(&["config", "explain", "agent.maxjobs"], &[]).code, Some(3));
+}
+
+#[test]
+fn check_and_schema_work_without_any_file() {
+    let home = tempfile::tempdir().unwrap();
+    let ran = run(&mut longshore(home.path(), &["config", "check"]));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let ran = run(&mut longshore(home.path(), &["config", "schema"]));
+    let schema: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(schema["properties"]["nats"]["additionalProperties"], false);
+    let ran = run(&mut longshore(home.path(), &["--config", "/does/not/exist.yaml", "config", "check"]));
+    assert_eq!(ran.code, Some(2));
+}

@@ -1,0 +1,126 @@
+//! A fleet for tests: a broker, a controller and agents, each a process of its own that can be killed and started again.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use longshore_client::{Client, ClientConfig};
+use longshore_model::wire::rest::{JobRequest, JobView, RetryRequest};
+use longshore_testkit::{NatsServer, Process, eventually};
+use serde_json::{Value, json};
+
+/// How long anything may take that is only waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A role of the program: how it was started, and the process.
+pub(crate) struct Role {
+    words: Vec<String>,
+    home: std::path::PathBuf,
+    process: Process,
+    ready: Value,
+}
+
+impl Role {
+    pub(crate) async fn start(home: &Path, words: &[&str]) -> Self {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (process, ready) = launch(home, &words).await;
+        Self { words, home: home.to_owned(), process, ready }
+    }
+
+    /// What it said when it was ready.
+    pub(crate) fn said(&self, key: &str) -> String {
+        self.ready[key].as_str().unwrap_or_else(|| panic!("it did not say its {key}: {}", self.ready)).to_owned()
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.process.kill9();
+        (self.process, self.ready) = launch(&self.home, &self.words).await;
+    }
+}
+
+async fn launch(home: &Path, words: &[String]) -> (Process, Value) {
+    let process = Process::spawn(longshore(home, words));
+    let line = process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
+    (process, serde_json::from_str(&line).unwrap())
+}
+
+/// The program with a home of its own and nothing of ours in its environment.
+pub(crate) fn longshore<T: AsRef<std::ffi::OsStr>>(home: &Path, words: &[T]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    command.args(words).env("HOME", home).env("XDG_CONFIG_HOME", home.join("config")).env("XDG_STATE_HOME", home.join("state"));
+    for name in ["LONGSHORE_URL", "LONGSHORE_TOKEN_FILE", "LONGSHORE_CONTEXT"] {
+        command.env_remove(name);
+    }
+    command.env("NATS_SERVER_BIN", longshore_testkit::nats_server_binary());
+    command
+}
+
+pub(crate) struct Fleet {
+    pub(crate) nats: NatsServer,
+    pub(crate) controller: Role,
+    pub(crate) agents: Vec<Role>,
+    pub(crate) client: Client,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// A broker, a controller and agents named `host-0` and so on.
+    pub(crate) async fn start(n_agents: usize) -> Self {
+        Self::start_on(NatsServer::start().await, n_agents).await
+    }
+
+    pub(crate) async fn start_on(nats: NatsServer, n_agents: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = nats.url();
+        let data = dir.path().join("controller").display().to_string();
+        // A port of its own, so that a restarted controller is found where it was.
+        let listen = free_address();
+        let controller =
+            Role::start(dir.path(), &["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen]).await;
+        let mut agents = Vec::new();
+        for n in 0..n_agents {
+            let (data, host) = (dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));
+            let words = ["agent", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--agent-hostname", &host];
+            agents.push(Role::start(dir.path(), &words).await);
+        }
+        let token = std::fs::read_to_string(controller.said("token_file")).unwrap().trim().to_owned();
+        let client = Client::new(ClientConfig { url: controller.said("url"), token: Some(token) }).unwrap().with_retry_budget(PATIENCE);
+        let fleet = Self { nats, controller, agents, client, dir };
+        eventually("every agent to be known", PATIENCE, async || {
+            let list = fleet.client.agents().await.ok()?;
+            (list.items.iter().filter(|agent| agent.state == "ready").count() == n_agents).then_some(())
+        })
+        .await;
+        fleet
+    }
+
+    /// Submits and waits for the end.
+    pub(crate) async fn perform(&self, request: &JobRequest) -> JobView {
+        let view = self.client.submit(request, Some(PATIENCE)).await.unwrap();
+        assert!(view.status.is_final(), "{} did not end: {view:?}", view.id);
+        view
+    }
+}
+
+/// A job that runs a script.
+pub(crate) fn shell(script: &str) -> JobRequest {
+    Client::request("command.shell", json!({ "command": script }))
+}
+
+/// The same, run again when its agent is killed.
+pub(crate) fn persistent(script: &str) -> JobRequest {
+    JobRequest { retry: Some(RetryRequest { max_attempts: 50, backoff: Some(vec!["100ms".into()]) }), ..shell(script) }
+}
+
+/// An address on loopback below the range that connections are given by themselves, free at the moment.
+fn free_address() -> String {
+    (0..1000)
+        .map(|n| 20_000 + (std::process::id() as u16).wrapping_mul(31).wrapping_add(n * 7) % 10_000)
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("a free port")
+}

@@ -1,0 +1,8 @@
+//! The whole program on a real broker: processes are started, fed, killed and looked at from outside.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its fleet ends here")]
+
+mod fleet;
+mod hostile;
+mod kill;
+mod run;
+mod start;

@@ -1,0 +1,127 @@
+//! `longshore start`: everything on one host, in one command, and what becomes of it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use longshore_testkit::{Process, Signal, eventually};
+use serde_json::Value;
+
+use crate::fleet::{PATIENCE, longshore};
+
+struct Host {
+    home: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
+    fn data(&self) -> String {
+        self.home.path().join("data").display().to_string()
+    }
+
+    async fn start(&self) -> (Process, Value) {
+        let process =
+            Process::spawn(longshore(self.home.path(), &["start", "-o", "json", "--listen", "127.0.0.1:0", "--data", &self.data()]));
+        let line = process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
+        (process, serde_json::from_str(&line).unwrap())
+    }
+
+    async fn types(&self, words: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = longshore(self.home.path(), words);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
+    }
+}
+
+fn is_alive(pid: u64) -> bool {
+    // A zombie is not alive: somebody else's to reap, and it holds nothing.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+fn broker_pids(data: &str) -> Vec<u64> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.split('\0').next().is_some_and(|program| program.ends_with("nats-server")) && line.contains(data) && is_alive(*pid)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn start_then_run_is_all_it_takes_and_secrets_are_private() {
+    let host = Host::new();
+    let (mut process, ready) = host.start().await;
+    let (code, out, err) = host.types(&["run", "--", "echo", "hello"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "hello\n"), "{err}");
+    let (code, out, _) = host.types(&["status", "-o", "json"]).await;
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &status["healthy"], &status["broker"]["durability"]), (Some(0), &true.into(), &"always".into()));
+    for file in walk(Path::new(&host.data())).into_iter().chain(walk(&host.home.path().join("config"))) {
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        let is_secret = ["key", "token", "contexts", "nats.conf"].iter().any(|word| file.to_string_lossy().contains(word));
+        assert!(!is_secret || mode & 0o077 == 0, "{} is readable by others: {mode:o}", file.display());
+    }
+    assert_eq!(std::fs::metadata(host.data()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(ready["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "loopback by default");
+    process.signal(Signal::TERM);
+    assert!(process.wait(PATIENCE).await.success(), "{}", process.output());
+    assert_eq!(broker_pids(&host.data()), [0; 0], "the broker is stopped last, but it is stopped");
+}
+
+#[tokio::test]
+async fn a_second_start_on_the_same_data_says_who_has_it() {
+    let host = Host::new();
+    let (process, _) = host.start().await;
+    let (code, _, err) = host.types(&["start", "--listen", "127.0.0.1:0", "--data", &host.data()]).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains(&process.pid().to_string()), "it names the process: {err}");
+}
+
+#[tokio::test]
+async fn the_broker_is_never_orphaned_and_comes_back_when_it_dies() {
+    let host = Host::new();
+    let (mut process, _) = host.start().await;
+    let [broker] = broker_pids(&host.data())[..] else { panic!("one broker, not {:?}", broker_pids(&host.data())) };
+    let (_, before, _) = host.types(&["job", "submit", "node.hostname.get", "--wait", "-o", "name"]).await;
+    longshore_kill(broker);
+    eventually("the broker to come back", PATIENCE, async || broker_pids(&host.data()).first().filter(|pid| **pid != broker).copied())
+        .await;
+    eventually("work to go on", PATIENCE, async || (host.types(&["run", "--", "true"]).await.0 == Some(0)).then_some(())).await;
+    process.kill9();
+    eventually("the broker to follow its killed parent", Duration::from_secs(20), async || {
+        broker_pids(&host.data()).is_empty().then_some(())
+    })
+    .await;
+    let (_again, _) = host.start().await;
+    let (code, out, err) = host.types(&["job", "show", before.trim(), "-o", "json"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let job: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(job["status"], "completed", "what was finished before is still there");
+}
+
+fn longshore_kill(pid: u64) {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut files = Vec::new();
+    for entry in entries.filter_map(Result::ok) {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(walk(&path))
+        } else if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            files.push(path)
+        }
+    }
+    files
+}

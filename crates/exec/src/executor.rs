@@ -1,0 +1,228 @@
+//! The one way in: an attempt goes in, a [`Finished`] comes out.
+//!
+//! Work runs in a task of its own that outlives a dropped [`Executor::run`] for as long as it takes to end the processes and to
+//! remove the workspace; [`Executor::close`] waits for that. After a crash the next [`Executor::open`] does it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_model::ExecutionId;
+use longshore_model::job::Job;
+use longshore_model::operation::Call;
+use longshore_model::wire::log::LogStream;
+use longshore_model::wire::problem::ErrorCode;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::finished::Finished;
+use crate::process::{Launcher, Marked, Stops, end_marked, pause};
+use crate::{files, provider, workspace};
+
+/// Where programs are looked for when the agent's own `PATH` is not set.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What an executor needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its own directory; made if it is missing. One executor at a time; its path must be UTF-8.
+    pub state_dir: PathBuf,
+    /// What starts a supervisor.
+    pub supervisor: SupervisorCommand,
+    /// How long a process may ignore SIGTERM before SIGKILL.
+    pub kill_grace: Duration,
+}
+
+/// The command that runs [`crate::process::supervisor::supervise_main`], such as `longshore __supervise`.
+#[derive(Debug, Clone)]
+pub struct SupervisorCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// What to do.
+    pub job: Job,
+    /// Whose share of it.
+    pub execution: ExecutionId,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The host's name, for a workspace job's manifest.
+    pub hostname: String,
+    /// The packed bundle the job names, on local disk, its digest verified by the caller.
+    pub bundle: Option<PathBuf>,
+}
+
+/// Takes output as it comes.
+pub trait Output: Send + Sync {
+    /// Takes a piece of at most [`longshore_model::limits::LOG_RECORD_BYTES_MAX`] bytes. Must be cheap and must not block.
+    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]);
+}
+
+/// Why an executor could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its directory could not be prepared.
+    #[error("prepare the state directory {path:?}")]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another executor has it.
+    #[error("use the state directory {path:?}: another agent runs there")]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Its path cannot be told to programs.
+    #[error("use the state directory {path:?}: its path is not UTF-8")]
+    NotUtf8 {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// Performs attempts, any number at once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Executor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Host,
+    tasks: TaskTracker,
+    /// Held as long as the executor lives; the kernel gives it back however that ends.
+    _lock: OwnedFd,
+}
+
+/// What every operation may use.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) launcher: Launcher,
+    pub(crate) workspaces: PathBuf,
+    pub(crate) temporary: PathBuf,
+    pub(crate) home: String,
+    path: String,
+}
+
+impl Host {
+    /// The environment every program gets: nothing of the agent's own but `PATH`.
+    pub(crate) fn environment(&self, home: &str) -> BTreeMap<String, String> {
+        [("PATH", self.path.as_str()), ("HOME", home), ("LANG", "C.UTF-8")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+}
+
+impl Executor {
+    /// Opens the state directory, making it if it is missing, and sweeps what an executor that was killed left behind: processes,
+    /// workspaces, temporary files.
+    ///
+    /// Blocks: for milliseconds as a rule, for some seconds if there is much to sweep.
+    ///
+    /// # Errors
+    /// The directory cannot be prepared, or another executor has it.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let given = config.state_dir;
+        let fault = |path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| OpenError::StateDir { path, source }
+        };
+        files::make_private_dir(&given).map_err(fault(&given))?;
+        let state_dir = given.canonicalize().map_err(fault(&given))?;
+        let Some(state_text) = state_dir.to_str().map(str::to_owned) else {
+            return Err(OpenError::NotUtf8 { path: state_dir });
+        };
+        let lock_path = state_dir.join("exec.lock");
+        let lock =
+            rustix::fs::open(&lock_path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
+                .map_err(|errno| fault(&lock_path)(errno.into()))?;
+        if !locked(&lock) {
+            return Err(OpenError::InUse { path: state_dir });
+        }
+        if !end_marked(Marked::Agent(&state_text)) {
+            tracing::warn!("processes of an earlier agent could not be ended");
+        }
+        let (workspaces, temporary) = (state_dir.join("workspaces"), state_dir.join("tmp"));
+        for dir in [&workspaces, &temporary] {
+            files::make_private_dir(dir).map_err(fault(dir))?;
+            if let Err(error) = files::empty_dir(dir) {
+                // A mount in a workspace, say. It is in nobody's way, as no name is used twice.
+                tracing::warn!(%error, dir = %dir.display(), "something an earlier agent left could not be removed");
+            }
+        }
+        let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text.clone() };
+        let host = Host {
+            launcher,
+            workspaces,
+            temporary,
+            home: inherited("HOME").unwrap_or(state_text),
+            path: inherited("PATH").unwrap_or_else(|| PATH_DEFAULT.to_owned()),
+        };
+        Ok(Self(Arc::new(Inner { host, tasks: TaskTracker::new(), _lock: lock })))
+    }
+
+    /// Performs one attempt. Never errors: every fault is a [`Finished`].
+    ///
+    /// `cancel` ends the processes (SIGTERM, and SIGKILL after the grace); what a workspace job had made by then is still brought
+    /// back. Dropping the future ends them at once and brings nothing back. Needs a tokio runtime with I/O and time.
+    pub async fn run(&self, task: Task, output: Arc<dyn Output>, cancel: CancellationToken) -> Finished {
+        let began = Instant::now();
+        let abandon = CancellationToken::new();
+        let stops = Stops { cancel, abandon: abandon.clone(), deadline: began + task.job.timeout };
+        let inner = Arc::clone(&self.0);
+        let performing = self.0.tasks.spawn(async move { perform(&inner.host, &task, output, &stops).await });
+        let _abandoned_with_this_future = abandon.drop_guard();
+        let finished = performing.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an attempt ended in a fault of ours");
+            Finished::failed(ErrorCode::Internal, "the attempt ended in a fault of the agent; its log has more")
+        });
+        Finished { duration: began.elapsed(), ..finished }
+    }
+
+    /// Waits for attempts that are still being performed or tidied up, those of dropped futures included. Starts nothing and stops
+    /// nothing; safe to repeat.
+    pub async fn close(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stops) -> Finished {
+    match &task.job.call {
+        Call::NodeHostnameGet => provider::node::hostname_get(),
+        Call::NodeStatusGet => provider::node::status_get(stops).await,
+        Call::CommandExec(command) | Call::CommandShell { command, script: _ } => {
+            provider::command::run(host, command, output, stops, task.job.timeout).await
+        }
+        Call::WorkspaceRun { run, args: _ } => workspace::run(host, task, run, output, stops).await,
+    }
+}
+
+/// Takes the lock. One whose holder has just ended can be held for a moment more, by a child of it between `fork` and `exec`.
+fn locked(lock: &OwnedFd) -> bool {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        pause(&mut [], Duration::from_millis(5));
+    }
+    true
+}
+
+/// A variable of the agent's own that programs get too, because they cannot be found or do not work without.
+fn inherited(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

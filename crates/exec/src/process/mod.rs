@@ -1,0 +1,24 @@
+//! Programs and the trees they grow into.
+//!
+//! Every program is started through a supervisor, a re-execution of our own binary that is a subreaper:
+//!
+//! ```text
+//!   agent ──socket (its stdin)──► supervisor ──► program ──► whatever it starts, however it hides
+//!     ▲                             │
+//!     └── stdout, stderr pipes ─────┴──────────────┘
+//! ```
+//!
+//! Whoever loses its parent below the supervisor becomes the supervisor's child, so `setsid`, double forks and ignored signals do
+//! not escape it: it kills until the kernel says that no child is left. It does so when the program ends, when it is told to, and
+//! when the agent's end of the socket closes, which is what the agent's death and a dropped future look like.
+
+mod capture;
+mod launch;
+mod protocol;
+pub mod supervisor;
+mod tree;
+
+pub(crate) use capture::{Captured, Sink};
+pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, random_text};
+pub(crate) use protocol::StartFault;
+pub(crate) use tree::{Marked, end_marked, pause};

@@ -1,0 +1,69 @@
+//! What agent and supervisor say to each other: JSON, one message a line, over a socket that is the supervisor's stdin.
+//!
+//! The program and its environment travel here and never in the supervisor's own arguments or environment, which others can read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The first line to the supervisor: what to start.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Spec {
+    /// The program, then its arguments; never empty.
+    pub(crate) words: Vec<String>,
+    /// Where it runs.
+    pub(crate) cwd: String,
+    /// All of its environment.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// Any later line to the supervisor.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// End the tree: SIGTERM, and SIGKILL to what is left after the grace.
+    Kill {
+        /// How long SIGTERM may take.
+        grace_ms: u64,
+    },
+}
+
+/// A line from the supervisor. `Started` and `Exited`, or `NotStarted`; then `Done`, the last.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// The program runs.
+    Started {
+        /// Its process.
+        pid: i32,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// What was at fault.
+        at: StartFault,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The program itself ended.
+    Exited {
+        /// Exit status.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+    /// The supervisor has no more to do.
+    Done {
+        /// Whether every process is known to be gone.
+        verified: bool,
+    },
+}
+
+/// What kept a program from starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StartFault {
+    /// The working directory.
+    Directory,
+    /// The program.
+    Program,
+}

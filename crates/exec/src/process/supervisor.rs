@@ -1,0 +1,259 @@
+//! The supervisor: a small synchronous program with one thread that starts one program and outlives its whole tree.
+//!
+//! ```text
+//!   reading the spec ─► running ─┬─ the program exits ──────────────► killing at once ─┐
+//!                                ├─ the agent orders a kill ─► grace ─► killing ────────┼─► Done, exit
+//!                                └─ the agent's end closes ─────────► killing at once ─┘
+//! ```
+//!
+//! Killing goes on until `wait` says that there is no child left, which for a subreaper means no descendant either; that is what
+//! `verified` means. Signals that would end the supervisor are held back: its end is decided here alone.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Access;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setsid, wait};
+
+use super::protocol::{Order, Report, Spec, StartFault};
+use super::tree::{self, KILL_BOUND, pause};
+
+const FOREVER: Duration = Duration::from_secs(3600);
+const RECHECK: Duration = Duration::from_millis(20);
+
+/// Runs the supervisor; what `longshore __supervise` does. Its stdin must be the agent's socket. Call it before anything else in
+/// `main`: it closes every other descriptor and must be the only thread.
+#[must_use]
+pub fn supervise_main() -> ExitCode {
+    match supervise() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn supervise() -> io::Result<()> {
+    close_inherited();
+    let signals = Signals::hold()?;
+    // Fails only for a process that leads its group already, which has what it needs.
+    let _leads_already = setsid();
+    set_child_subreaper(Some(getpid()))?;
+    let mut agent = Agent { socket: io::stdin(), unread: Vec::new(), closed: false };
+    let spec: Spec = serde_json::from_slice(&agent.line()?.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+
+    let program = match start(&spec) {
+        Ok(program) => program,
+        Err((at, error)) => {
+            agent.tell(Report::NotStarted { at, errno: error.raw_os_error().unwrap_or(0) });
+            agent.tell(Report::Done { verified: true });
+            return Ok(());
+        }
+    };
+    drop(spec);
+    agent.tell(Report::Started { pid: program.as_raw_nonzero().get() });
+
+    let mut family = Family { program, exit: None };
+    let grace = loop {
+        family.reap(&mut agent);
+        if family.exit.is_some() {
+            break Duration::ZERO;
+        }
+        wait_for_news(&agent, &signals, FOREVER);
+        if let Some(grace) = agent.order() {
+            break grace;
+        }
+    };
+    let verified = end(&mut family, &mut agent, &signals, grace);
+    agent.tell(Report::Done { verified });
+    Ok(())
+}
+
+fn start(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
+    let program = spec.words.first().ok_or_else(|| (StartFault::Program, io::ErrorKind::InvalidInput.into()))?;
+    // Before the start, since afterwards "not found" could mean either.
+    if !std::fs::metadata(&spec.cwd).map_err(|error| (StartFault::Directory, error))?.is_dir() {
+        return Err((StartFault::Directory, Errno::NOTDIR.into()));
+    }
+    rustix::fs::access(&spec.cwd, Access::EXEC_OK).map_err(|errno| (StartFault::Directory, errno.into()))?;
+    let mut command = Command::new(program);
+    command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(Stdio::null());
+    // SAFETY: between fork and exec only two system calls are made, no memory is allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            // If somebody kills the supervisor, at least the program goes with it.
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            Ok(())
+        });
+    }
+    let child = command.spawn().map_err(|error| (StartFault::Program, error))?;
+    // The child is reaped by `Family::reap`, like everything else below us.
+    Ok(Pid::from_child(&child))
+}
+
+fn end(family: &mut Family, agent: &mut Agent, signals: &Signals, grace: Duration) -> bool {
+    let began = Instant::now();
+    let (mut grace, mut asked_politely, mut killing_since) = (grace, false, None);
+    loop {
+        if family.reap(agent) == Left::Nobody {
+            return true;
+        }
+        let left = tree::descendants(getpid());
+        if began.elapsed() >= grace {
+            if killing_since.get_or_insert_with(Instant::now).elapsed() > KILL_BOUND {
+                return false;
+            }
+            left.into_iter().for_each(|process| tree::send(process, Signal::KILL));
+        } else if !asked_politely {
+            // Once: what a handler starts to tidy up is left to do so until the grace is over.
+            asked_politely = true;
+            for process in left {
+                tree::send(process, Signal::TERM);
+                tree::send(process, Signal::CONT);
+            }
+        }
+        wait_for_news(agent, signals, RECHECK);
+        grace = agent.order().map_or(grace, |newer| newer.min(grace));
+    }
+}
+
+fn wait_for_news(agent: &Agent, signals: &Signals, at_most: Duration) {
+    let socket = agent.socket.as_fd();
+    let mut fds = [PollFd::new(&signals.0, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
+    // A closed socket is always ready, and would turn waiting into spinning.
+    let fds = if agent.closed { &mut fds[..1] } else { &mut fds[..] };
+    pause(fds, at_most);
+    signals.drain();
+}
+
+/// The supervisor's end of the conversation.
+struct Agent {
+    socket: io::Stdin,
+    unread: Vec<u8>,
+    closed: bool,
+}
+
+impl Agent {
+    /// An order that has come, as the grace it leaves. A closed socket orders a kill without grace. Does not block.
+    fn order(&mut self) -> Option<Duration> {
+        if self.closed {
+            return Some(Duration::ZERO);
+        }
+        let socket = self.socket.as_fd();
+        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+        pause(&mut fds, Duration::ZERO);
+        if fds[0].revents().is_empty() {
+            return None;
+        }
+        match self.line() {
+            Ok(Some(line)) => {
+                let order = serde_json::from_slice::<Order>(&line);
+                Some(order.map_or(Duration::ZERO, |Order::Kill { grace_ms }| Duration::from_millis(grace_ms)))
+            }
+            Ok(None) | Err(_) => {
+                self.closed = true;
+                Some(Duration::ZERO)
+            }
+        }
+    }
+
+    /// The next line; `None` at the end. Blocks.
+    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let rest = self.unread.split_off(end + 1);
+                return Ok(Some(std::mem::replace(&mut self.unread, rest)));
+            }
+            let mut buffer = [0; 16 * 1024];
+            // Not through `Stdin`'s own buffer: `poll` would not know what is in it.
+            match rustix::io::retry_on_intr(|| rustix::io::read(self.socket.as_fd(), &mut buffer))? {
+                0 => return Ok(None),
+                n => self.unread.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    /// Reports. An agent that has gone does not hear it, which the next read will show.
+    fn tell(&self, report: Report) {
+        let Ok(mut line) = serde_json::to_vec(&report) else { return };
+        line.push(b'\n');
+        let mut rest = line.as_slice();
+        while !rest.is_empty() {
+            match rustix::io::retry_on_intr(|| rustix::io::write(self.socket.as_fd(), rest)) {
+                Ok(n) => rest = &rest[n..],
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Left {
+    Nobody,
+    Somebody,
+}
+
+/// Everything below the supervisor.
+struct Family {
+    program: Pid,
+    exit: Option<WaitStatus>,
+}
+
+impl Family {
+    /// Reaps whoever has ended, and reports the program's own end once.
+    fn reap(&mut self, agent: &mut Agent) -> Left {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.program && self.exit.is_none() => {
+                    self.exit = Some(status);
+                    agent.tell(Report::Exited { code: status.exit_status(), signal: status.terminating_signal() });
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return Left::Somebody,
+                Err(_) => return Left::Nobody,
+            }
+        }
+    }
+}
+
+/// Signals as something to wait for. Those that would end us are among them, and are only read away.
+struct Signals(OwnedFd);
+
+impl Signals {
+    fn hold() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set before anything reads it, the signal numbers are valid, and the descriptor
+        // that `signalfd` gives is new and nobody else's. `Command` gives children an empty mask again.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2] {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            match libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Self(OwnedFd::from_raw_fd(fd))),
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let mut buffer = [0; 16 * size_of::<libc::signalfd_siginfo>()];
+        while rustix::io::read(&self.0, &mut buffer).is_ok_and(|n| n == buffer.len()) {}
+    }
+}
+
+/// Closes what the agent's own parent may have left open, beyond the three standard descriptors.
+fn close_inherited() {
+    let first = io::stderr().as_raw_fd() + 1;
+    // SAFETY: this is the start of a program with one thread that has opened nothing yet, so nobody owns these descriptors.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    debug_assert!(closed == 0, "close_range is in every kernel from 5.9 on");
+}

@@ -1,0 +1,167 @@
+//! Workspace jobs: steps in a fresh copy of a bundle.
+//!
+//! ```text
+//!   create ─► stage ─► run the steps ─► collect ─► clean
+//!               │            │                       ▲
+//!               └────────────┴── fault, time-out, ───┤   collecting is left out only when staging failed
+//!                                cancel              │   or nobody waits any more
+//! ```
+//!
+//! Cleaning follows on every path. What a killed agent leaves is swept when the next one starts.
+
+mod answer;
+mod changes;
+mod clean;
+mod collect;
+mod globs;
+mod run;
+mod stage;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use longshore_model::operation::WorkspaceRun;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::SCHEMA;
+use longshore_model::wire::result::{Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use self::changes::Snapshot;
+use self::globs::Globs;
+use self::run::Steps;
+use self::stage::{Place, StageError};
+use crate::executor::Host;
+use crate::finished::{Archive, Finished, chain, is_host_fault};
+use crate::process::{Stop, Stops, random_text};
+use crate::{Output, Task};
+
+/// Runs a workspace job from its bundle to its archive.
+pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Arc<dyn Output>, stops: &Stops) -> Finished {
+    let globs = match run.artifacts.as_deref().map(Globs::new).transpose() {
+        Ok(globs) => globs,
+        Err(error) => return Finished::failed(ErrorCode::Validation, format!("/args/artifacts: {error}")),
+    };
+    let name = format!("{}.{}.{}.{}", task.job.id, task.execution, task.attempt, random_text());
+    let workspaces = host.workspaces.clone();
+    let place = match blocking(move || Place::create(&workspaces, &name)).await {
+        Ok(Ok(place)) => Arc::new(place),
+        Ok(Err(error)) => return Finished::host_fault(format!("could not make a workspace: {error}")),
+        Err(finished) => return *finished,
+    };
+    let finished = inside(host, task, run, globs, output, stops, &place).await;
+    if let Err(finished) = blocking(move || clean::clean(&place)).await {
+        return *finished;
+    }
+    finished
+}
+
+async fn inside(
+    host: &Host,
+    task: &Task,
+    run: &WorkspaceRun,
+    globs: Option<Globs>,
+    output: Arc<dyn Output>,
+    stops: &Stops,
+    place: &Arc<Place>,
+) -> Finished {
+    let (start, began) = (Timestamp::now(), Instant::now());
+    let bundle = if run.bundle.is_some() { task.bundle.clone() } else { None };
+    if run.bundle.is_some() && bundle.is_none() {
+        return not_staged(&StageError::NoBundle, stops);
+    }
+    let staging = {
+        let (place, stops) = (Arc::clone(place), stops.clone());
+        move || stage::stage(&place, bundle.as_deref(), &stops)
+    };
+    let snapshot = match blocking(staging).await {
+        Ok(Ok(snapshot)) => snapshot,
+        Ok(Err(error)) => return not_staged(&error, stops),
+        Err(finished) => return *finished,
+    };
+    let steps = run::steps(host, task, run, output, stops, place).await;
+    if stops.now() == Some(Stop::Abandoned) {
+        return Finished::cancelled(steps.verified);
+    }
+    let header = Header { job: task.job.id.to_string(), worker: task.hostname.clone(), attempt: task.attempt, start, began };
+    let path = host.temporary.join(format!("{}.{}.tar.zst", task.job.id, random_text()));
+    let place = Arc::clone(place);
+    blocking(move || bring_back(&place, snapshot, globs, steps, header, path)).await.unwrap_or_else(|finished| *finished)
+}
+
+struct Header {
+    job: String,
+    worker: String,
+    attempt: u32,
+    start: Timestamp,
+    began: Instant,
+}
+
+/// Collects, and puts the answer together.
+fn bring_back(place: &Place, snapshot: Snapshot, globs: Option<Globs>, steps: Steps, header: Header, path: std::path::PathBuf) -> Finished {
+    let Steps { results, logs, end, verified: _ } = steps;
+    let manifest = |files| WorkspaceResult {
+        job_id: header.job,
+        status: if end.is_none() { WorkspaceStatus::Success } else { WorkspaceStatus::Failed },
+        timing: Timing {
+            start: header.start,
+            end: Timestamp::now(),
+            duration_ms: u64::try_from(header.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        },
+        steps: results,
+        error: end.as_ref().and_then(|end| Some(end.failure.as_ref()?.message.clone())),
+        reason: end.as_ref().and_then(reason),
+        files,
+        archive: None,
+        worker: header.worker,
+        attempt: header.attempt,
+        schema: SCHEMA,
+    };
+    let collected = File::options().write(true).create_new(true).open(&path).map_err(collect::CollectError::Write).and_then(|file| {
+        // From here on the file is removed on every path.
+        let pending = Archive::new(path, longshore_model::wire::result::ArchiveInfo { size: 0, sha256: String::new(), entries: 0 });
+        collect::collect(place, snapshot, globs, logs, manifest, file).map(|(result, info)| (result, pending.with_info(info)))
+    });
+    match collected {
+        Ok((mut result, archive)) => {
+            result.archive = Some(archive.info().clone());
+            let result = serde_json::to_value(answer::for_answer(result)).ok();
+            let finished = end.unwrap_or_else(|| Finished::completed(Some(true), serde_json::Value::Null));
+            Finished { result, archive: Some(archive), ..finished }
+        }
+        Err(error) => {
+            let message = format!("could not {}", chain(&error));
+            match end {
+                // The cancel is the better news of the two.
+                Some(end) if end.cancel_verified.is_some() => end,
+                _ if error.is_host_fault() => Finished::host_fault(message),
+                _ => Finished::failed(ErrorCode::Collecting, message),
+            }
+        }
+    }
+}
+
+fn reason(end: &Finished) -> Option<WorkspaceReason> {
+    let code = end.failure.as_ref()?.code;
+    let timed_out = (code == ErrorCode::TimedOut).then_some(WorkspaceReason::TimedOut);
+    timed_out.or((code == ErrorCode::Cancelled).then_some(WorkspaceReason::Cancelled))
+}
+
+fn not_staged(error: &StageError, stops: &Stops) -> Finished {
+    let message = format!("could not {}", chain(error));
+    match (error.is_interrupted(), stops.now()) {
+        (true, Some(Stop::TimedOut)) => Finished::failed(ErrorCode::TimedOut, "its time was up while the workspace was prepared"),
+        (true, _) => Finished::cancelled(true),
+        (false, _) if error.io().is_some_and(is_host_fault) => Finished::host_fault(message),
+        (false, _) => Finished::failed(ErrorCode::Staging, message),
+    }
+}
+
+/// Runs file work off the runtime's threads. A panic in it is a fault of ours and ends the attempt, not the agent.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Box<Finished>> {
+    spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "file work of a workspace failed");
+        Box::new(Finished::failed(ErrorCode::Internal, "the workspace's file work ended in a fault of the agent; its log has more"))
+    })
+}

@@ -1,0 +1,131 @@
+//! Programs that end by themselves.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use longshore_model::limits::{ANSWER_OUTPUT_BYTES_MAX, LOG_BYTES_PER_STEP_MAX, LOG_RECORD_BYTES_MAX};
+use longshore_model::wire::log::LogStream;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::Outcome;
+use serde_json::json;
+
+use crate::support::{Bench, Recorder, is_alive, pid_in, shell, task};
+
+#[tokio::test]
+async fn output_and_exit_status_come_back() {
+    let (bench, recorder) = (Bench::new(), Arc::new(Recorder::default()));
+    let finished = bench.run_into(shell("echo out; echo err >&2; exit 3"), &recorder).await;
+
+    assert_eq!((finished.outcome, finished.failure.unwrap().code), (Outcome::Failed, ErrorCode::ExitStatus));
+    let result = finished.result.unwrap();
+    assert_eq!((&result["exit_code"], &result["stdout"], &result["stderr"]), (&json!(3), &json!("out\n"), &json!("err\n")));
+    assert_eq!((&result["stdout_bytes"], &result["truncated"]), (&json!(4), &json!(false)));
+    assert_eq!((recorder.text(LogStream::Stdout), recorder.text(LogStream::Stderr)), ("out\n".into(), "err\n".into()));
+}
+
+#[tokio::test]
+async fn success_and_signals_are_told_apart() {
+    let bench = Bench::new();
+    let finished = bench.run(shell("true")).await;
+    assert_eq!((finished.outcome, finished.transient, finished.cancel_verified), (Outcome::Completed, false, None));
+
+    let finished = bench.run(shell("kill -SEGV $$")).await;
+    let failure = finished.failure.unwrap();
+    assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::ExitStatus, "was ended by signal 11"));
+    assert_eq!(finished.result.unwrap()["signal"], 11);
+}
+
+#[tokio::test]
+async fn what_cannot_start_is_named() {
+    let bench = Bench::new();
+    let plain = bench.file("plain");
+    std::fs::write(&plain, "no program").unwrap();
+    for (args, code, part) in [
+        (json!({"command": ["no-such-program-here"]}), ErrorCode::CommandNotFound, "\"no-such-program-here\": command not found"),
+        (json!({"command": [plain]}), ErrorCode::CommandNotFound, "Permission denied"),
+        (json!({"command": ["true"], "cwd": "/no/such/dir"}), ErrorCode::Staging, "working directory \"/no/such/dir\""),
+    ] {
+        let finished = bench.run(task("command.exec", args)).await;
+        let failure = finished.failure.unwrap();
+        assert_eq!((finished.outcome, failure.code, finished.transient), (Outcome::Failed, code, false));
+        assert!(failure.message.contains(part), "{}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn words_arrive_verbatim() {
+    let bench = Bench::new();
+    let words = ["a b", "", "'; rm -rf / #", "\"$(id)\"", "`id`", "\\", "*", "--", "\n", "ü€😀", "a\u{1b}[31m"];
+    let mut command = vec!["printf", "%s|"];
+    command.extend(words);
+    let finished = bench.run(task("command.exec", json!({ "command": command, "env": {"X": "'\"$(id)\n"} }))).await;
+    assert_eq!(finished.result.unwrap()["stdout"], words.map(|word| format!("{word}|")).concat());
+}
+
+#[tokio::test]
+async fn nothing_of_the_agent_is_inherited() {
+    let bench = Bench::new();
+    // Without close-on-exec, as a careless parent of the agent may have left it.
+    let leak = rustix::io::dup(std::fs::File::open("/dev/null").unwrap()).unwrap();
+    assert!(leak.as_raw_fd() > 2);
+    // Cargo sets variables for its tests: canaries enough.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+
+    let finished = bench.run(shell("env; tr '\\0' '\\n' </proc/$PPID/environ; tr '\\0' ' ' </proc/$PPID/cmdline")).await;
+    let result = finished.result.unwrap();
+    let seen = result["stdout"].as_str().unwrap();
+    assert!(seen.contains("PATH=") && seen.contains("LANG=C.UTF-8") && !seen.contains("CARGO"), "{seen}");
+
+    let finished = bench.run(shell("ls /proc/self/fd; readlink /proc/self/fd/0")).await;
+    // The fourth is the directory being listed.
+    assert_eq!(finished.result.unwrap()["stdout"], "0\n1\n2\n3\n/dev/null\n");
+    drop(leak);
+}
+
+#[tokio::test]
+async fn variables_of_the_job_are_not_in_the_supervisors_arguments_or_environment() {
+    let bench = Bench::new();
+    let script = "tr '\\0' '\\n' </proc/$PPID/environ; tr '\\0' ' ' </proc/$PPID/cmdline; echo $SECRET >&2";
+    let finished = bench.run(task("command.shell", json!({"command": script, "env": {"SECRET": "canary"}}))).await;
+    let result = finished.result.unwrap();
+    assert!(!result["stdout"].as_str().unwrap().contains("canary"));
+    assert_eq!(result["stderr"], "canary\n");
+}
+
+#[tokio::test]
+async fn a_flood_is_cut_with_one_mark_and_read_to_its_end() {
+    let (bench, recorder) = (Bench::new(), Arc::new(Recorder::default()));
+    let finished = bench.run_into(shell("head -c 209715200 /dev/zero; echo last >&2"), &recorder).await;
+
+    assert_eq!(finished.outcome, Outcome::Completed);
+    let result = finished.result.unwrap();
+    assert_eq!((&result["stdout_bytes"], &result["truncated"]), (&json!(209_715_200), &json!(true)));
+    assert!(serde_json::to_vec(&result).unwrap().len() < 4 * ANSWER_OUTPUT_BYTES_MAX);
+    assert_eq!(result["stderr"], "last\n");
+    let pieces = recorder.0.lock().unwrap();
+    let logged: usize = pieces.iter().filter(|(_, stream, _)| *stream == LogStream::Stdout).map(|(_, _, bytes)| bytes.len()).sum();
+    assert_eq!(logged as u64, LOG_BYTES_PER_STEP_MAX);
+    assert_eq!(pieces.iter().filter(|(_, stream, _)| *stream == LogStream::System).count(), 1);
+    assert!(pieces.iter().all(|(_, _, bytes)| bytes.len() <= LOG_RECORD_BYTES_MAX));
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_ends_with_it() {
+    let bench = Bench::new();
+    let pid = bench.file("pid");
+    // It holds stdout open, too.
+    let finished = bench.run(shell(&format!("sleep 1000 & echo $! > {}; echo said", pid.display()))).await;
+    assert_eq!((finished.outcome, &finished.result.unwrap()["stdout"]), (Outcome::Completed, &json!("said\n")));
+    assert!(!is_alive(pid_in(&pid).await));
+}
+
+#[tokio::test]
+async fn the_node_says_what_it_is() {
+    let bench = Bench::new();
+    let hostname = bench.run(task("node.hostname.get", json!({}))).await;
+    let status = bench.run(task("node.status.get", json!({}))).await;
+    let (hostname, result) = (hostname.result.unwrap(), status.result.unwrap());
+    assert_eq!(hostname["hostname"], result["hostname"]);
+    assert_eq!(status.changed, Some(false));
+    assert!(result["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20 && result["cpus"].as_u64().unwrap() > 0, "{result}");
+}

@@ -1,0 +1,10 @@
+//! The executor from outside: real processes, real files.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected may panic, also in its helpers")]
+
+mod bundles;
+mod commands;
+mod endings;
+mod leftovers;
+mod support;
+mod workspaces;

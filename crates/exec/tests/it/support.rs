@@ -1,0 +1,156 @@
+//! An executor in a temporary directory, and things to look at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use longshore_exec::{Config, Executor, Finished, Output, SupervisorCommand, Task, bundle};
+use longshore_model::job::Job;
+use longshore_model::operation::Call;
+use longshore_model::retry::RetryPolicy;
+use longshore_model::wire::log::LogStream;
+use longshore_model::{ExecutionId, JobId};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; only a hang meets it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
+    pub(crate) executor: Executor,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with_grace(Duration::from_millis(200))
+    }
+
+    pub(crate) fn with_grace(kill_grace: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let executor = Executor::open(config(&dir.path().join("state"), kill_grace)).unwrap();
+        Self { dir, executor }
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A file outside of every workspace for scripts to write to.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) async fn run(&self, task: Task) -> Finished {
+        self.run_into(task, &Arc::new(Recorder::default())).await
+    }
+
+    pub(crate) async fn run_into(&self, task: Task, output: &Arc<Recorder>) -> Finished {
+        let output: Arc<dyn Output> = output.clone();
+        tokio::time::timeout(PATIENCE, self.executor.run(task, output, CancellationToken::new())).await.expect("ends")
+    }
+
+    pub(crate) fn bundle(&self, source: &Path) -> PathBuf {
+        let path = self.file("bundle");
+        bundle::pack(source, &bundle::PackOptions::default(), fs::File::create(&path).unwrap(), &mut |_, _| {}).unwrap();
+        path
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        for dir in ["workspaces", "tmp"] {
+            let left: Vec<_> = fs::read_dir(self.state().join(dir)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(left.is_empty(), "{dir}: {left:?}");
+        }
+    }
+}
+
+pub(crate) fn config(state_dir: &Path, kill_grace: Duration) -> Config {
+    let supervisor = SupervisorCommand { program: env!("CARGO_BIN_EXE_longshore-supervise").into(), args: Vec::new() };
+    Config { state_dir: state_dir.to_owned(), supervisor, kill_grace }
+}
+
+pub(crate) fn task(operation: &str, args: Value) -> Task {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let job = Job {
+        id: JobId::from_bits(NEXT.fetch_add(1, Ordering::Relaxed).into()),
+        call: Call::parse(operation, args).unwrap(),
+        target: "_any".parse().unwrap(),
+        executions: vec![ExecutionId::Any],
+        timeout: PATIENCE,
+        not_before: None,
+        expires_at: jiff::Timestamp::MAX,
+        retry: RetryPolicy::once(),
+        annotations: Default::default(),
+        submitted_by: "tester".to_owned(),
+        submitted_at: jiff::Timestamp::UNIX_EPOCH,
+        retry_of: None,
+    };
+    Task { job, execution: ExecutionId::Any, attempt: 1, hostname: "host".to_owned(), bundle: None }
+}
+
+pub(crate) fn shell(script: &str) -> Task {
+    task("command.shell", json!({ "command": script }))
+}
+
+pub(crate) fn steps(bundle: Option<PathBuf>, steps: Value) -> Task {
+    let digest = bundle.as_ref().map(|_| "0".repeat(64));
+    Task { bundle, ..task("workspace.run", json!({ "steps": steps, "bundle": digest })) }
+}
+
+pub(crate) fn within(limit: Duration, mut task: Task) -> Task {
+    task.job.timeout = limit;
+    task
+}
+
+/// Keeps what it is given.
+#[derive(Default)]
+pub(crate) struct Recorder(pub(crate) Mutex<Vec<(u32, LogStream, Vec<u8>)>>);
+
+impl Output for Recorder {
+    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
+        self.0.lock().unwrap().push((step, stream, bytes.to_vec()));
+    }
+}
+
+impl Recorder {
+    pub(crate) fn text(&self, wanted: LogStream) -> String {
+        let pieces = self.0.lock().unwrap();
+        let bytes = pieces.iter().filter(|(_, stream, _)| *stream == wanted).flat_map(|(_, _, bytes)| bytes.clone()).collect::<Vec<_>>();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub(crate) fn eventually(what: &'static str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let deadline = Instant::now() + PATIENCE;
+    async move {
+        while !holds() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The process number a script has written, once it has.
+pub(crate) async fn pid_in(path: &Path) -> i32 {
+    let read = || fs::read_to_string(path).ok().and_then(|text| text.strip_suffix('\n')?.trim().parse().ok());
+    eventually("a process number is written", || read().is_some()).await;
+    read().unwrap()
+}
+
+pub(crate) fn is_alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+pub(crate) fn write(root: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
