@@ -1,1 +1,68 @@
-fn main() {}
+//! `longshore`, the one executable: the roles, the user's commands, settings, signals, and how it all looks.
+
+mod app;
+mod args;
+mod command;
+mod contexts;
+mod exit;
+mod failure;
+mod output;
+mod private;
+mod render;
+mod role;
+mod settings;
+
+use std::process::ExitCode;
+
+use app::App;
+use args::{Cli, Command};
+use clap::Parser;
+use exit::Exit;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    // Both are this program called by itself; they must start before anything that makes threads.
+    if let Some(code) = role::hidden(std::env::args_os().nth(1).as_deref()) {
+        return code;
+    }
+    let cli = Cli::parse();
+    let app = App::new(cli.global);
+    let exit = match perform(&app, cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            app.out.fail(&failure);
+            failure.exit
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
+    role::logging::set_up(&command);
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match command {
+        Command::Completion(completion) => completion.perform(app),
+        Command::Explain(explain) => explain.perform(app),
+        Command::Version => command::version::perform(app),
+        Command::Config(config) => config.perform(app),
+        Command::Context(context) => context.perform(app),
+        Command::Token(token) => token.perform(app),
+        Command::Run(run) => with_runtime(run.perform(app)),
+        Command::Status => with_runtime(command::status::perform(app)),
+        Command::Job(job) => with_runtime(job.perform(app)),
+        Command::Operation(operation) => with_runtime(operation.perform(app)),
+        Command::Start(start) => with_runtime(start.perform(app)),
+        Command::Agent(agent) => with_runtime(agent.perform(app)),
+        Command::Controller(controller) => with_runtime(controller.perform(app)),
+        Command::Nats(nats) => with_runtime(nats.perform(app)),
+    }
+}
+
+fn with_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "the runtime cannot start").caused_by(&error))?;
+    let exit = runtime.block_on(work);
+    // Reads of standard input and such cannot be interrupted; they end with the process.
+    runtime.shutdown_background();
+    exit
+}

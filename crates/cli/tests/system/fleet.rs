@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use longshore_client::{Client, ClientConfig};
@@ -55,6 +56,8 @@ pub(crate) fn longshore<T: AsRef<std::ffi::OsStr>>(home: &Path, words: &[T]) -> 
     for name in ["LONGSHORE_URL", "LONGSHORE_TOKEN_FILE", "LONGSHORE_CONTEXT"] {
         command.env_remove(name);
     }
+    // A delivery on its way to a killed agent is offered again after this; two minutes would be a long test.
+    command.env("LONGSHORE_AGENT__CONSUMER__ACK_WAIT", "5s");
     command.env("NATS_SERVER_BIN", longshore_testkit::nats_server_binary());
     command
 }
@@ -116,10 +119,12 @@ pub(crate) fn persistent(script: &str) -> JobRequest {
     JobRequest { retry: Some(RetryRequest { max_attempts: 50, backoff: Some(vec!["100ms".into()]) }), ..shell(script) }
 }
 
-/// An address on loopback below the range that connections are given by themselves, free at the moment.
+/// An address on loopback below the range that connections are given by themselves, free at the moment and nobody else's in this process.
 fn free_address() -> String {
-    (0..1000)
-        .map(|n| 20_000 + (std::process::id() as u16).wrapping_mul(31).wrapping_add(n * 7) % 10_000)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() as u16).wrapping_mul(31);
+    std::iter::repeat_with(|| 20_000 + start.wrapping_add(NEXT.fetch_add(7, Ordering::Relaxed)) % 10_000)
+        .take(1000)
         .map(|port| format!("127.0.0.1:{port}"))
         .find(|address| std::net::TcpListener::bind(address).is_ok())
         .expect("a free port")

@@ -29,7 +29,7 @@ async fn jobs_that_mean_harm_are_answered_and_leave_nothing() {
 
     // A child in a session of its own, one that is forked twice, one that ignores SIGTERM: all end with their job.
     let script = format!(
-        "exec -a x true 2>/dev/null; setsid sh -c 'exec sleep 3600.{0}' & (setsid sh -c 'sh -c \"exec sleep 3601.{0}\" &' &) ; sh -c 'trap \"\" TERM; sleep 3602.{0}' & echo started",
+        "setsid sh -c 'exec sleep 3600.{0}' & (setsid sh -c 'sh -c \"exec sleep 3601.{0}\" &' &) ; sh -c 'trap \"\" TERM; sleep 3602.{0}' & echo started",
         std::process::id()
     );
     let forking = fleet.perform(&shell(&script)).await;

@@ -187,7 +187,9 @@ async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
             | CreateStreamErrorKind::EmptyStreamName
             | CreateStreamErrorKind::InvalidStreamName
             | CreateStreamErrorKind::DomainAndExternalSet
-            | CreateStreamErrorKind::NotFound => Err(Error::Layout { store: wanted.name.clone(), problem: format!("it could not be made: {fault}") }),
+            | CreateStreamErrorKind::NotFound => {
+                Err(Error::Layout { store: wanted.name.clone(), problem: format!("it could not be made: {fault}") })
+            }
         },
     }
 }

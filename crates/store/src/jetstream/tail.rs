@@ -6,6 +6,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use futures::StreamExt;
+use tokio::sync::broadcast;
 
 use super::link::Shared;
 use crate::{Error, Revision};
@@ -41,12 +42,14 @@ pub(super) struct Tail {
     is_current: bool,
     /// `Current` is due: the consumer was made while nothing was waiting, or the last message said so.
     owes_current: bool,
+    reconnects: broadcast::Receiver<()>,
 }
 
 impl Tail {
     /// Opens a reader. The first consumer is made at once, so that nothing that is written afterwards is missed.
     pub(super) async fn open(link: Shared, stream: String, filter: String, from: From) -> Result<Self, Error> {
-        let mut tail = Self { link, stream, filter, from, consumer: None, is_current: false, owes_current: false };
+        let reconnects = link.reconnects.subscribe();
+        let mut tail = Self { link, stream, filter, from, consumer: None, is_current: false, owes_current: false, reconnects };
         tail.make_consumer().await?;
         Ok(tail)
     }
@@ -64,7 +67,12 @@ impl Tail {
                 continue;
             }
             let Some(messages) = self.consumer.as_mut() else { continue };
-            match messages.next().await {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                // The consumer may have gone with the old connection; finding out by missed heartbeats would take many seconds.
+                _ = self.reconnects.recv() => None,
+            };
+            match message {
                 Some(Ok(message)) => {
                     let Ok(info) = message.info() else { continue };
                     let (place, pending) = (info.stream_sequence, info.pending);
@@ -111,6 +119,8 @@ impl Tail {
         let config = OrderedConfig { filter_subject: self.filter.clone(), deliver_policy, ..OrderedConfig::default() };
         let stream = self.link.stream(&self.stream, DOING).await?;
         let consumer = stream.create_consumer(config).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        // What was said before this moment concerns the consumer before this one.
+        self.reconnects = self.reconnects.resubscribe();
         self.owes_current = !self.is_current && consumer.cached_info().num_pending == 0;
         self.consumer = Some(consumer.messages().await.map_err(|fault| Error::unavailable(DOING, fault))?);
         Ok(())

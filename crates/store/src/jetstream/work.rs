@@ -23,7 +23,7 @@ use crate::{Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work
 /// How long one pull waits for work. Short enough that an agent that goes away leaves no request behind for long.
 const PULL: Duration = Duration::from_secs(30);
 /// The broker's sign of life while a pull waits; two missing ones end the pull.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Inbox keys read at once; the rest is read when these are done.
 const INBOX_PAGE: usize = 1000;
 /// The ledger's revision of a definition that was announced again.

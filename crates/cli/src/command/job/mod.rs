@@ -1,0 +1,56 @@
+//! `longshore job`: submit, follow and manage jobs.
+
+mod change;
+mod id;
+mod list;
+mod logs;
+mod show;
+mod submit;
+mod wait;
+
+use clap::Subcommand;
+pub(crate) use logs::write as write_log;
+pub(crate) use submit::fresh_key;
+pub(crate) use wait::until;
+
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Submit, follow and manage jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Submit a job.
+    Submit(submit::Submit),
+    /// List jobs, newest first.
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Everything of one job.
+    Show(show::Show),
+    /// A job's output.
+    Logs(logs::Logs),
+    /// Wait until jobs have ended.
+    Wait(wait::Wait),
+    /// Ask for the end of jobs.
+    Cancel(change::Cancel),
+    /// Submit the same work again as a new job.
+    Retry(change::Retry),
+    /// Remove everything kept of ended jobs.
+    #[command(visible_alias = "rm")]
+    Delete(change::Delete),
+}
+
+impl Job {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        match self {
+            Self::Submit(submit) => submit.perform(app).await,
+            Self::List(list) => list.perform(app).await,
+            Self::Show(show) => show.perform(app).await,
+            Self::Logs(logs) => logs.perform(app).await,
+            Self::Wait(wait) => wait.perform(app).await,
+            Self::Cancel(cancel) => cancel.perform(app).await,
+            Self::Retry(retry) => retry.perform(app).await,
+            Self::Delete(delete) => delete.perform(app).await,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `longshore job wait`: until jobs have ended, or the time is up.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use longshore_client::{Backoff, Client, JobId, JobView};
+use longshore_model::unit::Span;
+
+use super::id::resolve_all;
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::render;
+
+/// Wait until jobs have ended.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes\n  0 all succeeded, 6 failed, 7 cancelled or expired, 8 the time was up, 9 some targets failed")]
+pub(crate) struct Wait {
+    /// Their ids, or unique beginnings or ends of them.
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// Stop waiting after this; the jobs go on.
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
+}
+
+/// What one request waits for; the next follows at once.
+const STEP: Duration = Duration::from_secs(60);
+/// How long a controller may be away while somebody waits.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+
+impl Wait {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let client = app.client()?;
+        let deadline = self.timeout.map(|span| Instant::now() + span.0);
+        let mut exit = Exit::Done;
+        for id in resolve_all(&client, &self.ids).await? {
+            let job = until(&client, id, deadline).await?;
+            app.out.item(&job, |_| render::job_line(&job), || job.id.to_string())?;
+            exit = exit.or(Exit::of_status(job.status));
+        }
+        if exit == Exit::WaitTimedOut {
+            app.out.say("the time for waiting was up; what had not ended goes on");
+        }
+        Ok(exit)
+    }
+}
+
+/// Waits for the end of a job that was just submitted.
+pub(crate) async fn until_final(client: &Client, job: JobView) -> Result<JobView, Failure> {
+    if job.status.is_final() { Ok(job) } else { until(client, job.id, None).await }
+}
+
+/// The job when it has ended, or as it is at the deadline. A controller that is away for a moment is waited for.
+pub(crate) async fn until(client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut away_since = None;
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match client.job(id, Some(left.map_or(STEP, |left| left.min(STEP)))).await {
+            Ok(job) if job.status.is_final() || left.is_some_and(|left| left.is_zero()) => return Ok(job),
+            Ok(_) => {
+                backoff.reset();
+                away_since = None;
+            }
+            Err(error) => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                if !error.is_retryable() || since.elapsed() > AWAY_MAX || left.is_some_and(|left| left.is_zero()) {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The user's commands, one noun a module. Each takes its arguments and the [`App`](crate::app::App) and gives an exit code or a failure.
+
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod explain;
+pub(crate) mod job;
+pub(crate) mod operation;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod version;

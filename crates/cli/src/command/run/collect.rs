@@ -1,0 +1,139 @@
+//! What a job brought back, put into a directory of the user's.
+//!
+//! The archive is unpacked aside and moved into place when all of it has arrived, so a broken download changes nothing. What lies in
+//! the directory from an earlier run is replaced name by name; links in it are never followed.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use indicatif::HumanBytes;
+use longshore_client::{Client, JobId};
+use longshore_exec::bundle::{Limits, unpack};
+
+use super::progress::Progress;
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::render::printable;
+
+/// Names that are listed; the directory has the others.
+const LISTED: usize = 20;
+
+/// Fetches what `id` brought back into `into`.
+pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path) -> Result<(), Failure> {
+    let list = client.artifacts(id).await?;
+    let Some(size) = list.archive_bytes else {
+        app.out.say("nothing was changed, so nothing came back");
+        return Ok(());
+    };
+    let failed = |error: io::Error| Failure::new(Exit::Failed, format!("results cannot be put into {}", into.display())).caused_by(&error);
+    fs::create_dir_all(into).map_err(failed)?;
+    let aside = tempfile::Builder::new().prefix(".longshore-").tempdir_in(into).map_err(failed)?;
+    let archive = aside.path().join("archive");
+    download(app, client, id, size, &archive).await?;
+
+    let unpacked = aside.path().join("tree");
+    let (from, tree, target) = (archive, unpacked, into.to_owned());
+    let work = move || -> Result<(), Failure> {
+        let failed =
+            |error: io::Error| Failure::new(Exit::Failed, format!("results cannot be put into {}", target.display())).caused_by(&error);
+        fs::create_dir(&tree).map_err(failed)?;
+        unpack(fs::File::open(&from).map_err(failed)?, &tree, Limits::default())
+            .map_err(|error| Failure::new(Exit::Failed, "the results are not a sound archive").caused_by(&error))?;
+        merge(&tree, &target).map_err(failed)
+    };
+    tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")?;
+
+    if list.items.is_empty() {
+        app.out.say(format!("no file was changed; logs and result.json in {}", into.display()));
+        return Ok(());
+    }
+    app.out.say(format!("results in {}:", into.display()));
+    for file in list.items.iter().take(LISTED) {
+        app.out.say(format!("  {} ({})", printable(&file.path), HumanBytes(file.size)));
+    }
+    let unlisted = list.items.len().saturating_sub(LISTED) + list.unlisted;
+    if unlisted > 0 {
+        app.out.say(format!("  and {unlisted} more"));
+    }
+    Ok(())
+}
+
+async fn download(app: &App, client: &Client, id: JobId, size: u64, to: &PathBuf) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(Exit::Failed, format!("{} cannot be written", to.display())).caused_by(&error);
+    let mut file = fs::File::create_new(to).map_err(failed)?;
+    let mut progress = Progress::new(app.out, "downloading", Some(size));
+    let mut stream = std::pin::pin!(client.artifact_archive(id).await?);
+    let mut got = 0;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        file.write_all(&chunk).map_err(failed)?;
+        got += chunk.len() as u64;
+        progress.at(got);
+    }
+    Ok(())
+}
+
+/// Moves everything in `from` to the same place below `to`.
+fn merge(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let there = fs::symlink_metadata(&target).ok();
+        if !entry.file_type()?.is_dir() {
+            if there.is_some_and(|there| there.is_dir()) {
+                return Err(io::Error::other(format!("{} is a directory, but a file came back", target.display())));
+            }
+            fs::rename(entry.path(), &target)?;
+            continue;
+        }
+        match there {
+            Some(there) if there.is_dir() => merge(&entry.path(), &target)?,
+            Some(_) => {
+                fs::remove_file(&target)?;
+                fs::rename(entry.path(), &target)?;
+            }
+            None => fs::rename(entry.path(), &target)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Path, path: &str, content: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    #[test]
+    fn results_replace_what_has_their_names_and_leave_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        put(&from, "a/new", "new");
+        put(&from, "b", "new");
+        put(&to, "a/old", "old");
+        put(&to, "b", "old");
+        merge(&from, &to).unwrap();
+        let read = |path: &str| fs::read_to_string(to.join(path)).unwrap();
+        assert_eq!([read("a/new"), read("b"), read("a/old")], ["new", "new", "old"]);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to, outside) = (dir.path().join("from"), dir.path().join("to"), dir.path().join("outside"));
+        put(&from, "a/file", "new");
+        put(&outside, "file", "theirs");
+        fs::create_dir(&to).unwrap();
+        std::os::unix::fs::symlink(&outside, to.join("a")).unwrap();
+        merge(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "theirs");
+        assert_eq!(fs::read_to_string(to.join("a/file")).unwrap(), "new");
+    }
+}

@@ -1,0 +1,165 @@
+//! `longshore run`: a command, or steps in a copy of a directory, followed to its end.
+
+mod collect;
+mod end;
+mod follow;
+mod progress;
+mod upload;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use longshore_client::{Client, JobRequest, JobView, RetryRequest};
+use longshore_model::unit::Span;
+use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
+
+use super::job::{fresh_key, until};
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::render;
+
+const HELP: &str = "\
+Examples
+  longshore run -- uname -a                                         a command on any agent
+  longshore run --target web-01 -- systemctl is-active nginx        on one host
+  longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
+
+Exit codes
+  the command's own; with a directory the first failing step's; 127 it is not there; 125 anything of Longshore's own
+
+Ctrl-C detaches and says how to come back; a second one cancels.";
+
+/// Run a command, or steps in a copy of a directory, and follow it.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Run {
+    /// Uploaded, run in, and what changed is brought back.
+    dir: Option<PathBuf>,
+    /// The command and its words; with DIR: one step a word, for the shell.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    words: Vec<String>,
+    /// `_any`, a host name or an agent id.
+    #[arg(long, default_value = "_any")]
+    target: String,
+    /// Glob of what is not uploaded, as in a .gitignore. May be repeated.
+    #[arg(long, value_name = "GLOB", requires = "dir")]
+    exclude: Vec<String>,
+    /// Where results go.
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    out: PathBuf,
+    /// Stop it after this.
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
+    /// The most attempts, for failures in passing.
+    #[arg(long, value_name = "N")]
+    retry: Option<u32>,
+    /// Submit it and return at once.
+    #[arg(long)]
+    detach: bool,
+}
+
+impl Run {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        // Under `run` the numbers below 125 belong to the command.
+        self.go(app).await.map_err(|failure| failure.exit(Exit::RunFailed))
+    }
+
+    async fn go(self, app: &App) -> Result<Exit, Failure> {
+        let client = app.client()?;
+        let bundle = match &self.dir {
+            Some(dir) => Some(upload::upload(app, &client, dir, &self.exclude).await?),
+            None => None,
+        };
+        let job = client.submit(&self.request(bundle), None).await?;
+        if self.detach {
+            app.out.item(&job, |_| job.id.to_string(), || job.id.to_string())?;
+            app.out.suggest(format!("follow it with     longshore job logs -f {}", job.id.short()));
+            return Ok(Exit::Done);
+        }
+        match follow::follow(app, &client, job.id).await? {
+            follow::Followed::Ended => {}
+            follow::Followed::Detached => return Ok(Exit::Interrupted),
+        }
+        let job = until(&client, job.id, None).await?;
+        self.finish(app, &client, &job).await
+    }
+
+    async fn finish(&self, app: &App, client: &Client, job: &JobView) -> Result<Exit, Failure> {
+        let exit = end::exit(job);
+        if self.dir.is_some() {
+            collect::collect(app, client, job.id, &self.out).await?;
+        }
+        if app.out.stderr_is_terminal || exit != Exit::Done || self.dir.is_some() {
+            let mark = if exit == Exit::Done { "\u{2714}" } else { "\u{2716}" };
+            app.out.say(format!("{mark} {}", render::job_line(job)));
+        }
+        Ok(exit)
+    }
+
+    fn request(&self, bundle: Option<String>) -> JobRequest {
+        let (operation, args) = match bundle {
+            Some(bundle) => {
+                let steps = self.words.iter().cloned().map(StepArgs::Script).collect();
+                let args = WorkspaceArgs {
+                    bundle: Some(bundle),
+                    steps,
+                    env: std::collections::BTreeMap::new(),
+                    shell: None,
+                    artifacts: None,
+                    limits: None,
+                };
+                ("workspace.run", serde_json::to_value(args))
+            }
+            None => {
+                let args = ExecArgs { command: self.words.clone(), cwd: None, env: std::collections::BTreeMap::new() };
+                ("command.exec", serde_json::to_value(args))
+            }
+        };
+        JobRequest {
+            target: self.target.clone(),
+            timeout: self.timeout.map(|span| span.to_string()),
+            retry: self.retry.map(|max_attempts| RetryRequest { max_attempts, backoff: None }),
+            idempotency_key: Some(fresh_key()),
+            ..Client::request(operation, args.expect("arguments are text and lists of it"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn run(line: &[&str]) -> Run {
+        let Command::Run(run) = Cli::try_parse_from([&["longshore", "run"], line].concat()).unwrap().command else { panic!("{line:?}") };
+        run
+    }
+
+    #[test]
+    fn without_a_directory_the_words_are_the_command() {
+        let request = run(&["--target", "web-01", "--timeout", "5s", "--", "ls", "-l", "--", "x y"]).request(None);
+        assert_eq!((request.operation.as_str(), request.target.as_str()), ("command.exec", "web-01"));
+        assert_eq!(request.args, serde_json::json!({"command": ["ls", "-l", "--", "x y"]}));
+        assert_eq!(request.timeout.as_deref(), Some("5s"));
+        assert!(request.idempotency_key.is_some());
+    }
+
+    #[test]
+    fn with_a_directory_each_word_is_a_step() {
+        let run = run(&["examples/hello-c", "--exclude", "*.o", "--", "make", "./hello > greeting.txt"]);
+        assert_eq!(run.dir, Some(PathBuf::from("examples/hello-c")));
+        let request = run.request(Some("ab".repeat(32)));
+        assert_eq!(request.operation, "workspace.run");
+        assert_eq!(request.args["steps"], serde_json::json!(["make", "./hello > greeting.txt"]));
+    }
+
+    #[test]
+    fn a_command_is_required() {
+        for line in [&["longshore", "run"][..], &["longshore", "run", "dir"], &["longshore", "run", "--"]] {
+            assert!(Cli::try_parse_from(line).is_err(), "{line:?}");
+        }
+    }
+}

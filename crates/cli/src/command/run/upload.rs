@@ -1,0 +1,69 @@
+//! A directory on its way to the controller.
+
+use std::path::Path;
+
+use futures::StreamExt;
+use longshore_client::Client;
+use longshore_exec::bundle::{PackOptions, Packed, pack};
+use tempfile::NamedTempFile;
+use tokio_util::io::ReaderStream;
+
+use super::progress::Progress;
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+const TRIES: u32 = 3;
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Packs `dir`, stores it unless it is stored already, and gives its digest.
+pub(crate) async fn upload(app: &App, client: &Client, dir: &Path, exclude: &[String]) -> Result<String, Failure> {
+    if !dir.is_dir() {
+        return Err(Failure::new(Exit::Usage, format!("{} is not a directory", dir.display()))
+            .hint("a command without a directory:     longshore run -- CMD"));
+    }
+    let (file, packed) = pack_aside(app.out, dir, exclude).await?;
+    for path in &packed.skipped {
+        app.out.say(format!("left out: {} is neither a file, a directory nor a link", path.display()));
+    }
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match send(app.out, client, &file, &packed).await {
+            Ok(()) => return Ok(packed.sha256),
+            Err(error) if error.is_retryable() && tries < TRIES => {}
+            Err(error) => return Err(Failure::from(error).doing(&format!("{} was not uploaded", dir.display()))),
+        }
+    }
+}
+
+async fn pack_aside(out: Output, dir: &Path, exclude: &[String]) -> Result<(NamedTempFile, Packed), Failure> {
+    let options = PackOptions { exclude: exclude.to_vec(), gitignore: true };
+    let owned = dir.to_owned();
+    let work = move || {
+        let file =
+            NamedTempFile::new().map_err(|error| Failure::new(Exit::Failed, "there is no place for the bundle").caused_by(&error))?;
+        let mut progress = Progress::new(out, "packing", None);
+        let packed = pack(&owned, &options, file.as_file(), &mut |bytes, _files| progress.at(bytes))
+            .map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be packed", owned.display())).caused_by(&error))?;
+        Ok((file, packed))
+    };
+    tokio::task::spawn_blocking(work).await.expect("packing does not panic")
+}
+
+async fn send(out: Output, client: &Client, file: &NamedTempFile, packed: &Packed) -> Result<(), longshore_client::Error> {
+    if client.bundle_exists(&packed.sha256).await? {
+        return Ok(());
+    }
+    let opened = tokio::fs::File::open(file.path()).await;
+    let opened = opened.map_err(|error| longshore_client::Error::Config { what: format!("the packed bundle cannot be read: {error}") })?;
+    let mut progress = Progress::new(out, "uploading", Some(packed.size));
+    let mut sent = 0;
+    let body = ReaderStream::with_capacity(opened, CHUNK_BYTES).inspect(move |chunk| {
+        sent += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        progress.at(sent);
+    });
+    client.put_bundle(&packed.sha256, packed.size, body).await?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `longshore agent`: run one here, and see which there are.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::controller::connect;
+use super::data::DataDir;
+use super::shutdown::{Signals, Tokens};
+use super::{BrokerFlags, mapping};
+use crate::app::App;
+use crate::command::status;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// The agents of the fleet; run one here.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// Run an agent on this host.
+    Start(Start),
+    /// List the agents.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+/// Run an agent on this host.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    broker: BrokerFlags,
+    /// Where its identity and its work are kept.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Executions it runs at once.
+    #[arg(long, value_name = "N")]
+    max_jobs: Option<usize>,
+    /// Name it goes by; the system's host name unless given.
+    #[arg(long, value_name = "NAME")]
+    agent_hostname: Option<String>,
+}
+
+impl Agent {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        match self {
+            Self::List => list(app).await,
+            Self::Start(start) => start.perform(app).await,
+        }
+    }
+}
+
+async fn list(app: &App) -> Result<Exit, Failure> {
+    let agents = app.client()?.agents().await?;
+    let table = |wide| status::agents(app, &agents.items, wide, Timestamp::now());
+    app.out.list(&agents, &agents.items, table, |agent| agent.id.to_string())?;
+    if agents.items.is_empty() {
+        app.out.say("There is no agent.");
+    }
+    Ok(Exit::Done)
+}
+
+impl Start {
+    async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let mut flags = self.broker.flags();
+        flags.extend(self.max_jobs.map(|n| ("agent.max_jobs", "--max-jobs", n.to_string())));
+        flags.extend(self.agent_hostname.map(|name| ("agent.hostname", "--agent-hostname", name)));
+        let settings = app.settings(flags)?.settings;
+        let mut signals = Signals::catch()?;
+        let data = DataDir::take(self.data)?;
+        let config = mapping::agent(&settings, data.path())?;
+        let store_config = mapping::store(&settings, None, "longshore-agent")?;
+        let store = tokio::select! {
+            store = connect(&store_config) => store?,
+            exit = signals.next() => return Ok(exit),
+        };
+        let (id, hostname) = (config.id, config.hostname.clone());
+        let agent = ready(config, store)?;
+        super::start::tell(app, &json!({ "agent": id, "hostname": hostname }), || format!("agent {hostname} ({id}) is ready"))?;
+        let tokens = Tokens::default();
+        let (exit, ended) = signals.guide(&app.out, &tokens, agent.run(tokens.drain.clone(), tokens.stop.clone())).await;
+        ended.map_err(|error| Failure::new(Exit::Failed, "the agent ended").caused_by(&error))?;
+        Ok(exit)
+    }
+}
+
+/// Prepares an agent.
+pub(crate) fn ready(config: longshore_agent::Config, store: longshore_store::Store) -> Result<longshore_agent::Agent, Failure> {
+    longshore_agent::Agent::new(config, store).map_err(|error| Failure::new(Exit::Failed, "the agent cannot start").caused_by(&error))
+}

@@ -1,0 +1,94 @@
+//! `longshore controller start`: the controller alone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use longshore_controller::Controller as Component;
+use longshore_store::Store;
+use longshore_store::jetstream::{self, ConnectError};
+use serde_json::json;
+
+use super::data::DataDir;
+use super::shutdown::{Signals, Tokens};
+use super::{BrokerFlags, keys, mapping};
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+
+/// Run the controller alone.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Controller {
+    /// Serve the REST API of a fleet.
+    Start(Start),
+}
+
+/// Serve the REST API.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    broker: BrokerFlags,
+    /// Where the keys are kept.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+impl Controller {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let Self::Start(start) = self;
+        let mut flags = start.broker.flags();
+        flags.extend(start.listen.map(|listen| ("controller.api.listen", "--listen", listen)));
+        let settings = app.settings(flags)?.settings;
+        let mut signals = Signals::catch()?;
+        let data = DataDir::take(start.data)?;
+        let key = keys::signing_key(&settings, data.path())?;
+        let token_file = keys::admin_token(&key, data.path())?;
+        let config = mapping::controller(&settings, key, "unknown")?;
+        let store_config = mapping::store(&settings, None, "longshore-controller")?;
+        let bound = async { bind(config, connect(&store_config).await?).await };
+        let controller = tokio::select! {
+            bound = bound => bound?,
+            exit = signals.next() => return Ok(exit),
+        };
+        let url = url(controller.local_addr());
+        let document = json!({ "url": url, "token_file": token_file });
+        super::start::tell(app, &document, || format!("controller at {url}, token in {}", token_file.display()))?;
+        let tokens = Tokens::default();
+        let (exit, ended) = signals.guide(&app.out, &tokens, controller.run(tokens.drain.clone())).await;
+        ended.map_err(|error| Failure::new(Exit::Failed, "the controller ended").caused_by(&error))?;
+        Ok(exit)
+    }
+}
+
+/// Connects to the stores.
+pub(crate) async fn connect(config: &jetstream::Config) -> Result<Store, Failure> {
+    jetstream::connect(config).await.map_err(|error| match &error {
+        ConnectError::Connect { .. } => Failure::new(Exit::Unreachable, "the broker could not be reached")
+            .caused_by(&error)
+            .hint("a managed broker needs its token:     --nats-token-file FILE")
+            .code("broker"),
+        ConnectError::TooOld { .. } | ConnectError::Credentials(_) | ConnectError::Name(_) | ConnectError::Setup(_) => {
+            Failure::new(Exit::Failed, "the broker cannot be used").caused_by(&error).code("broker")
+        }
+    })
+}
+
+/// Takes the address.
+pub(crate) async fn bind(config: longshore_controller::Config, store: Store) -> Result<Component, Failure> {
+    let address = config.listen;
+    Component::bind(config, store).await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), chain);
+        Failure::new(Exit::Failed, format!("the controller cannot listen on {address}"))
+            .because(cause)
+            .hint("another address:     --listen 127.0.0.1:0 takes a free port")
+    })
+}
+
+/// What clients on this host use.
+pub(crate) fn url(address: SocketAddr) -> String {
+    let ip = if address.ip().is_unspecified() { std::net::IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}

@@ -1,0 +1,39 @@
+//! The log: to standard error, as much as `LONGSHORE_LOG` says.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{agent, controller, nats};
+use crate::args::Command;
+
+/// Sets it up for the command.
+pub(crate) fn set_up(command: &Command) {
+    let is_terminal = std::io::stderr().is_terminal();
+    // On a terminal a role tells in its own words when it is ready, and then only what is wrong.
+    let level = if is_role(command) && !is_terminal { "info,async_nats=warn" } else { "warn" };
+    let filter = EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    // Fails only if there is a subscriber, and then that one is as good.
+    let _ = subscriber.try_init();
+}
+
+fn is_role(command: &Command) -> bool {
+    match command {
+        Command::Start(_)
+        | Command::Agent(agent::Agent::Start(_))
+        | Command::Controller(controller::Controller::Start(_))
+        | Command::Nats(nats::Nats::Start(_)) => true,
+        Command::Run(_)
+        | Command::Status
+        | Command::Job(_)
+        | Command::Operation(_)
+        | Command::Agent(agent::Agent::List)
+        | Command::Token(_)
+        | Command::Context(_)
+        | Command::Config(_)
+        | Command::Explain(_)
+        | Command::Completion(_)
+        | Command::Version => false,
+    }
+}

@@ -1,0 +1,235 @@
+//! From the settings to each component's own configuration. Every setting ends here, in a client command, or in the broker's file.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use longshore_controller::SigningKey;
+use longshore_exec::SupervisorCommand;
+use longshore_model::limits::KILL_GRACE;
+use longshore_store::jetstream::{self, Auth};
+
+use super::broker::Endpoint;
+use super::{data, keys};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings};
+
+/// How to reach the stores on `endpoint`, or on the configured broker.
+pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_name: &str) -> Result<jetstream::Config, Failure> {
+    let Nats { server, stream, kv, logs, registry, objects, .. } = &settings.nats;
+    let consumer = &settings.agent.consumer;
+    let (url, auth) = match endpoint {
+        Some(endpoint) => (endpoint.url(), Auth::Token(endpoint.token.clone())),
+        None => external(&settings.nats)?,
+    };
+    Ok(jetstream::Config {
+        url,
+        client_name: client_name.to_owned(),
+        auth,
+        namespace: server.namespace.clone(),
+        replicas: stream.replicas,
+        stream: jetstream::Stream { name: stream.name.clone(), max_age: stream.max_age.0, max_bytes: stream.max_bytes.0 },
+        kv: jetstream::KeyValue {
+            bucket: kv.bucket.clone(),
+            response_bucket: kv.response_bucket.clone(),
+            ttl: kv.ttl.0,
+            max_bytes: kv.max_bytes.0,
+        },
+        logs: jetstream::Stream { name: logs.stream.clone(), max_age: logs.max_age.0, max_bytes: logs.max_bytes.0 },
+        registry: jetstream::Registry { bucket: registry.bucket.clone(), ttl: registry.ttl.0 },
+        objects: jetstream::Objects { bucket: objects.bucket.clone(), max_age: objects.max_age.0, max_bytes: objects.max_bytes.0 },
+        consumer: jetstream::Consumer {
+            queue_group: settings.agent.queue_group.clone(),
+            max_deliver: consumer.max_deliver,
+            ack_wait: consumer.ack_wait.0,
+            max_ack_pending: consumer.max_ack_pending,
+            replay_original: consumer.replay_policy == ReplayPolicy::Original,
+        },
+    })
+}
+
+fn external(nats: &Nats) -> Result<(String, Auth), Failure> {
+    let Some(url) = &nats.url else {
+        return Err(Failure::new(Exit::Usage, "no broker is named")
+            .hint("give --nats-url nats://HOST:4222, or set nats.url")
+            .code("broker"));
+    };
+    let (url, in_url) = without_credentials(url);
+    let auth = match auth(nats)? {
+        Auth::None => in_url.or_else(|| Endpoint::token_of_known(&url).map(Auth::Token)).unwrap_or_default(),
+        said @ (Auth::UserPassword { .. } | Auth::Token(_) | Auth::Creds(_) | Auth::NKey(_)) => said,
+    };
+    Ok((url, auth))
+}
+
+/// Takes `user:password@` or `token@` out of a list of addresses.
+fn without_credentials(urls: &str) -> (String, Option<Auth>) {
+    let mut found = None;
+    let bare = urls.split(',').map(str::trim).map(|url| {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        let Some((credentials, host)) = rest.rsplit_once('@') else { return format!("{scheme}://{rest}") };
+        found.get_or_insert_with(|| match credentials.split_once(':') {
+            Some((user, password)) => Auth::UserPassword { user: user.to_owned(), password: password.to_owned() },
+            None => Auth::Token(credentials.to_owned()),
+        });
+        format!("{scheme}://{host}")
+    });
+    let bare = bare.collect::<Vec<_>>().join(",");
+    (bare, found)
+}
+
+fn auth(nats: &Nats) -> Result<Auth, Failure> {
+    let auth = &nats.auth;
+    let missing =
+        |key: &str| Failure::new(Exit::Invalid, format!("nats.auth.{key} is not set, but nats.auth.type wants it")).code("configuration");
+    let secret = |key: &str, secret: &Option<Secret>| match secret {
+        Some(secret) => {
+            secret.read().map_err(|error| Failure::new(Exit::Invalid, format!("nats.auth.{key} cannot be read")).caused_by(&error))
+        }
+        None => Err(missing(key)),
+    };
+    Ok(match auth.kind {
+        AuthKind::None => Auth::None,
+        AuthKind::UserPass => {
+            Auth::UserPassword { user: auth.user.clone().ok_or_else(|| missing("user"))?, password: secret("password", &auth.password)? }
+        }
+        AuthKind::Token => Auth::Token(secret("token", &auth.token)?),
+        AuthKind::Nkey => Auth::NKey(secret("nkey", &auth.nkey)?),
+        AuthKind::Creds => Auth::Creds(PathBuf::from(auth.creds.as_ref().ok_or_else(|| missing("creds"))?)),
+    })
+}
+
+/// The controller's. `durability` is what is known of the broker.
+pub(crate) fn controller(settings: &Settings, key: SigningKey, durability: &str) -> Result<longshore_controller::Config, Failure> {
+    let api = &settings.controller.api;
+    Ok(longshore_controller::Config {
+        listen: address(&api.listen)?,
+        job_timeout: api.job_timeout.0,
+        retention: settings.nats.kv.ttl.0,
+        durability: durability.to_owned(),
+        lease: settings.agent.consumer.ack_wait.0,
+        ..longshore_controller::Config::new(key)
+    })
+}
+
+fn address(listen: &str) -> Result<SocketAddr, Failure> {
+    let refused = |cause: String| {
+        Failure::new(Exit::Usage, format!("{listen:?} is not an address to listen on"))
+            .because(cause)
+            .hint("write it such as 127.0.0.1:8080")
+    };
+    let mut addresses = listen.to_socket_addrs().map_err(|error| refused(error.to_string()))?;
+    addresses.next().ok_or_else(|| refused("it has no address".to_owned()))
+}
+
+/// The agent's, with its state below `dir`.
+pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::Config, Failure> {
+    let program =
+        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
+    let state_dir = dir.join("agent");
+    crate::private::directory(&state_dir).map_err(|error| data::unusable(&state_dir, &error))?;
+    Ok(longshore_agent::Config {
+        id: keys::agent_id(dir)?,
+        hostname: hostname(&settings.agent.hostname),
+        max_jobs: settings.agent.max_jobs,
+        state_dir,
+        supervisor: SupervisorCommand { program, args: vec!["__supervise".into()] },
+        heartbeat_every: settings.nats.registry.ttl.0 / 3,
+        kill_grace: KILL_GRACE,
+    })
+}
+
+fn hostname(configured: &str) -> String {
+    if configured.is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { configured.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use longshore_model::unit::Span;
+
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Settings {
+        let mut settings = Settings::default();
+        settings.nats.url = Some("nats://broker:4222".to_owned());
+        change(&mut settings);
+        settings
+    }
+
+    #[test]
+    fn defaults_map_to_the_stores_own() {
+        let mapped = store(&with(|_| {}), None, "x").unwrap();
+        let own = jetstream::Config { url: "nats://broker:4222".to_owned(), client_name: "x".to_owned(), ..jetstream::Config::default() };
+        assert_eq!(format!("{mapped:?}"), format!("{own:?}"));
+    }
+
+    #[test]
+    fn every_setting_of_the_broker_has_an_effect() {
+        type Change = fn(&mut Settings);
+        let changes: &[Change] = &[
+            |s| s.nats.url = Some("nats://other:1".to_owned()),
+            |s| s.nats.server.namespace = "x".to_owned(),
+            |s| s.nats.stream.name = "x".to_owned(),
+            |s| s.nats.stream.max_age = Span(Duration::from_secs(1)),
+            |s| s.nats.stream.max_bytes.0 = 1,
+            |s| s.nats.stream.replicas = 3,
+            |s| s.nats.kv.bucket = "x".to_owned(),
+            |s| s.nats.kv.response_bucket = "x".to_owned(),
+            |s| s.nats.kv.ttl = Span(Duration::from_secs(1)),
+            |s| s.nats.kv.max_bytes.0 = 1,
+            |s| s.nats.logs.stream = "x".to_owned(),
+            |s| s.nats.logs.max_age = Span(Duration::from_secs(1)),
+            |s| s.nats.logs.max_bytes.0 = 1,
+            |s| s.nats.registry.bucket = "x".to_owned(),
+            |s| s.nats.registry.ttl = Span(Duration::from_secs(1)),
+            |s| s.nats.objects.bucket = "x".to_owned(),
+            |s| s.nats.objects.max_age = Span(Duration::from_secs(1)),
+            |s| s.nats.objects.max_bytes.0 = 1,
+            |s| s.agent.queue_group = "x".to_owned(),
+            |s| s.agent.consumer.max_deliver = 1,
+            |s| s.agent.consumer.ack_wait = Span(Duration::from_secs(1)),
+            |s| s.agent.consumer.max_ack_pending = 1,
+            |s| s.agent.consumer.replay_policy = ReplayPolicy::Original,
+        ];
+        let printed = |settings: &Settings| format!("{:?}", store(settings, None, "x").unwrap());
+        let before = printed(&with(|_| {}));
+        for (idx, change) in changes.iter().enumerate() {
+            assert_ne!(printed(&with(change)), before, "change {idx}");
+        }
+    }
+
+    #[test]
+    fn credentials_may_stand_in_the_address_but_do_not_stay_there() {
+        for (url, bare, auth) in [
+            ("nats://a:1,nats://b:2", "nats://a:1,nats://b:2", "none"),
+            ("nats://t0ken@a:1", "nats://a:1", "token(***)"),
+            ("nats://u:p@a:1, nats://u:p@b:2", "nats://a:1,nats://b:2", "user_password(***)"),
+            ("a:1", "nats://a:1", "none"),
+        ] {
+            let (got, found) = without_credentials(url);
+            assert_eq!((got.as_str(), format!("{:?}", found.unwrap_or_default()).as_str()), (bare, auth), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_login_that_lacks_its_secret_is_refused_by_name() {
+        let failure = store(&with(|s| s.nats.auth.kind = AuthKind::Token), None, "x").unwrap_err();
+        assert!(failure.text().contains("nats.auth.token"), "{}", failure.text());
+    }
+
+    #[test]
+    fn the_agent_and_the_controller_follow_their_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = agent(&with(|s| (s.agent.hostname, s.agent.max_jobs) = ("harbor".to_owned(), 3)), dir.path()).unwrap();
+        assert_eq!((config.hostname.as_str(), config.max_jobs), ("harbor", 3));
+        assert_eq!(config.heartbeat_every, Duration::from_secs(10));
+        let key = || SigningKey::new(vec![7; 32]);
+        let settings =
+            with(|s| (s.controller.api.listen, s.controller.api.job_timeout) = ("127.0.0.1:1".to_owned(), Span(Duration::from_secs(9))));
+        let config = controller(&settings, key(), "always").unwrap();
+        assert_eq!((config.listen.port(), config.job_timeout, config.durability.as_str()), (1, Duration::from_secs(9), "always"));
+        assert!(controller(&with(|s| s.controller.api.listen = "nowhere".to_owned()), key(), "always").is_err());
+    }
+}

@@ -1,0 +1,19 @@
+//! Settings: one schema ([`Settings`]), read from layers that each remember where a value came from ([`Loaded`]).
+//!
+//! Later layers win: built-in defaults, `/etc/longshore/longshore.yaml`, the user's file, `--config`, `--env-file`, `LONGSHORE_*`
+//! variables, flags. The invariant guarded here: a key that nobody reads is an error, never silence.
+
+mod error;
+mod keys;
+mod layer;
+mod load;
+mod schema;
+mod secret;
+mod yaml;
+
+pub(crate) use error::Error;
+pub(crate) use keys::{Key, Keys, schema};
+pub(crate) use layer::Origin;
+pub(crate) use load::{Loaded, Sources, user_dir};
+pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings};
+pub(crate) use secret::Secret;

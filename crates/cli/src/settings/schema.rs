@@ -1,0 +1,321 @@
+//! Every setting there is, with its meaning and its default. Reference, JSON Schema and `config explain` are made from this file.
+
+use std::time::Duration;
+
+use longshore_model::unit::{ByteSize, Span};
+use longshore_store::jetstream;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::secret::Secret;
+
+/// Longshore's configuration.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The broker and what is kept on it.
+    pub(crate) nats: Nats,
+    /// The controller, and how clients find it.
+    pub(crate) controller: Controller,
+    /// The agent on this host.
+    pub(crate) agent: Agent,
+}
+
+/// The broker and what is kept on it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Nats {
+    /// An external NATS server or cluster, comma separated. None: `start` runs its own nats-server.
+    pub(crate) url: Option<String>,
+    /// The nats-server that Longshore runs itself.
+    pub(crate) server: Server,
+    /// How to log in to the broker at `nats.url`.
+    pub(crate) auth: Auth,
+    /// The work queue.
+    pub(crate) stream: Stream,
+    /// Job definitions, events and answers.
+    pub(crate) kv: Kv,
+    /// Live output of jobs.
+    pub(crate) logs: Logs,
+    /// Heartbeats of agents.
+    pub(crate) registry: Registry,
+    /// Bundles and artifacts.
+    pub(crate) objects: Objects,
+}
+
+/// The nats-server that Longshore runs itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Server {
+    /// Address the managed nats-server listens on.
+    pub(crate) host: String,
+    /// Port of the managed nats-server. None: a free one, kept for the next start.
+    pub(crate) port: Option<u16>,
+    /// Where it keeps its streams. None: `nats/` in the data directory.
+    pub(crate) store_dir: Option<String>,
+    /// Prefixes the name of every stream and bucket, so that several fleets can share a broker.
+    pub(crate) namespace: String,
+    /// Path of the nats-server program, 2.12.0 or newer. None: it is looked for.
+    pub(crate) binary: Option<String>,
+}
+
+/// How to log in to the broker.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Auth {
+    /// `none`, `user_pass`, `token`, `nkey` or `creds`.
+    #[serde(rename = "type")]
+    pub(crate) kind: AuthKind,
+    /// User, for `user_pass`.
+    pub(crate) user: Option<String>,
+    /// Password, for `user_pass`.
+    pub(crate) password: Option<Secret>,
+    /// Token, for `token`.
+    pub(crate) token: Option<Secret>,
+    /// Path of a credentials file, for `creds`.
+    pub(crate) creds: Option<String>,
+    /// Seed of an nkey, for `nkey`.
+    pub(crate) nkey: Option<Secret>,
+}
+
+/// Ways to log in to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AuthKind {
+    #[default]
+    None,
+    UserPass,
+    Token,
+    Nkey,
+    Creds,
+}
+
+/// The work queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Stream {
+    /// Name of the stream.
+    pub(crate) name: String,
+    /// How long a notification of work is kept.
+    #[schemars(with = "String")]
+    pub(crate) max_age: Span,
+    /// How many bytes of notifications are kept.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+    /// Copies of every stream and bucket: 1 on one server, 3 on a cluster.
+    pub(crate) replicas: usize,
+}
+
+/// Job definitions, events and answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Kv {
+    /// Bucket of definitions and events.
+    pub(crate) bucket: String,
+    /// Bucket of answers.
+    pub(crate) response_bucket: String,
+    /// How long a job's records are kept.
+    #[schemars(with = "String")]
+    pub(crate) ttl: Span,
+    /// How many bytes each bucket keeps; beyond that new work is refused.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
+/// Live output of jobs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Logs {
+    /// Name of the stream.
+    pub(crate) stream: String,
+    /// How long output is kept.
+    #[schemars(with = "String")]
+    pub(crate) max_age: Span,
+    /// How many bytes of output are kept.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
+/// Heartbeats of agents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Registry {
+    /// Name of the bucket.
+    pub(crate) bucket: String,
+    /// How long an agent counts as alive after a heartbeat; it sends three in that time.
+    #[schemars(with = "String")]
+    pub(crate) ttl: Span,
+}
+
+/// Bundles and artifacts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Objects {
+    /// Name of the object store.
+    pub(crate) bucket: String,
+    /// How long an object is kept.
+    #[schemars(with = "String")]
+    pub(crate) max_age: Span,
+    /// How many bytes are kept; beyond that uploads are refused.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
+/// The controller, and how clients find it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Controller {
+    /// The REST API.
+    pub(crate) api: Api,
+    /// How this host's client commands find a controller.
+    pub(crate) client: ClientSide,
+}
+
+/// The REST API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Api {
+    /// Address and port the API listens on; port 0 takes a free one.
+    pub(crate) listen: String,
+    /// How long a request with `?wait` and no time waits for the job.
+    #[schemars(with = "String")]
+    pub(crate) job_timeout: Span,
+    /// Who may use it.
+    pub(crate) security: ApiSecurity,
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ApiSecurity {
+    /// Key that signs tokens, at least 32 bytes. None: `signing.key` in the data directory, made at the first start.
+    pub(crate) signing_key: Option<Secret>,
+}
+
+/// How client commands find a controller.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ClientSide {
+    /// Address of the controller, such as http://127.0.0.1:8080. None: the current context's.
+    pub(crate) url: Option<String>,
+    /// Who we are.
+    pub(crate) security: ClientSecurity,
+}
+
+/// Who a client is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ClientSecurity {
+    /// Token that client commands send. None: the current context's.
+    pub(crate) bearer_token: Option<Secret>,
+}
+
+/// The agent on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Agent {
+    /// Name the agent goes by. Empty: the system's host name.
+    pub(crate) hostname: String,
+    /// Executions it runs at once.
+    pub(crate) max_jobs: usize,
+    /// Agents with the same group share the work for `_any`.
+    pub(crate) queue_group: String,
+    /// How agents take work from the broker.
+    pub(crate) consumer: Consumer,
+}
+
+/// How agents take work from the broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Consumer {
+    /// How often the broker offers the same work. Attempts are counted apart from this.
+    pub(crate) max_deliver: i64,
+    /// How long a claim lasts without being extended.
+    #[schemars(with = "String")]
+    pub(crate) ack_wait: Span,
+    /// How many claims there may be at once, over all agents.
+    pub(crate) max_ack_pending: i64,
+    /// `instant`, or `original` for the pace the work came in.
+    pub(crate) replay_policy: ReplayPolicy,
+}
+
+/// The pace at which waiting work is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReplayPolicy {
+    #[default]
+    Instant,
+    Original,
+}
+
+fn size(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "integer"] })
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: None, store_dir: None, namespace: String::new(), binary: None }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".to_owned(), job_timeout: Span(Duration::from_secs(30)), security: ApiSecurity::default() }
+    }
+}
+
+// The broker's names and bounds have one home, the store's own configuration.
+
+impl Default for Stream {
+    fn default() -> Self {
+        let jetstream::Config { stream, replicas, .. } = jetstream::Config::default();
+        Self { name: stream.name, max_age: Span(stream.max_age), max_bytes: ByteSize(stream.max_bytes), replicas }
+    }
+}
+
+impl Default for Kv {
+    fn default() -> Self {
+        let kv = jetstream::Config::default().kv;
+        Self { bucket: kv.bucket, response_bucket: kv.response_bucket, ttl: Span(kv.ttl), max_bytes: ByteSize(kv.max_bytes) }
+    }
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        let logs = jetstream::Config::default().logs;
+        Self { stream: logs.name, max_age: Span(logs.max_age), max_bytes: ByteSize(logs.max_bytes) }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let registry = jetstream::Config::default().registry;
+        Self { bucket: registry.bucket, ttl: Span(registry.ttl) }
+    }
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        let objects = jetstream::Config::default().objects;
+        Self { bucket: objects.bucket, max_age: Span(objects.max_age), max_bytes: ByteSize(objects.max_bytes) }
+    }
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        let consumer = jetstream::Config::default().consumer;
+        Self { hostname: String::new(), max_jobs: 10, queue_group: consumer.queue_group, consumer: Consumer::default() }
+    }
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        let consumer = jetstream::Config::default().consumer;
+        Self {
+            max_deliver: consumer.max_deliver,
+            ack_wait: Span(consumer.ack_wait),
+            max_ack_pending: consumer.max_ack_pending,
+            replay_policy: if consumer.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
+        }
+    }
+}
