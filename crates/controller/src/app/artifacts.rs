@@ -1,0 +1,138 @@
+//! What a job brought back: the list from its answers, the archive as it is stored, or one file out of it.
+//!
+//! A file is found by comparing names as text while the archive streams by; nothing is unpacked to a file system.
+
+use std::io::{self, Read as _};
+
+use bytes::Bytes;
+use longshore_model::access::Caller;
+use longshore_model::wire::rest::ArtifactList;
+use longshore_model::wire::result::WorkspaceResult;
+use longshore_model::{ExecutionId, JobId};
+use longshore_store::{JobRecord, ObjectReader, archive_name};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::SyncIoBridge;
+
+use super::{App, Error, permit};
+
+/// Bytes handed on at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks that may wait for the reader.
+const CHUNKS_WAITING: usize = 8;
+
+/// An archive, packed.
+pub(crate) struct Archive {
+    pub(crate) size: u64,
+    pub(crate) content: ObjectReader,
+}
+
+/// One file.
+pub(crate) struct File {
+    pub(crate) size: u64,
+    pub(crate) content: mpsc::Receiver<io::Result<Bytes>>,
+}
+
+/// What the list of a job's artifacts has.
+pub(crate) async fn list(app: &App, caller: &Caller, id: JobId) -> Result<ArtifactList, Error> {
+    permit(caller, "job:read")?;
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let mut list = ArtifactList { items: Vec::new(), archive_bytes: None, unlisted: 0 };
+    for (_, result) in results(&record) {
+        list.items.extend(result.files.created);
+        list.items.extend(result.files.modified);
+        list.unlisted += result.files.unlisted;
+        if let Some(archive) = result.archive {
+            *list.archive_bytes.get_or_insert(0) += archive.size;
+        }
+    }
+    list.items.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(list)
+}
+
+/// The archive of what a job brought back.
+pub(crate) async fn archive(app: &App, caller: &Caller, id: JobId) -> Result<Archive, Error> {
+    permit(caller, "job:read")?;
+    let nothing = || Error::NotFound { what: format!("archive of job {id}: it brought nothing back") };
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let with_archive = results(&record).find(|(_, result)| result.archive.is_some()).map(|(execution, _)| execution);
+    let name = archive_name(id, with_archive.ok_or_else(nothing)?);
+    let info = app.store.objects.info(&name).await?.ok_or_else(nothing)?;
+    let content = app.store.objects.get(&name).await?.ok_or_else(nothing)?;
+    Ok(Archive { size: info.size, content })
+}
+
+/// One file out of the archive.
+pub(crate) async fn file(app: &App, caller: &Caller, id: JobId, path: String) -> Result<File, Error> {
+    let absent = || Error::NotFound { what: format!("file {path:?} among the artifacts of job {id}") };
+    let archive = match archive(app, caller, id).await {
+        Err(Error::NotFound { what }) if what.starts_with("archive") => return Err(absent()),
+        other => other?,
+    };
+    let wanted = path.clone().into_bytes();
+    let (found_tx, found) = oneshot::channel();
+    let (tx, content) = mpsc::channel(CHUNKS_WAITING);
+    let packed = SyncIoBridge::new(archive.content);
+    app.streams.spawn_blocking(move || search(packed, &wanted, found_tx, &tx));
+    match found.await {
+        Ok(Ok(Some(size))) => Ok(File { size, content }),
+        Ok(Ok(None)) => Err(absent()),
+        Ok(Err(error)) => Err(Error::Archive(error)),
+        Err(_) => Err(Error::Archive(io::Error::other("the search was given up"))),
+    }
+}
+
+fn results(record: &JobRecord) -> impl Iterator<Item = (ExecutionId, WorkspaceResult)> {
+    record.answers.iter().filter_map(|answer| {
+        let result = serde_json::from_value(answer.result.clone()?).ok()?;
+        Some((answer.execution, result))
+    })
+}
+
+/// Tells the size of the file named `wanted`, then its content. Ends early when nobody listens.
+fn search(packed: impl io::Read, wanted: &[u8], found: oneshot::Sender<io::Result<Option<u64>>>, tx: &mpsc::Sender<io::Result<Bytes>>) {
+    let mut archive = match zstd::Decoder::new(packed) {
+        Ok(unpacked) => tar::Archive::new(unpacked),
+        Err(error) => return drop(found.send(Err(error))),
+    };
+    let entries = match archive.entries() {
+        Ok(entries) => entries,
+        Err(error) => return drop(found.send(Err(error))),
+    };
+    for entry in entries {
+        let mut entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return drop(found.send(Err(error))),
+        };
+        let name = entry.path_bytes();
+        if !entry.header().entry_type().is_file() || name.strip_prefix(b"./").unwrap_or(&name) != wanted {
+            if found.is_closed() {
+                return;
+            }
+            continue;
+        }
+        drop(name);
+        if found.send(Ok(Some(entry.size()))).is_ok() {
+            copy(&mut entry, tx);
+        }
+        return;
+    }
+    drop(found.send(Ok(None)));
+}
+
+fn copy(from: &mut impl io::Read, tx: &mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let read = from.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+        let is_end = match read {
+            Ok(0) => return,
+            Ok(_) => tx.blocking_send(Ok(Bytes::from(chunk))).is_err(),
+            Err(error) => {
+                let _ = tx.blocking_send(Err(error));
+                true
+            }
+        };
+        if is_end {
+            return;
+        }
+    }
+}

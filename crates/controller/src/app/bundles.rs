@@ -1,0 +1,114 @@
+//! Uploads: a directory, packed, named by its SHA-256 and stored only if it has it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use longshore_model::access::Caller;
+use longshore_model::limits::BUNDLE_BYTES_MAX;
+use longshore_model::wire::rest::BundleView;
+use longshore_store::bundle_name;
+use sha2::{Digest, Sha256};
+use tokio_util::io::StreamReader;
+
+use super::{App, Error, permit};
+
+/// How long an upload may make no progress.
+const STALLED_FOR: Duration = Duration::from_secs(60);
+
+/// What is known of a stored bundle.
+pub(crate) async fn find(app: &App, caller: &Caller, sha256: &str) -> Result<BundleView, Error> {
+    permit(caller, "workspace:execute")?;
+    stored(app, sha256).await?.ok_or_else(|| Error::NotFound { what: format!("bundle {sha256}") })
+}
+
+/// Stores a bundle, unless it is there already; then `content` is not read.
+pub(crate) async fn put(
+    app: &App,
+    caller: &Caller,
+    sha256: &str,
+    content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Result<BundleView, Error> {
+    permit(caller, "workspace:execute")?;
+    if let Some(view) = stored(app, sha256).await? {
+        return Ok(view);
+    }
+    let verdict = Arc::new(Mutex::new(None));
+    let checked = check(content, sha256.to_owned(), Arc::clone(&verdict));
+    let outcome = app.store.objects.put(&bundle_name(sha256), Box::pin(StreamReader::new(checked))).await;
+    // The store saw a broken stream; why it broke was noted.
+    if let Some(refused) = verdict.lock().expect("no holder of this lock panics").take() {
+        return Err(refused);
+    }
+    let info = outcome?;
+    tracing::info!(bundle = sha256, size_bytes = info.size, caller = %caller.name, "bundle stored");
+    Ok(BundleView { sha256: sha256.to_owned(), size: info.size, existed: false })
+}
+
+async fn stored(app: &App, sha256: &str) -> Result<Option<BundleView>, Error> {
+    let info = app.store.objects.info(&bundle_name(sha256)).await?;
+    Ok(info.map(|info| BundleView { sha256: sha256.to_owned(), size: info.size, existed: true }))
+}
+
+struct Checker<S> {
+    content: std::pin::Pin<Box<S>>,
+    hash: Sha256,
+    bytes: u64,
+    announced: String,
+    verdict: Arc<Mutex<Option<Error>>>,
+    is_over: bool,
+}
+
+/// Passes the content on. Breaks the stream instead of ending it when the digest is another than announced, so that nothing under
+/// this name ever becomes visible that does not have it.
+fn check<S>(content: S, announced: String, verdict: Arc<Mutex<Option<Error>>>) -> impl Stream<Item = io::Result<Bytes>> + Send
+where
+    S: Stream<Item = io::Result<Bytes>> + Send,
+{
+    let checker = Checker { content: Box::pin(content), hash: Sha256::new(), bytes: 0, announced, verdict, is_over: false };
+    Box::pin(futures::stream::unfold(checker, |mut checker| async move { checker.next().await.map(|item| (item, checker)) }))
+}
+
+impl<S: Stream<Item = io::Result<Bytes>>> Checker<S> {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.is_over {
+            return None;
+        }
+        let Ok(arrived) = tokio::time::timeout(STALLED_FOR, self.content.next()).await else {
+            return Some(self.refuse(Error::Upload(io::ErrorKind::TimedOut.into())));
+        };
+        match arrived {
+            Some(Ok(chunk)) => {
+                self.bytes += chunk.len() as u64;
+                if self.bytes > BUNDLE_BYTES_MAX {
+                    return Some(self.refuse(Error::TooLarge { max: BUNDLE_BYTES_MAX }));
+                }
+                self.hash.update(&chunk);
+                Some(Ok(chunk))
+            }
+            Some(Err(error)) => Some(self.refuse(Error::Upload(error))),
+            None => {
+                self.is_over = true;
+                let found = self.hash.finalize_reset().iter().fold(String::new(), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                });
+                if found == self.announced {
+                    return None;
+                }
+                let announced = self.announced.clone();
+                Some(self.refuse(Error::DigestMismatch { announced, found }))
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: Error) -> io::Result<Bytes> {
+        self.is_over = true;
+        let broken = io::Error::other(error.to_string());
+        *self.verdict.lock().expect("no holder of this lock panics") = Some(error);
+        Err(broken)
+    }
+}

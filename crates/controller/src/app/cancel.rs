@@ -1,0 +1,163 @@
+//! Ending a job before its time. What has not started never will; what runs is told to stop, and its agent's answer says whether
+//! every process is known to be gone.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore_model::access::Caller;
+use longshore_model::job::Execution;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
+use longshore_model::wire::rest::CancelView;
+use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
+use longshore_store::{Appended, JobRecord};
+
+use super::{App, Error, fold, get, permit};
+
+/// How long a cancel waits for the answer of what runs.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often a decision is made again because somebody else wrote first.
+const CONFLICTS_MAX: usize = 16;
+
+/// What was done to one execution.
+enum Done {
+    /// It had ended.
+    Nothing,
+    /// It never started and never will.
+    Ended,
+    /// Its agent was told to stop it.
+    Asked,
+    /// Its agent had been told before, and was reminded.
+    Reminded,
+}
+
+/// Ends a job, or says that there was nothing to end. Safe to repeat.
+pub(crate) async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<CancelView, Error> {
+    permit(caller, "job:write")?;
+    let (changed, message) = end(app, &caller.name, id, ANSWER_WITHIN).await?;
+    Ok(CancelView { job: get::load(app, id).await?, changed, message })
+}
+
+/// Ends every execution, waiting up to `patience` for those that run. Gives whether anything changed, and what happened in words.
+pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> Result<(bool, String), Error> {
+    let mut ticket = app.waiters.register(id);
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let (mut ended, mut asked, mut reminded) = (0, 0, 0);
+    for execution in &record.definition.executions {
+        match end_one(app, by, id, *execution).await? {
+            Done::Nothing => {}
+            Done::Ended => ended += 1,
+            Done::Asked => asked += 1,
+            Done::Reminded => reminded += 1,
+        }
+    }
+    // Withdrawing takes back every announcement, also of what an agent holds: only when nothing runs.
+    if ended > 0 && asked + reminded == 0 {
+        app.store.work.withdraw(&record.definition).await?;
+        tracing::info!(job.id = %id, caller = by, "job cancelled");
+    }
+    let mut answered = true;
+    if asked + reminded > 0 {
+        tracing::info!(job.id = %id, caller = by, "the end of a running job was asked for");
+        let settled = async {
+            while !app.index().get(id).is_some_and(crate::index::Entry::is_settled) {
+                ticket.changed().await;
+            }
+        };
+        answered = tokio::time::timeout(patience, settled).await.is_ok();
+    }
+    let message = match (ended, asked, reminded, answered) {
+        (0, 0, 0, _) => "the job had ended already",
+        (_, 0, 0, _) => "the job was cancelled before it started",
+        (_, _, _, true) => "the job was stopped",
+        (_, 0, _, false) => "the agent had been told to stop the job and was reminded; it has not answered yet",
+        (_, _, _, false) => "the agent was told to stop the job; it has not answered yet",
+    };
+    Ok((ended + asked > 0, message.to_owned()))
+}
+
+async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Result<Done, Error> {
+    for _ in 0..CONFLICTS_MAX {
+        let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+        let shares = fold(&record);
+        let Some((_, state)) = shares.0.iter().find(|(of, _)| *of == execution) else { return Ok(Done::Nothing) };
+        let (kind, holder) = match state.state() {
+            ExecutionState::Pending | ExecutionState::Retryable => (EventKind::Cancelled { by: by.to_owned() }, None),
+            ExecutionState::Running => {
+                let holder = state.holder().map(|(agent, _)| agent);
+                if state.cancel_requested_by().is_some() {
+                    signal(app, holder, id).await;
+                    return Ok(Done::Reminded);
+                }
+                (EventKind::CancelRequested { by: by.to_owned() }, holder)
+            }
+            ExecutionState::Completed
+            | ExecutionState::Failed
+            | ExecutionState::Skipped
+            | ExecutionState::Cancelled
+            | ExecutionState::Expired
+            | ExecutionState::Lost => return Ok(Done::Nothing),
+        };
+        let now = app.now();
+        let is_end = matches!(kind, EventKind::Cancelled { .. });
+        let event = Event { schema: SCHEMA, at: now, kind };
+        match app.store.ledger.append(id, execution, record.revision(execution), &event).await? {
+            Appended::Conflict => {}
+            Appended::Stored(_) if is_end => {
+                app.store.ledger.answer(&cancelled(&record, execution, state, by, now)).await?;
+                return Ok(Done::Ended);
+            }
+            Appended::Stored(_) => {
+                signal(app, holder, id).await;
+                return Ok(Done::Asked);
+            }
+        }
+    }
+    Err(Error::Running { job: id })
+}
+
+/// The answer of an execution that was ended before an attempt started.
+pub(crate) fn cancelled(record: &JobRecord, execution: ExecutionId, state: &Execution, by: &str, now: Timestamp) -> Answer {
+    unstarted(record, execution, state, Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"), now)
+}
+
+/// The answer of an execution that was not started in time.
+pub(crate) fn expired(record: &JobRecord, execution: ExecutionId, state: &Execution, now: Timestamp) -> Answer {
+    let message = format!("not started by {}", record.definition.expires_at);
+    unstarted(record, execution, state, Outcome::Expired, ErrorCode::Expired, message, now)
+}
+
+fn unstarted(
+    record: &JobRecord,
+    execution: ExecutionId,
+    state: &Execution,
+    outcome: Outcome,
+    code: ErrorCode,
+    message: String,
+    now: Timestamp,
+) -> Answer {
+    Answer {
+        schema: SCHEMA,
+        job: record.definition.id,
+        execution,
+        outcome,
+        agent: state.holder().map(|(agent, _)| agent),
+        hostname: state.holder().map(|(_, hostname)| hostname.to_owned()),
+        attempts: state.attempts(),
+        changed: (state.attempts() == 0).then_some(false),
+        result: None,
+        error: Some(Failure { code, message }),
+        cancel_verified: None,
+        started_at: state.started_at(),
+        finished_at: now,
+        duration_ms: None,
+    }
+}
+
+/// A hint: the agent also finds the request in the ledger.
+async fn signal(app: &App, holder: Option<AgentId>, id: JobId) {
+    let Some(agent) = holder else { return };
+    if let Err(error) = app.store.work.signal_cancel(agent, id).await {
+        tracing::warn!(job.id = %id, agent.id = %agent, error = %super::chain(&error), "the agent could not be told of a cancel");
+    }
+}

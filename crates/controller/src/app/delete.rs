@@ -1,0 +1,48 @@
+//! Removing a job with everything that belongs to it. The definition goes last, so that a delete that broke off can be repeated.
+
+use std::time::Duration;
+
+use longshore_model::JobId;
+use longshore_model::access::Caller;
+use longshore_store::{archive_name, bundle_name};
+
+use super::{App, Error, cancel, fold, permit};
+
+/// How long a forced delete waits for what runs to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// What to do with a job that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    Refuse,
+    CancelFirst,
+}
+
+/// Removes a job.
+pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Running) -> Result<(), Error> {
+    permit(caller, "job:write")?;
+    let mut record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    if !fold(&record).is_final() && running == Running::CancelFirst {
+        cancel::end(app, &caller.name, id, STOP_WITHIN).await?;
+        record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    }
+    if !fold(&record).is_final() {
+        return Err(Error::Running { job: id });
+    }
+    let definition = record.definition;
+    app.store.work.withdraw(&definition).await?;
+    for execution in &definition.executions {
+        app.store.objects.delete(&archive_name(id, *execution)).await?;
+    }
+    if let Some(bundle) = definition.args.get("bundle").and_then(serde_json::Value::as_str) {
+        let _alone = app.bundles.write().await;
+        if app.index().is_caught_up() && !app.index().is_bundle_shared(bundle, id) {
+            app.store.objects.delete(&bundle_name(bundle)).await?;
+        }
+    }
+    app.store.logs.delete(id).await?;
+    app.store.ledger.delete(id).await?;
+    app.index_mut().delete(id);
+    tracing::info!(job.id = %id, caller = %caller.name, "job deleted");
+    Ok(())
+}

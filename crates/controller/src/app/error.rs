@@ -1,0 +1,66 @@
+//! Why a use case was refused or failed, in terms the API can answer with.
+
+use jiff::Timestamp;
+use longshore_model::JobId;
+use longshore_model::job::{InvalidDefinition, InvalidSubmission};
+use longshore_model::wire::problem::FieldError;
+use longshore_store::Error as StoreError;
+
+use crate::fleet::NoTarget;
+
+/// A use case did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the token does not grant {permission}")]
+    Forbidden { permission: &'static str },
+    #[error(transparent)]
+    Invalid(#[from] InvalidSubmission),
+    #[error(transparent)]
+    NoTarget(#[from] NoTarget),
+    #[error("there is no {what}")]
+    NotFound { what: String },
+    #[error("the idempotency key was used for another body, which made {job}")]
+    IdempotencyConflict { job: JobId },
+    #[error("{job} has not ended")]
+    Running { job: JobId },
+    #[error("{job} has not ended, so there is nothing to repeat")]
+    NotFinal { job: JobId },
+    #[error("its records may be needed until {needed}, and are kept until {kept}")]
+    Retention { needed: Timestamp, kept: Timestamp },
+    #[error("the content has the SHA-256 {found}, not {announced}")]
+    DigestMismatch { announced: String, found: String },
+    #[error("the content is larger than {max} bytes")]
+    TooLarge { max: u64 },
+    #[error("the cursor does not belong to this list")]
+    Cursor,
+    #[error("the upload broke off")]
+    Upload(#[source] std::io::Error),
+    #[error("the stores could not do it")]
+    Store(#[from] StoreError),
+    #[error("the stored job cannot be read")]
+    Definition(#[from] InvalidDefinition),
+    #[error("the stored archive cannot be read")]
+    Archive(#[source] std::io::Error),
+}
+
+impl Error {
+    /// One field has a value that cannot be.
+    pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
+        Self::Invalid(InvalidSubmission::Fields(vec![FieldError { pointer: pointer.to_owned(), detail: detail.into() }]))
+    }
+
+    pub(crate) fn no_job(job: JobId) -> Self {
+        Self::NotFound { what: format!("job {job}") }
+    }
+}
+
+/// An error with its causes, for the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,54 @@
+//! Reading one job, at once or when it has ended.
+
+use std::time::Duration;
+
+use longshore_model::JobId;
+use longshore_model::access::Caller;
+use longshore_model::limits::WAIT_MAX;
+use longshore_model::wire::rest::JobView;
+
+use super::{App, Error, job_view, permit};
+
+/// Reads a job; with `wait`, when it has ended or the time is up.
+pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Duration>) -> Result<JobView, Error> {
+    permit(caller, "job:read")?;
+    match wait {
+        Some(wait) => when_final(app, id, wait).await,
+        None => load(app, id).await,
+    }
+}
+
+/// Reads a job as the ledger has it.
+pub(crate) async fn load(app: &App, id: JobId) -> Result<JobView, Error> {
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    Ok(job_view(&record, app.index().retries_of(id), app.now()))
+}
+
+/// Reads a job as soon as it is final, or as it is when the time is up or the controller ends.
+pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<JobView, Error> {
+    // Registered before the look, so that an end in between is not missed.
+    let mut ticket = app.waiters.register(id);
+    // What the index knows as unfinished need not be read yet: if it ended just now, the feed is about to say so.
+    let is_unfinished = app.index().get(id).is_some_and(|entry| !entry.status(app.now()).is_final());
+    if !is_unfinished {
+        let view = load(app, id).await?;
+        if view.status.is_final() {
+            return Ok(view);
+        }
+    }
+    let is_over = |app: &App| app.index().get(id).is_none_or(|entry| entry.status(app.now()).is_final());
+    let ended = async {
+        loop {
+            ticket.changed().await;
+            if is_over(app) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = tokio::time::sleep(wait.min(WAIT_MAX)) => {}
+        () = app.drain.cancelled() => {}
+    }
+    load(app, id).await
+}

@@ -1,0 +1,129 @@
+//! A job's record, folded: what decisions are made from and what people are shown.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore_model::job::{Execution, status};
+use longshore_model::unit::Span;
+use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
+use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
+use longshore_store::JobRecord;
+
+use crate::timeline;
+
+/// Every execution's folded state, in the definition's order.
+pub(crate) struct Shares(pub(crate) Vec<(ExecutionId, Execution)>);
+
+impl Shares {
+    pub(crate) fn status(&self, not_before: Option<Timestamp>, now: Timestamp) -> JobStatus {
+        status(self.0.iter().map(|(_, execution)| execution.state()), not_before, now)
+    }
+
+    pub(crate) fn is_final(&self) -> bool {
+        self.0.iter().all(|(_, execution)| execution.state().is_final())
+    }
+
+    /// Whether nothing more is expected: every execution has its answer, or is lost.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.iter().all(|(_, execution)| execution.is_answered() || execution.state() == ExecutionState::Lost)
+    }
+}
+
+/// Folds a record. What contradicts the history is logged and skipped, as everywhere.
+pub(crate) fn fold(record: &JobRecord) -> Shares {
+    let one = |id: ExecutionId| {
+        let mut execution = Execution::default();
+        let mut refused: Vec<_> = record.events_of(id).filter_map(|event| execution.apply(event).err()).collect();
+        refused.extend(record.answer_of(id).and_then(|answer| execution.apply_answer(answer).err()));
+        for error in refused {
+            tracing::error!(job.id = %record.definition.id, execution = %id, %error, "a record contradicts the job's history and was skipped");
+        }
+        (id, execution)
+    };
+    Shares(record.definition.executions.iter().map(|id| one(*id)).collect())
+}
+
+/// One line of a job's timeline, with where it stands in the ledger: events in the first sequence, answers in none that a load tells.
+pub(crate) struct Line {
+    pub(crate) place: Place,
+    pub(crate) entry: TimelineEntry,
+}
+
+/// What a line is, so that a stream tells each once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Queue(u64),
+    Answer(ExecutionId),
+    Deletion,
+}
+
+/// Everything that happened, oldest first: the ledger's order for events, then the answers by when they were given.
+pub(crate) fn lines(record: &JobRecord, now: Timestamp) -> Vec<Line> {
+    let definition = &record.definition;
+    let mut states: BTreeMap<ExecutionId, Execution> = definition.executions.iter().map(|id| (*id, Execution::default())).collect();
+    let status_of = |states: &BTreeMap<ExecutionId, Execution>| status(states.values().map(Execution::state), definition.not_before, now);
+    let mut lines =
+        vec![Line { place: Place::Queue(record.definition_revision), entry: timeline::submitted(definition, status_of(&states)) }];
+    for (revision, execution, event) in &record.events {
+        if let Some(state) = states.get_mut(execution) {
+            // Refusals were logged by the fold; the line is shown all the same, as it is on record.
+            let _ = state.apply(event);
+        }
+        let entry = timeline::happened(definition.id, *execution, event, Some(status_of(&states)));
+        lines.push(Line { place: Place::Queue(*revision), entry });
+    }
+    let mut answers: Vec<_> = record.answers.iter().collect();
+    answers.sort_by_key(|answer| (answer.finished_at, answer.execution));
+    for answer in answers {
+        if let Some(state) = states.get_mut(&answer.execution) {
+            let _ = state.apply_answer(answer);
+        }
+        lines.push(Line { place: Place::Answer(answer.execution), entry: timeline::answered(answer, Some(status_of(&states))) });
+    }
+    lines
+}
+
+/// One job with everything known of it.
+pub(crate) fn job_view(record: &JobRecord, retried_by: Vec<JobId>, now: Timestamp) -> JobView {
+    let definition = &record.definition;
+    let shares = fold(record);
+    JobView {
+        id: definition.id,
+        status: shares.status(definition.not_before, now),
+        operation: definition.operation.clone(),
+        args: definition.args.clone(),
+        target: definition.target.clone(),
+        submitted_by: definition.submitted_by.clone(),
+        submitted_at: definition.submitted_at,
+        not_before: definition.not_before,
+        expires_at: definition.expires_at,
+        timeout: Span(Duration::from_millis(definition.timeout_ms)).to_string(),
+        max_attempts: definition.max_attempts,
+        annotations: definition.annotations.clone(),
+        retry_of: definition.retry_of,
+        retried_by,
+        executions: shares.0.iter().map(|(id, execution)| execution_view(record, *id, execution)).collect(),
+        timeline: lines(record, now).into_iter().map(|line| line.entry).collect(),
+    }
+}
+
+fn execution_view(record: &JobRecord, id: ExecutionId, execution: &Execution) -> ExecutionView {
+    let answer = record.answer_of(id);
+    let holder = execution.holder();
+    ExecutionView {
+        id,
+        state: execution.state(),
+        agent: holder.map(|(agent, _)| agent),
+        hostname: holder.map(|(_, hostname)| hostname.to_owned()),
+        attempts: execution.attempts(),
+        cancel_requested: execution.cancel_requested_by().is_some(),
+        changed: answer.and_then(|answer| answer.changed),
+        result: answer.and_then(|answer| answer.result.clone()),
+        error: execution.last_failure().cloned(),
+        cancel_verified: answer.and_then(|answer| answer.cancel_verified),
+        started_at: execution.started_at(),
+        finished_at: execution.ended_at(),
+        duration_ms: answer.and_then(|answer| answer.duration_ms),
+    }
+}

@@ -1,0 +1,44 @@
+//! Repeating a job by hand: the same operation, arguments, target, time-out and policy as a new job, linked both ways.
+
+use jiff::{SignedDuration, Timestamp};
+use longshore_model::access::Caller;
+use longshore_model::job::{Job, Submission};
+use longshore_model::limits::EXPIRES_IN_DEFAULT;
+use longshore_model::wire::rest::{JobView, RetryJobRequest, RetryOnly};
+use longshore_model::{ExecutionState, JobId};
+
+use super::{App, Error, fold, permit, submit};
+
+/// Repeats a job that has ended. Needs the operation's own permission: a repeat is a submission.
+pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJobRequest) -> Result<JobView, Error> {
+    permit(caller, "job:write")?;
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let shares = fold(&record);
+    let job = Job::try_from(record.definition)?;
+    permit(caller, job.call.operation().spec().permission)?;
+    if !shares.is_final() {
+        return Err(Error::NotFinal { job: id });
+    }
+    let did = |state| matches!(state, ExecutionState::Completed | ExecutionState::Skipped);
+    match request.only {
+        RetryOnly::All => {}
+        // A job has one execution until `_all` exists: some failed means that all did.
+        RetryOnly::Failed if shares.0.iter().any(|(_, execution)| !did(execution.state())) => {}
+        RetryOnly::Failed => return Err(Error::field("/only", "every execution of the job completed, so none is to be repeated")),
+    }
+
+    let now = app.now();
+    let lifetime = SignedDuration::try_from(EXPIRES_IN_DEFAULT).unwrap_or(SignedDuration::MAX);
+    let submission = Submission {
+        call: job.call,
+        target: job.target,
+        timeout: job.timeout,
+        not_before: None,
+        expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
+        retry: job.retry,
+        idempotency_key: None,
+        annotations: job.annotations,
+    };
+    submit::check_retention(app, &submission, now)?;
+    Ok(submit::accept(app, caller, submission, submit::new_id(), Some(id)).await?.job)
+}

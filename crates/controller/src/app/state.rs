@@ -1,0 +1,94 @@
+//! What every request and every background task shares.
+
+use std::ops::Deref;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use jiff::Timestamp;
+use longshore_model::JobId;
+use longshore_store::{Error as StoreError, JobRecord, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Config;
+use crate::fleet::Fleet;
+use crate::hub::Hub;
+use crate::index::Index;
+use crate::wait::Waiters;
+
+/// The controller's shared state. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) hub: Hub,
+    pub(crate) waiters: Waiters,
+    /// Held shared from a submission's look at its bundle to its place in the index, and alone while a delete decides whether the
+    /// bundle is still needed.
+    pub(crate) bundles: tokio::sync::RwLock<()>,
+    /// Set when the controller ends: streams and waits end with it.
+    pub(crate) drain: CancellationToken,
+    /// The tasks behind streaming responses.
+    pub(crate) streams: TaskTracker,
+    index: RwLock<Index>,
+    fleet: RwLock<Fleet>,
+}
+
+impl App {
+    pub(crate) fn new(config: Config, store: Store) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            store,
+            hub: Hub::default(),
+            waiters: Waiters::default(),
+            bundles: tokio::sync::RwLock::default(),
+            drain: CancellationToken::new(),
+            streams: TaskTracker::new(),
+            index: RwLock::default(),
+            fleet: RwLock::default(),
+        }))
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Inner {
+    /// The edge's clock; what is below is handed the time.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Reads a job from the ledger. One that is gone, deleted elsewhere or dropped by its age, leaves the index too: deletions are told
+    /// as hints, which may be missed.
+    pub(crate) async fn load(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        let record = self.store.ledger.load(id).await?;
+        if record.is_none() && self.index().get(id).is_some() {
+            self.index_mut().delete(id);
+            self.waiters.wake(id);
+        }
+        Ok(record)
+    }
+
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn fleet(&self) -> RwLockReadGuard<'_, Fleet> {
+        self.fleet.read().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn fleet_mut(&self) -> RwLockWriteGuard<'_, Fleet> {
+        self.fleet.write().expect("no holder of this lock panics")
+    }
+}

@@ -1,0 +1,145 @@
+//! Accepting a job: checked, allowed, addressed, then written once.
+//!
+//! With an idempotency key the job's id is reserved before the job is written, so that a repeat finds the same id whether or not the
+//! first try came to its end.
+
+use std::fmt::Write as _;
+
+use jiff::{SignedDuration, Timestamp};
+use longshore_model::JobId;
+use longshore_model::access::Caller;
+use longshore_model::job::{Job, Submission};
+use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
+use longshore_model::wire::rest::{JobRequest, JobView};
+use longshore_store::{Created, JobRecord, bundle_name};
+use sha2::{Digest, Sha256};
+
+use super::{App, Error, job_view, permit};
+
+/// What became of a submission.
+pub(crate) struct Submitted {
+    pub(crate) job: JobView,
+    /// Whether this is the job of an earlier submission with the same key.
+    pub(crate) is_replayed: bool,
+}
+
+/// Accepts a job.
+pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> Result<Submitted, Error> {
+    let now = app.now();
+    let body_sha256 = request.idempotency_key.is_some().then(|| body_hash(&request));
+    let submission = Submission::parse(request, now)?;
+    permit(caller, submission.call.operation().spec().permission)?;
+    check_retention(app, &submission, now)?;
+
+    let (Some(key), Some(body_sha256)) = (submission.idempotency_key.clone(), body_sha256) else {
+        return accept(app, caller, submission, new_id(), None).await;
+    };
+    let wanted = Reservation { schema: SCHEMA, job: new_id(), body_sha256 };
+    let held = app.store.ledger.reserve(&key_hash(&caller.name, &key), &wanted).await?;
+    if held.body_sha256 != wanted.body_sha256 {
+        return Err(Error::IdempotencyConflict { job: held.job });
+    }
+    // A reservation that is not ours was made by an earlier try, which may have crashed before it wrote the job.
+    if held.job != wanted.job
+        && let Some(record) = app.load(held.job).await?
+    {
+        return Ok(Submitted { job: view_of(app, &record, now), is_replayed: true });
+    }
+    accept(app, caller, submission, held.job, None).await
+}
+
+/// Addresses a submission and writes it down. The caller has checked permissions and retention.
+pub(super) async fn accept(
+    app: &App,
+    caller: &Caller,
+    submission: Submission,
+    id: JobId,
+    retry_of: Option<JobId>,
+) -> Result<Submitted, Error> {
+    let executions = app.fleet().resolve(&submission.target)?;
+    let needs_bundle = submission.call.bundle().map(bundle_name);
+    let _gate = match &needs_bundle {
+        Some(_) => Some(app.bundles.read().await),
+        None => None,
+    };
+    if let Some(name) = &needs_bundle
+        && app.store.objects.info(name).await?.is_none()
+    {
+        return Err(Error::field("/args/bundle", "no such bundle is stored: upload it with PUT /api/v1/bundles/SHA256 first"));
+    }
+
+    let now = app.now();
+    let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
+    let definition = Definition::from(&job);
+    match app.store.ledger.create(&definition).await? {
+        Created::Stored(revision) => {
+            // Read your writes: the feed tells the same a moment later.
+            app.index_mut().define(&definition, now, now);
+            tracing::info!(job.id = %id, operation = %definition.operation, target = %definition.target, caller = %caller.name, "job accepted");
+            let record = JobRecord { definition, definition_revision: revision, stored_at: now, events: Vec::new(), answers: Vec::new() };
+            Ok(Submitted { job: view_of(app, &record, now), is_replayed: false })
+        }
+        // Another try of the same submission was first.
+        Created::Exists => {
+            let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+            Ok(Submitted { job: view_of(app, &record, now), is_replayed: true })
+        }
+    }
+}
+
+/// Refuses what could outlive its records.
+pub(super) fn check_retention(app: &App, submission: &Submission, now: Timestamp) -> Result<(), Error> {
+    let retention = SignedDuration::try_from(app.config.retention).unwrap_or(SignedDuration::MAX);
+    let kept = now.checked_add(retention).unwrap_or(Timestamp::MAX);
+    let needed = submission.outlives();
+    if needed > kept { Err(Error::Retention { needed, kept }) } else { Ok(()) }
+}
+
+/// A new job's id: sorts by time.
+pub(super) fn new_id() -> JobId {
+    JobId::from_bits(uuid::Uuid::now_v7().as_u128())
+}
+
+fn view_of(app: &App, record: &JobRecord, now: Timestamp) -> JobView {
+    job_view(record, app.index().retries_of(record.definition.id), now)
+}
+
+fn key_hash(caller: &str, key: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(caller);
+    hash.update([0]);
+    hash.update(key);
+    hex(&hash.finalize())
+}
+
+fn body_hash(request: &JobRequest) -> String {
+    let mut body = serde_json::to_value(request).expect("a request has string keys only");
+    body.sort_all_objects();
+    hex(&Sha256::digest(body.to_string()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_hash_ignores_the_order_of_fields_and_nothing_else() {
+        let hash = |text: &str| body_hash(&serde_json::from_str(text).unwrap());
+        let one = hash(r#"{"operation": "a.b.c", "args": {"x": 1, "y": {"b": 1, "a": 2}}}"#);
+        assert_eq!(one, hash(r#"{"args": {"y": {"a": 2, "b": 1}, "x": 1}, "operation": "a.b.c", "target": "_any"}"#));
+        assert_ne!(one, hash(r#"{"operation": "a.b.c", "args": {"x": 2, "y": {"b": 1, "a": 2}}}"#));
+    }
+
+    #[test]
+    fn keys_of_different_callers_do_not_meet() {
+        assert_ne!(key_hash("a", "bc"), key_hash("ab", "c"));
+        assert_eq!(key_hash("a", "b").len(), 64);
+    }
+}

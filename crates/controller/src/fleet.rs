@@ -1,0 +1,259 @@
+//! Which agents there are: followed from the registry, asked when a target becomes an agent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::rest::AgentView;
+use longshore_model::{AgentId, ExecutionId, HostName, Target};
+use longshore_store::RegistryEvent;
+
+use crate::app::App;
+
+/// Pause before the registry is watched again.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// Agents that are remembered after they went silent.
+const OFFLINE_KEPT: usize = 10_000;
+/// Names offered for one that is not known.
+const NEAREST_MAX: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Ready,
+    Offline,
+}
+
+/// The agents, as the registry tells.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    agents: BTreeMap<AgentId, (Heartbeat, Presence)>,
+    is_current: bool,
+}
+
+/// Why a target means nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoTarget {
+    #[error("the fleet is not known yet")]
+    NotCurrent,
+    #[error("no agent is ready")]
+    NobodyReady,
+    #[error("no agent is known as {name:?}")]
+    Unknown { name: String, nearest: Vec<String> },
+    #[error("the agent on {hostname} has not been heard for longer than its heartbeat lasts")]
+    Offline { hostname: String },
+    #[error("several agents call themselves {hostname}: name one by its id, {}", .ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
+    Ambiguous { hostname: String, ids: Vec<AgentId> },
+}
+
+impl Fleet {
+    /// Takes what the registry tells.
+    pub(crate) fn take(&mut self, event: RegistryEvent) {
+        match event {
+            RegistryEvent::Beat(heartbeat) => {
+                self.agents.insert(heartbeat.agent, (heartbeat, Presence::Ready));
+            }
+            RegistryEvent::Left(agent) | RegistryEvent::Silent(agent) => {
+                if let Some((_, presence)) = self.agents.get_mut(&agent) {
+                    *presence = Presence::Offline;
+                }
+                self.forget_some();
+            }
+            RegistryEvent::Current => self.is_current = true,
+        }
+    }
+
+    /// Everybody is offline until heard again: the registry is about to be watched anew.
+    pub(crate) fn doubt(&mut self) {
+        self.is_current = false;
+        for (_, presence) in self.agents.values_mut() {
+            *presence = Presence::Offline;
+        }
+    }
+
+    /// Whether the registry has told everybody who was there.
+    pub(crate) fn is_current(&self) -> bool {
+        self.is_current
+    }
+
+    /// Who answers a job for this target.
+    pub(crate) fn resolve(&self, target: &Target) -> Result<Vec<ExecutionId>, NoTarget> {
+        if !self.is_current {
+            return Err(NoTarget::NotCurrent);
+        }
+        match target {
+            Target::Any if self.ready().next().is_none() => Err(NoTarget::NobodyReady),
+            Target::Any => Ok(vec![ExecutionId::Any]),
+            Target::Host(name) => self.host(name).map(|agent| vec![ExecutionId::Agent(agent)]),
+        }
+    }
+
+    /// The agents, sorted by host name.
+    pub(crate) fn views(&self) -> Vec<AgentView> {
+        let mut views: Vec<AgentView> = self
+            .agents
+            .values()
+            .map(|(heartbeat, presence)| AgentView {
+                id: heartbeat.agent,
+                hostname: heartbeat.hostname.clone(),
+                state: match presence {
+                    Presence::Ready => "ready".to_owned(),
+                    Presence::Offline => "offline".to_owned(),
+                },
+                version: heartbeat.version.clone(),
+                max_jobs: heartbeat.max_jobs,
+                running: heartbeat.running,
+                started_at: heartbeat.started_at,
+            })
+            .collect();
+        views.sort_by(|a, b| (&a.hostname, a.id).cmp(&(&b.hostname, b.id)));
+        views
+    }
+
+    fn ready(&self) -> impl Iterator<Item = &Heartbeat> {
+        self.agents.values().filter(|(_, presence)| *presence == Presence::Ready).map(|(heartbeat, _)| heartbeat)
+    }
+
+    fn host(&self, name: &HostName) -> Result<AgentId, NoTarget> {
+        if let Ok(agent) = name.as_str().parse::<AgentId>()
+            && let Some((heartbeat, presence)) = self.agents.get(&agent)
+        {
+            return match presence {
+                Presence::Ready => Ok(agent),
+                Presence::Offline => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
+            };
+        }
+        // Host names are compared as DNS compares them.
+        let is_named = |heartbeat: &&Heartbeat| heartbeat.hostname.eq_ignore_ascii_case(name.as_str());
+        let mut ready = self.ready().filter(is_named);
+        match (ready.next(), ready.next()) {
+            (Some(one), None) => Ok(one.agent),
+            (Some(_), Some(_)) => Err(NoTarget::Ambiguous {
+                hostname: name.to_string(),
+                ids: self.ready().filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
+            }),
+            (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).find(is_named) {
+                Some(heartbeat) => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
+                None => Err(NoTarget::Unknown { name: name.to_string(), nearest: self.nearest(name.as_str()) }),
+            },
+        }
+    }
+
+    fn nearest(&self, name: &str) -> Vec<String> {
+        let name = name.to_lowercase();
+        let mut near: Vec<(f64, &str)> = self
+            .agents
+            .values()
+            .map(|(heartbeat, _)| (strsim::jaro_winkler(&name, &heartbeat.hostname.to_lowercase()), heartbeat.hostname.as_str()))
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        near.dedup_by(|a, b| a.1 == b.1);
+        near.into_iter().take(NEAREST_MAX).map(|(_, hostname)| hostname.to_owned()).collect()
+    }
+
+    fn forget_some(&mut self) {
+        let offline = || self.agents.values().filter(|(_, presence)| *presence == Presence::Offline);
+        if offline().count() <= OFFLINE_KEPT {
+            return;
+        }
+        if let Some(oldest) = offline().min_by_key(|(heartbeat, _)| heartbeat.started_at).map(|(heartbeat, _)| heartbeat.agent) {
+            self.agents.remove(&oldest);
+        }
+    }
+}
+
+/// Follows the registry until the controller drains.
+pub(crate) async fn follow(app: App) {
+    while !app.drain.is_cancelled() {
+        let ended = tokio::select! {
+            () = app.drain.cancelled() => return,
+            ended = read(&app) => ended,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(error = %crate::app::chain(&error), "the registry's watch ended and is opened again");
+        }
+        tokio::select! {
+            () = app.drain.cancelled() => return,
+            () = tokio::time::sleep(REOPEN_AFTER) => {}
+        }
+    }
+}
+
+async fn read(app: &App) -> Result<(), longshore_store::Error> {
+    let mut watch = app.store.registry.watch().await?;
+    app.fleet_mut().doubt();
+    while let Some(event) = watch.next().await {
+        app.fleet_mut().take(event?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn heartbeat(agent: u128, hostname: &str) -> Heartbeat {
+        Heartbeat {
+            schema: 1,
+            agent: AgentId::from_bits(agent),
+            hostname: hostname.to_owned(),
+            version: "0".to_owned(),
+            max_jobs: 1,
+            running: 0,
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn beat(agent: u128, hostname: &str) -> RegistryEvent {
+        RegistryEvent::Beat(heartbeat(agent, hostname))
+    }
+
+    fn fleet(events: impl IntoIterator<Item = RegistryEvent>) -> Fleet {
+        let mut fleet = Fleet::default();
+        events.into_iter().for_each(|event| fleet.take(event));
+        fleet.take(RegistryEvent::Current);
+        fleet
+    }
+
+    #[track_caller]
+    fn check(fleet: &Fleet, target: &str, expected: Result<ExecutionId, &str>) {
+        let found = fleet.resolve(&target.parse().unwrap()).map(|executions| executions[0]).map_err(|error| error.to_string());
+        match expected {
+            Ok(execution) => assert_eq!(found, Ok(execution)),
+            Err(text) => assert!(found.as_ref().is_err_and(|error| error.contains(text)), "{found:?}"),
+        }
+    }
+
+    #[test]
+    fn targets_find_their_agents() {
+        let one = AgentId::from_bits(1);
+        let twins = fleet([
+            beat(1, "Web-01.example"),
+            beat(2, "twin"),
+            beat(3, "twin"),
+            beat(4, "gone"),
+            RegistryEvent::Silent(AgentId::from_bits(4)),
+        ]);
+        check(&twins, "_any", Ok(ExecutionId::Any));
+        check(&twins, "web-01.example", Ok(ExecutionId::Agent(one)));
+        check(&twins, &one.to_string(), Ok(ExecutionId::Agent(one)));
+        check(&twins, "twin", Err(&AgentId::from_bits(3).to_string()));
+        check(&twins, "gone", Err("has not been heard"));
+        check(&twins, &AgentId::from_bits(4).to_string(), Err("has not been heard"));
+        check(&twins, "nowhere", Err("no agent is known"));
+        assert_eq!(
+            twins.resolve(&"web-02.example".parse().unwrap()),
+            Err(NoTarget::Unknown { name: "web-02.example".to_owned(), nearest: vec!["Web-01.example".to_owned()] })
+        );
+        check(&fleet([]), "_any", Err("no agent is ready"));
+        check(&Fleet::default(), "_any", Err("not known yet"));
+    }
+
+    #[test]
+    fn a_host_that_came_back_under_a_new_id_is_found() {
+        let fleet = fleet([beat(1, "web"), RegistryEvent::Left(AgentId::from_bits(1)), beat(2, "web")]);
+        check(&fleet, "web", Ok(ExecutionId::Agent(AgentId::from_bits(2))));
+        assert_eq!(fleet.views().len(), 2);
+    }
+}

@@ -1,0 +1,160 @@
+use longshore_model::ExecutionState;
+use longshore_model::wire::record::{EventKind, Outcome, SCHEMA};
+
+use super::query::LIST_SCAN_MAX;
+use super::*;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn definition(id: u128) -> Definition {
+    Definition {
+        schema: SCHEMA,
+        id: JobId::from_bits(id),
+        operation: "workspace.run".to_owned(),
+        args: serde_json::json!({"bundle": "b"}),
+        target: "_any".to_owned(),
+        executions: vec![ExecutionId::Any],
+        timeout_ms: 1000,
+        not_before: None,
+        expires_at: NOW,
+        max_attempts: 1,
+        backoff_ms: Vec::new(),
+        annotations: BTreeMap::new(),
+        submitted_by: "ada".to_owned(),
+        submitted_at: NOW,
+        retry_of: (id > 1).then(|| JobId::from_bits(1)),
+    }
+}
+
+fn event(kind: EventKind) -> Event {
+    Event { schema: SCHEMA, at: NOW, kind }
+}
+
+fn started(attempt: u32) -> Event {
+    event(EventKind::Started { attempt, agent: longshore_model::AgentId::from_bits(1), hostname: "web-01".to_owned() })
+}
+
+fn answer(id: u128, outcome: Outcome) -> Answer {
+    Answer {
+        schema: SCHEMA,
+        job: JobId::from_bits(id),
+        execution: ExecutionId::Any,
+        outcome,
+        agent: Some(longshore_model::AgentId::from_bits(1)),
+        hostname: Some("web-01".to_owned()),
+        attempts: 1,
+        changed: None,
+        result: None,
+        error: None,
+        cancel_verified: None,
+        started_at: Some(NOW),
+        finished_at: NOW,
+        duration_ms: None,
+    }
+}
+
+/// What a job's records are, in the order they were written.
+fn feed(index: &mut Index, id: u128, step: usize) {
+    match step {
+        0 => drop(index.define(&definition(id), NOW, NOW)),
+        1 => drop(index.happen(JobId::from_bits(id), ExecutionId::Any, &started(1), NOW)),
+        _ => drop(index.answer(&answer(id, Outcome::Completed), 1, NOW)),
+    }
+}
+
+#[test]
+fn records_in_any_order_between_the_sequences_give_the_same_index() {
+    let build = |order: [usize; 3]| {
+        let mut index = Index::default();
+        for id in 1..=3 {
+            order.iter().for_each(|step| feed(&mut index, id, *step));
+        }
+        index
+    };
+    let in_order = build([0, 1, 2]);
+    assert_eq!(in_order.counts()["completed"], 3);
+    // The answer before the definition, or before the start. And everything told twice.
+    assert_eq!(build([2, 0, 1]), in_order);
+    assert_eq!(build([0, 2, 1]), in_order);
+    let mut twice = build([0, 1, 2]);
+    (0..3).for_each(|step| feed(&mut twice, 2, step));
+    assert_eq!(twice, in_order);
+}
+
+#[test]
+fn a_deleted_job_leaves_nothing_and_its_late_records_are_ignored() {
+    let mut index = Index::default();
+    (0..2).for_each(|step| feed(&mut index, 1, step));
+    index.delete(JobId::from_bits(1));
+    feed(&mut index, 1, 2);
+    assert!(index.counts().values().all(|count| *count == 0));
+    assert!(index.get(JobId::from_bits(1)).is_none());
+    assert_eq!(index.orphans, Orphans::default());
+    assert!(index.bundles.is_empty());
+}
+
+#[test]
+fn links_and_bundles_are_counted() {
+    let mut index = Index::default();
+    (1..=3).for_each(|id| feed(&mut index, id, 0));
+    assert_eq!(index.retries_of(JobId::from_bits(1)), [JobId::from_bits(2), JobId::from_bits(3)]);
+    assert!(index.is_bundle_shared("b", JobId::from_bits(1)));
+    index.delete(JobId::from_bits(2));
+    index.delete(JobId::from_bits(3));
+    assert!(index.retries_of(JobId::from_bits(1)).is_empty());
+    assert!(!index.is_bundle_shared("b", JobId::from_bits(1)));
+    assert!(index.is_bundle_shared("b", JobId::from_bits(9)));
+}
+
+#[test]
+fn a_record_that_contradicts_the_history_is_skipped() {
+    let mut index = Index::default();
+    (0..3).for_each(|step| feed(&mut index, 1, step));
+    index.answer(&answer(1, Outcome::Failed), 2, NOW);
+    index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Expired), NOW);
+    let entry = index.get(JobId::from_bits(1)).unwrap();
+    assert_eq!(entry.shares[0].execution.state(), ExecutionState::Completed);
+    assert!(entry.is_odd);
+    assert_eq!(index.counts()["completed"], 1);
+}
+
+#[test]
+fn ended_without_an_answer_is_owed_until_it_comes() {
+    let mut index = Index::default();
+    feed(&mut index, 1, 0);
+    let effect = index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Cancelled { by: "ada".to_owned() }), NOW);
+    assert_eq!(effect, Effect { status: Some(JobStatus::Cancelled), is_settled: false });
+    assert_eq!(index.owing(None, 10), [JobId::from_bits(1)]);
+    assert!(index.answer(&answer(1, Outcome::Cancelled), 1, NOW).is_settled);
+    assert!(index.owing(None, 10).is_empty());
+}
+
+#[test]
+fn time_makes_scheduled_jobs_pending_and_forgets_old_ones() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let mut index = Index::default();
+    let scheduled = Definition { not_before: Some(at(10)), ..definition(1) };
+    index.define(&scheduled, NOW, NOW);
+    assert_eq!((index.counts()["scheduled"], index.is_stale(at(9)), index.is_stale(at(10))), (1, false, true));
+    index.pass_time(Duration::from_secs(100), at(10));
+    assert_eq!((index.counts()["scheduled"], index.counts()["pending"], index.is_stale(at(10))), (0, 1, false));
+    index.pass_time(Duration::from_secs(100), at(101));
+    assert_eq!(index.counts()["pending"], 0);
+    assert_eq!(index.list(&Filter::default(), None, 10, at(101)).items.len(), 0);
+}
+
+#[test]
+fn a_list_that_finds_little_stops_and_says_where_to_go_on() {
+    let mut index = Index::default();
+    let jobs = LIST_SCAN_MAX as u128 + 5;
+    (1..=jobs).for_each(|id| feed(&mut index, id, 0));
+    let filter = Filter { submitter: Some("nobody".to_owned()), ..Filter::default() };
+    let page = index.list(&filter, None, 10, NOW);
+    assert_eq!((page.items.len(), page.last), (0, Some(JobId::from_bits(6))));
+    let page = index.list(&filter, page.last, 10, NOW);
+    assert_eq!((page.items.len(), page.last), (0, None));
+    // A status is looked up, not searched for.
+    feed(&mut index, 1, 1);
+    let rare = Filter { statuses: [JobStatus::Running].into(), ..Filter::default() };
+    assert_eq!(index.list(&rare, None, 10, NOW).items[0].id, JobId::from_bits(1));
+}

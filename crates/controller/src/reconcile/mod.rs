@@ -1,0 +1,79 @@
+//! Background repair. Each duty reads candidates from the index, decides from the ledger, and writes under its guard, so that passes
+//! may be repeated, stopped anywhere, and run beside another controller's.
+
+mod expired;
+mod lost;
+mod owed;
+mod tidy;
+mod unannounced;
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use longshore_model::JobId;
+use longshore_store::Error as StoreError;
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::index::Entry;
+
+/// Jobs loaded in one pass.
+const LOADS_MAX: usize = 256;
+/// Index entries looked at in one pass.
+const SCAN_MAX: usize = 20_000;
+/// How often a decision is made again because somebody else wrote first; the next pass tries anew.
+const CONFLICTS_MAX: usize = 3;
+
+/// Where a duty goes on in its next pass; `None` is the beginning.
+type Cursor = Option<JobId>;
+
+/// Starts every duty.
+pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
+    tasks.spawn(every(app.clone(), "unannounced", unannounced::pass));
+    tasks.spawn(every(app.clone(), "expired", expired::pass));
+    tasks.spawn(every(app.clone(), "owed", owed::pass));
+    tasks.spawn(every(app.clone(), "lost", lost::pass));
+    tasks.spawn(tidy::run(app.clone()));
+}
+
+/// Runs a duty's passes until the controller drains. A pass that fails is tried again at the next turn.
+async fn every<F, P>(app: App, duty: &'static str, pass: P)
+where
+    P: Fn(App, Cursor, Timestamp) -> F,
+    F: Future<Output = Result<Cursor, StoreError>>,
+{
+    let mut turns = tokio::time::interval(app.config.reconcile_every.max(Duration::from_millis(1)));
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut cursor = None;
+    loop {
+        tokio::select! {
+            () = app.drain.cancelled() => return,
+            _ = turns.tick() => {}
+        }
+        if !app.index().is_caught_up() {
+            continue;
+        }
+        let done = tokio::select! {
+            () = app.drain.cancelled() => return,
+            done = pass(app.clone(), cursor, app.now()) => done,
+        };
+        match done {
+            Ok(next) => cursor = next,
+            Err(error) => tracing::warn!(duty, error = %crate::app::chain(&error), "a reconciler's pass failed and is tried again"),
+        }
+    }
+}
+
+/// Candidates among unfinished jobs, and where the next pass goes on.
+fn candidates(app: &App, cursor: Cursor, is_wanted: impl Fn(&Entry) -> bool) -> (Vec<JobId>, Cursor) {
+    app.index().unfinished(cursor, (LOADS_MAX, SCAN_MAX), is_wanted)
+}
+
+/// `at` and then `by`.
+fn after(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, SCHEMA};
+use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
+use longshore_store::{Answered, Appended, Created, JobRecord, Revision, Store, memory};
+use tokio::task::JoinSet;
+
+use super::{expired, lost, owed, unannounced};
+use crate::app::{App, fold};
+use crate::{Config, SigningKey};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const EXPIRES_IN: Duration = Duration::from_secs(3600);
+
+/// A controller without its API and its own turns: the test says when a pass is made, and at what time.
+struct Bench {
+    app: App,
+    _feed: JoinSet<()>,
+}
+
+impl Bench {
+    fn on(store: &Store) -> Self {
+        let app = App::new(Config::new(SigningKey::new(b"secret".to_vec())), store.clone());
+        let mut feed = JoinSet::new();
+        feed.spawn(crate::index::follow(app.clone()));
+        Self { app, _feed: feed }
+    }
+
+    /// Waits until the index has taken what the test wrote.
+    async fn index(&self, holds: impl Fn(&crate::index::Index) -> bool) {
+        let wait = async {
+            while !holds(&self.app.index()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the index follows");
+    }
+
+    async fn index_has(&self, job: JobId, state: ExecutionState) {
+        self.index(|index| index.get(job).is_some_and(|entry| entry.shares[0].execution.state() == state)).await;
+    }
+}
+
+fn store() -> Store {
+    memory::open(memory::MemoryOptions::default())
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::now().checked_add(SignedDuration::from_secs(second)).unwrap()
+}
+
+async fn create(store: &Store, id: u128) -> (JobId, Revision) {
+    let now = Timestamp::now();
+    let definition = Definition {
+        schema: SCHEMA,
+        id: JobId::from_bits(id),
+        operation: "node.hostname.get".to_owned(),
+        args: serde_json::json!({}),
+        target: "_any".to_owned(),
+        executions: vec![ExecutionId::Any],
+        timeout_ms: u64::try_from(TIMEOUT.as_millis()).unwrap(),
+        not_before: None,
+        expires_at: now.checked_add(SignedDuration::try_from(EXPIRES_IN).unwrap()).unwrap(),
+        max_attempts: 2,
+        backoff_ms: vec![1000],
+        annotations: std::collections::BTreeMap::new(),
+        submitted_by: "ada".to_owned(),
+        submitted_at: now,
+        retry_of: None,
+    };
+    match store.ledger.create(&definition).await.unwrap() {
+        Created::Stored(revision) => (definition.id, revision),
+        Created::Exists => panic!("the id is new"),
+    }
+}
+
+async fn append(store: &Store, job: JobId, after: Revision, kind: EventKind) -> Revision {
+    let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
+    match store.ledger.append(job, ExecutionId::Any, after, &event).await.unwrap() {
+        Appended::Stored(revision) => revision,
+        Appended::Conflict => panic!("nobody else writes"),
+    }
+}
+
+fn started() -> EventKind {
+    EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() }
+}
+
+async fn load(store: &Store, job: JobId) -> (JobRecord, ExecutionState) {
+    let record = store.ledger.load(job).await.unwrap().unwrap();
+    let state = fold(&record).0[0].1.state();
+    (record, state)
+}
+
+/// Whether anybody is offered work.
+async fn is_offered(store: &Store) -> bool {
+    let pull = async { store.work.pull(1).await.unwrap().next().await.is_some() };
+    tokio::time::timeout(Duration::from_millis(50), pull).await.unwrap_or(false)
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_was_told_of_is_announced() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (job, _) = create(&store, 1).await;
+    store.work.withdraw(&load(&store, job).await.0.definition).await.unwrap();
+    bench.index_has(job, ExecutionState::Pending).await;
+    unannounced::pass(bench.app.clone(), None, at(5)).await.unwrap();
+    assert!(!is_offered(&store).await, "it is given its time");
+    unannounced::pass(bench.app.clone(), None, at(11)).await.unwrap();
+    unannounced::pass(bench.app.clone(), None, at(16)).await.unwrap();
+    assert!(is_offered(&store).await);
+    assert!(!is_offered(&store).await, "it is announced once");
+}
+
+#[tokio::test]
+async fn a_retry_that_nobody_makes_is_announced_and_running_work_is_not() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (job, created) = create(&store, 1).await;
+    let definition = load(&store, job).await.0.definition;
+    store.work.withdraw(&definition).await.unwrap();
+    let running = append(&store, job, created, started()).await;
+    bench.index_has(job, ExecutionState::Running).await;
+    unannounced::pass(bench.app.clone(), None, at(50)).await.unwrap();
+    assert!(!is_offered(&store).await);
+    let error = Failure { code: ErrorCode::HostFault, message: "no memory".to_owned() };
+    append(&store, job, running, EventKind::Retrying { attempt: 1, error, not_before: at(1) }).await;
+    bench.index_has(job, ExecutionState::Retryable).await;
+    unannounced::pass(bench.app.clone(), None, at(25)).await.unwrap();
+    assert!(!is_offered(&store).await);
+    unannounced::pass(bench.app.clone(), None, at(40)).await.unwrap();
+    assert!(is_offered(&store).await);
+}
+
+#[tokio::test]
+async fn what_is_not_started_in_time_expires_and_never_starts() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (job, created) = create(&store, 1).await;
+    let (running, revision) = create(&store, 2).await;
+    append(&store, running, revision, started()).await;
+    bench.index_has(job, ExecutionState::Pending).await;
+    bench.index_has(running, ExecutionState::Running).await;
+    expired::pass(bench.app.clone(), None, at(3599)).await.unwrap();
+    assert_eq!(load(&store, job).await.1, ExecutionState::Pending);
+    expired::pass(bench.app.clone(), None, at(3603)).await.unwrap();
+    let (record, state) = load(&store, job).await;
+    assert_eq!(state, ExecutionState::Expired);
+    assert_eq!(record.answers[0].outcome, Outcome::Expired);
+    assert_eq!(load(&store, running).await.1, ExecutionState::Running);
+    let event = Event { schema: SCHEMA, at: Timestamp::now(), kind: started() };
+    assert_eq!(store.ledger.append(job, ExecutionId::Any, created, &event).await.unwrap(), Appended::Conflict);
+    bench.index(|index| index.counts()["expired"] == 1).await;
+}
+
+#[tokio::test]
+async fn answers_that_are_owed_are_written() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (cancelled, revision) = create(&store, 1).await;
+    append(&store, cancelled, revision, EventKind::Cancelled { by: "bob".to_owned() }).await;
+    let (expired, revision) = create(&store, 2).await;
+    append(&store, expired, revision, EventKind::Expired).await;
+    bench.index(|index| index.owing(None, 10).len() == 2).await;
+    owed::pass(bench.app.clone(), None, at(0)).await.unwrap();
+    let answer = store.ledger.load_answer(cancelled, ExecutionId::Any).await.unwrap().unwrap();
+    assert_eq!((answer.outcome, answer.error.unwrap().message.as_str()), (Outcome::Cancelled, "cancelled by bob"));
+    let answer = store.ledger.load_answer(expired, ExecutionId::Any).await.unwrap().unwrap();
+    assert_eq!(answer.outcome, Outcome::Expired);
+    bench.index(|index| index.owing(None, 10).is_empty()).await;
+    assert!(!is_offered(&store).await);
+}
+
+fn answer(job: JobId) -> Answer {
+    Answer {
+        schema: SCHEMA,
+        job,
+        execution: ExecutionId::Any,
+        outcome: Outcome::Completed,
+        agent: Some(AgentId::from_bits(1)),
+        hostname: Some("web-01".to_owned()),
+        attempts: 1,
+        changed: None,
+        result: None,
+        error: None,
+        cancel_verified: None,
+        started_at: None,
+        finished_at: Timestamp::now(),
+        duration_ms: None,
+    }
+}
+
+#[tokio::test]
+async fn silent_work_is_lost_until_its_late_answer() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (job, created) = create(&store, 1).await;
+    append(&store, job, created, started()).await;
+    bench.index_has(job, ExecutionState::Running).await;
+    // Time-out 60 s, grace 30 s, lease 120 s.
+    lost::pass(bench.app.clone(), None, at(205)).await.unwrap();
+    assert_eq!(load(&store, job).await.1, ExecutionState::Running);
+    lost::pass(bench.app.clone(), None, at(215)).await.unwrap();
+    lost::pass(bench.app.clone(), None, at(215)).await.unwrap();
+    let (record, state) = load(&store, job).await;
+    assert_eq!((state, record.events.len()), (ExecutionState::Lost, 2));
+    bench.index(|index| index.counts()["failed"] == 1).await;
+
+    assert_eq!(store.ledger.answer(&answer(job)).await.unwrap(), Answered::Stored);
+    bench.index(|index| index.get(job).unwrap().status(Timestamp::now()) == JobStatus::Completed).await;
+    assert_eq!(bench.app.index().counts()["failed"], 0);
+    assert_eq!(load(&store, job).await.1, ExecutionState::Completed);
+}
+
+#[tokio::test]
+async fn two_reconcilers_at_once_write_everything_once() {
+    const JOBS: u128 = 60;
+    let store = store();
+    let (one, two) = (Bench::on(&store), Bench::on(&store));
+    for id in 0..JOBS {
+        let (job, created) = create(&store, id).await;
+        match id % 3 {
+            0 => {}
+            1 => drop(append(&store, job, created, started()).await),
+            _ => drop(append(&store, job, created, EventKind::Cancelled { by: "bob".to_owned() }).await),
+        }
+    }
+    for bench in [&one, &two] {
+        bench.index(|index| index.counts()["cancelled"] == 20 && index.counts()["running"] == 20 && index.counts()["pending"] == 20).await;
+    }
+    let now = at(7200);
+    let passes = |bench: &Bench| {
+        let app = bench.app.clone();
+        async move {
+            expired::pass(app.clone(), None, now).await.unwrap();
+            owed::pass(app.clone(), None, now).await.unwrap();
+            lost::pass(app.clone(), None, now).await.unwrap();
+            unannounced::pass(app, None, now).await.unwrap();
+        }
+    };
+    tokio::join!(passes(&one), passes(&two), passes(&one), passes(&two));
+    for id in 0..JOBS {
+        let (record, state) = load(&store, JobId::from_bits(id)).await;
+        let expected = match id % 3 {
+            0 => (ExecutionState::Expired, 1, 1),
+            1 => (ExecutionState::Lost, 2, 0),
+            _ => (ExecutionState::Cancelled, 1, 1),
+        };
+        assert_eq!((state, record.events.len(), record.answers.len()), expected, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn passes_are_bounded_and_go_on_where_they_stopped() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let jobs = super::LOADS_MAX + 40;
+    for id in 0..jobs {
+        create(&store, id as u128).await;
+    }
+    bench.index(|index| index.counts()["pending"] == jobs as u64).await;
+    let cursor = expired::pass(bench.app.clone(), None, at(7200)).await.unwrap();
+    assert_eq!(cursor, Some(JobId::from_bits(super::LOADS_MAX as u128 - 1)));
+    bench.index(|index| index.counts()["pending"] == 40).await;
+    assert_eq!(expired::pass(bench.app.clone(), cursor, at(7200)).await.unwrap(), None);
+    bench.index(|index| index.counts()["expired"] == jobs as u64).await;
+}

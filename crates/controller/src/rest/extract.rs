@@ -1,0 +1,202 @@
+//! Our own extractors, so that every refusal is a problem document that names the place.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::{HeaderMap, Uri, header, request::Parts};
+use futures::StreamExt as _;
+use longshore_model::JobId;
+use longshore_model::limits::REQUEST_BYTES_MAX;
+use longshore_model::wire::problem::{ErrorCode, FieldError};
+use serde::de::DeserializeOwned;
+
+use super::problem::Failed;
+
+/// Bytes of an oversized body that are read and dropped, so that a client that is still sending gets to read the answer.
+const DRAINED_BYTES_MAX: usize = 8 * REQUEST_BYTES_MAX;
+/// How long a JSON body may take to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// A JSON body of at most [`REQUEST_BYTES_MAX`].
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// Like [`Json`], but nothing at all stands for the default.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Failed;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failed> {
+        check_media_type(request.headers())?;
+        parse(&read(request).await?).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Failed;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failed> {
+        let media_type = check_media_type(request.headers());
+        let body = read(request).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        media_type?;
+        parse(&body).map(Self)
+    }
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Failed> {
+    let found = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = found.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let found = if essence.is_empty() { "no media type".to_owned() } else { format!("{essence:?}") };
+    Err(Failed::new(ErrorCode::UnsupportedMediaType, format!("the body has {found}; it takes application/json")))
+}
+
+async fn read(request: Request) -> Result<Vec<u8>, Failed> {
+    tokio::time::timeout(BODY_WITHIN, read_bounded(request))
+        .await
+        .map_err(|_| Failed::new(ErrorCode::BadRequest, "the body did not arrive in time").retryable())?
+}
+
+async fn read_bounded(request: Request) -> Result<Vec<u8>, Failed> {
+    let mut body = request.into_body().into_data_stream();
+    let mut bytes = Vec::new();
+    let mut total = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| Failed::new(ErrorCode::BadRequest, "the body broke off").retryable())?;
+        total += chunk.len();
+        if total > DRAINED_BYTES_MAX {
+            break;
+        }
+        if total <= REQUEST_BYTES_MAX {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if total > REQUEST_BYTES_MAX {
+        return Err(Failed::new(ErrorCode::TooLarge, format!("the body has more than {REQUEST_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failed> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let pointer = pointer(error.path());
+        let cause = error.into_inner();
+        let failed = Failed::new(ErrorCode::BadRequest, format!("the body cannot be read: {cause}"));
+        if cause.is_data() { failed.fields(vec![FieldError { pointer, detail: cause.to_string() }]) } else { failed }
+    })?;
+    reader.end().map_err(|cause| Failed::new(ErrorCode::BadRequest, format!("the body cannot be read: {cause}")))?;
+    Ok(value)
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |mut text, segment| {
+        match segment {
+            Segment::Seq { index } => text.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                text.push('/');
+                text.push_str(&key.replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Unknown => {}
+        }
+        text
+    })
+}
+
+/// The job a path names.
+pub(crate) struct JobPath(pub(crate) JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for JobPath {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        let segments = path_of::<Vec<(String, String)>, S>(parts, state).await?;
+        let id = segments.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id).unwrap_or_default();
+        id.parse().map(Self).map_err(|error| Failed::new(ErrorCode::NotFound, format!("there is no such job: {error}")))
+    }
+}
+
+/// A path's segments as text.
+pub(crate) async fn path_of<T, S>(parts: &mut Parts, state: &S) -> Result<T, Failed>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    let Path(segments) = Path::<T>::from_request_parts(parts, state)
+        .await
+        .map_err(|_| Failed::new(ErrorCode::NotFound, "there is no such path: it is not valid UTF-8"))?;
+    Ok(segments)
+}
+
+/// What can be read from a query's fields.
+pub(crate) trait FromQuery: Sized {
+    /// Takes its fields; whatever is left over is refused.
+    fn from_fields(fields: &mut Fields) -> Result<Self, Failed>;
+}
+
+/// A query, every field of it known and readable.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
+        let mut fields = Fields::of(&parts.uri)?;
+        let value = T::from_fields(&mut fields)?;
+        match fields.0.first() {
+            None => Ok(Self(value)),
+            Some((name, _)) => Err(bad_query(name, "is not a field of this query, or was given twice")),
+        }
+    }
+}
+
+/// The fields of a query that nobody has taken yet.
+pub(crate) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    fn of(uri: &Uri) -> Result<Self, Failed> {
+        axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map(|axum::extract::Query(fields)| Self(fields))
+            .map_err(|error| Failed::new(ErrorCode::BadRequest, format!("the query cannot be read: {error}")))
+    }
+
+    /// The value of a field; of one that was given several times the first, and the next one then.
+    pub(crate) fn one(&mut self, name: &str) -> Option<String> {
+        let place = self.0.iter().position(|(field, _)| field == name)?;
+        Some(self.0.remove(place).1)
+    }
+
+    /// The value of a field, read.
+    pub(crate) fn read<T, E: ToString>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, Failed> {
+        let Some(text) = self.one(name) else { return Ok(None) };
+        read(&text).map(Some).map_err(|error| bad_query(name, &error.to_string()))
+    }
+
+    /// A field that is `true`, `false`, or there without a value.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, Failed> {
+        self.read(name, |text| match text {
+            "true" | "" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("takes `true` or `false`"),
+        })
+    }
+}
+
+/// A query's field has a value that cannot be.
+pub(crate) fn bad_query(name: &str, detail: &str) -> Failed {
+    let name: String = name.chars().take(64).collect();
+    let field = FieldError { pointer: format!("?{name}"), detail: detail.to_owned() };
+    Failed::new(ErrorCode::BadRequest, format!("the query's field {name:?} {detail}")).fields(vec![field])
+}
+
+/// A body as it arrives.
+pub(crate) fn content(body: Body) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
+    body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other))
+}

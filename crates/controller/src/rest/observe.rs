@@ -1,0 +1,108 @@
+//! What surrounds every request: its id, its span, its line in the log, and the form of every error.
+
+use std::any::Any;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Response, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse as _;
+use longshore_model::wire::problem::{ErrorCode, Problem};
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
+
+use super::problem::{self, Failed};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Gives the request its id, and errors their form.
+pub(super) async fn observe(request: Request, next: Next) -> Response<Body> {
+    let id = request_id(&request);
+    let span = tracing::info_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let started = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let elapsed_ms = started.elapsed().as_millis();
+    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), elapsed_ms, "answered"));
+    if response.status().is_client_error() || response.status().is_server_error() {
+        response = as_problem(response, &id);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+fn request_id(request: &Request) -> String {
+    let is_sound = |text: &&str| !text.is_empty() && text.len() <= REQUEST_ID_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_sound);
+    given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// Writes the problem a handler failed with, or the one of the status. Other headers, such as `Allow`, stay.
+fn as_problem(mut response: Response<Body>, id: &str) -> Response<Body> {
+    let mut problem = match response.extensions_mut().remove::<Box<Problem>>() {
+        Some(problem) => *problem,
+        None => problem::of_status(response.status()),
+    };
+    problem.request_id = Some(id.to_owned());
+    let body = serde_json::to_vec(&problem).expect("a problem has string keys only");
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    Response::from_parts(parts, Body::from(body))
+}
+
+type PanicHandler = fn(Box<dyn Any + Send>) -> Response<Body>;
+
+/// A panic of ours ends its request with a problem, not its connection.
+pub(super) fn catch_panics() -> CatchPanicLayer<PanicHandler> {
+    CatchPanicLayer::custom(panicked)
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> Response<Body> {
+    let message = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    tracing::error!(panic = message.unwrap_or("without words"), "a handler panicked");
+    Failed::new(ErrorCode::Internal, "the controller could not do it; its log has the details under the request id").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_with_the_requests_id_and_no_details() {
+        let response = panicked(Box::new("the secret cause".to_owned()));
+        let response = as_problem(response, "r-1");
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], problem::MEDIA_TYPE);
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let found: Problem = serde_json::from_slice(&body).unwrap();
+        assert_eq!((found.code, found.request_id.as_deref()), (ErrorCode::Internal, Some("r-1")));
+        assert!(!found.detail.contains("secret"));
+    }
+
+    async fn explode() -> &'static str {
+        std::future::ready(()).await;
+        panic!("the secret cause")
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_ends_its_request_and_not_its_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let router =
+            axum::Router::new().route("/", axum::routing::get(explode)).layer(catch_panics()).layer(axum::middleware::from_fn(observe));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, router).await });
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let client = reqwest::Client::new();
+        for _ in 0..2 {
+            let response = client.get(&url).send().await.unwrap();
+            assert_eq!(response.status(), 500);
+            assert_eq!(response.headers()["content-type"], problem::MEDIA_TYPE);
+            assert!(response.json::<Problem>().await.unwrap().request_id.is_some());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `/api/v1/jobs/{id}/artifacts`.
+
+mod file;
+mod list;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list::list)).routes(routes!(file::file))
+}

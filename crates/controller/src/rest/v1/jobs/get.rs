@@ -1,0 +1,30 @@
+//! `GET /api/v1/jobs/{id}`.
+
+use axum::Json;
+use axum::extract::State;
+use longshore_model::wire::rest::JobView;
+
+use super::query::Wait;
+use crate::app::{App, get as app};
+use crate::rest::auth::Authorized;
+use crate::rest::extract::{JobPath, Query};
+use crate::rest::problem::Failed;
+use crate::rest::refusals::JobRefusals;
+
+/// Read a job: its definition, status, executions with answers, and timeline.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
+    params(
+        ("id" = String, Path, description = "The job."),
+        ("wait" = Option<String>, Query, description = "Answer as soon as the job has ended, at the latest after this long, such as `30s`; at most `5m`.")
+    ),
+    responses((status = 200, body = JobView), JobRefusals)
+)]
+pub(super) async fn get(
+    State(app): State<App>,
+    Authorized(caller): Authorized,
+    JobPath(id): JobPath,
+    Query(wait): Query<Wait>,
+) -> Result<Json<JobView>, Failed> {
+    Ok(Json(app::get(&app, &caller, id, wait.duration(app.config.job_timeout)).await?))
+}

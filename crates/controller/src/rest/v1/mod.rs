@@ -1,0 +1,22 @@
+//! Version 1 of the API, `rest/v1/NOUN/VERB.rs`.
+
+mod agents;
+mod artifacts;
+mod bundles;
+mod jobs;
+mod operations;
+mod status;
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .merge(agents::router())
+        .merge(artifacts::router())
+        .merge(bundles::router())
+        .merge(jobs::router())
+        .merge(operations::router())
+        .merge(status::router())
+}

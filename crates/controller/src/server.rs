@@ -1,0 +1,153 @@
+//! The component: a configuration, a listener, and everything that runs while it serves.
+
+use std::fmt;
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use longshore_store::Store;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::{fleet, index, reconcile, rest};
+
+/// How long requests may take to finish once the controller ends.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// The secret that tokens are signed with. Hides itself from `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey(Vec<u8>);
+
+impl SigningKey {
+    /// Wraps the secret; 32 random bytes or more.
+    #[must_use]
+    pub fn new(secret: Vec<u8>) -> Self {
+        Self(secret)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(***)")
+    }
+}
+
+/// What a controller needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Signs and checks bearer tokens.
+    pub signing_key: SigningKey,
+    /// How long `?wait` without a value waits.
+    pub job_timeout: Duration,
+    /// How long the ledger keeps records: submissions that could outlive it are refused.
+    pub retention: Duration,
+    /// What `status` says of the broker: `always`, `relaxed` or `unknown`.
+    pub durability: String,
+    /// How long an agent's unextended claim lasts.
+    pub lease: Duration,
+    /// How often each reconciler looks.
+    pub reconcile_every: Duration,
+}
+
+impl Config {
+    /// A configuration with this key that listens on a free port of the loopback; everything else as specified.
+    #[must_use]
+    pub fn new(signing_key: SigningKey) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            signing_key,
+            job_timeout: Duration::from_secs(30),
+            retention: Duration::from_secs(7 * 24 * 3600),
+            durability: "unknown".to_owned(),
+            lease: Duration::from_secs(120),
+            reconcile_every: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address}")]
+pub struct BindError {
+    address: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// The controller ended without having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Connections can no longer be accepted.
+    #[error("serve the API")]
+    Serve(#[source] std::io::Error),
+    /// A part that should run for ever ended.
+    #[error("keep the controller running: one of its tasks ended")]
+    Task(#[source] Option<JoinError>),
+}
+
+/// A controller that listens but does not serve yet.
+pub struct Controller {
+    app: App,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Controller {
+    /// Takes the address. Connections wait until [`Controller::run`].
+    ///
+    /// # Errors
+    /// The address is in use or not ours.
+    pub async fn bind(config: Config, store: Store) -> Result<Self, BindError> {
+        let address = config.listen;
+        let refused = |source| BindError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        Ok(Self { app: App::new(config, store), listener, address })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `drain` is set, then ends event streams and waits, and gives requests 5 s to finish.
+    ///
+    /// # Errors
+    /// A part that should run for ever ended.
+    pub async fn run(self, drain: CancellationToken) -> Result<(), RunError> {
+        let Self { app, listener, address } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(index::follow(app.clone()));
+        tasks.spawn(fleet::follow(app.clone()));
+        reconcile::spawn(&app, &mut tasks);
+        tracing::info!(%address, "the controller serves");
+
+        let serve = axum::serve(listener, rest::router(app.clone())).with_graceful_shutdown(app.drain.clone().cancelled_owned());
+        let mut serve = std::pin::pin!(serve.into_future());
+        let ended = tokio::select! {
+            () = drain.cancelled() => Ok(()),
+            served = &mut serve => served.map_err(RunError::Serve),
+            task = tasks.join_next() => Err(RunError::Task(task.and_then(Result::err))),
+        };
+        app.drain.cancel();
+        app.streams.close();
+        let finish = async {
+            app.streams.wait().await;
+            while tasks.join_next().await.is_some() {}
+            if ended.is_ok() { serve.await } else { Ok(()) }
+        };
+        if tokio::time::timeout(DRAIN_WITHIN, finish).await.is_err() {
+            tracing::warn!("some requests did not finish in time and were cut off");
+        }
+        ended
+    }
+}

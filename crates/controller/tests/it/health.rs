@@ -1,0 +1,30 @@
+//! Health, and what the API says of itself.
+
+use reqwest::{Method, StatusCode};
+
+use crate::support::House;
+
+#[tokio::test]
+async fn health_needs_no_token_and_status_shows_the_whole() {
+    let (house, agent) = House::with_agent().await;
+    for path in ["/livez", "/readyz", "/api/openapi.json", "/problems/no_agent"] {
+        assert_eq!(house.bare(Method::GET, path).send().await.unwrap().status(), StatusCode::OK, "{path}");
+    }
+    let text = house.bare(Method::GET, "/problems/no_agent").send().await.unwrap().text().await.unwrap();
+    assert!(text.starts_with("no_agent: "));
+    let status = house.get("/api/v1/status").await;
+    assert_eq!(status["healthy"], true);
+    assert_eq!(status["agents"][0]["id"], agent.id.to_string());
+    assert_eq!(house.get("/api/v1/operations").await["items"].as_array().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_id_it_came_with() {
+    let house = House::start().await;
+    let answer = async |id: &str| {
+        let response = house.bare(Method::GET, "/livez").header("x-request-id", id).send().await.unwrap();
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(answer("mine-7").await, "mine-7");
+    assert_ne!(answer(&"x".repeat(129)).await, "x".repeat(129));
+}

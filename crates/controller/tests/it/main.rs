@@ -1,0 +1,16 @@
+//! The controller over the in-memory stores, through real HTTP, with agents that the tests play.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking")]
+
+mod artifacts;
+mod broker;
+mod cancel;
+mod delete;
+mod health;
+mod list;
+mod openapi;
+mod refusals;
+mod retry;
+mod streams;
+mod submit;
+mod support;
