@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::rest::AgentView;
 use longshore_model::{AgentId, ExecutionId, HostName, Target};
@@ -86,6 +87,13 @@ impl Fleet {
             Target::Any => Ok(vec![ExecutionId::Any]),
             Target::Host(name) => self.host(name).map(|agent| vec![ExecutionId::Agent(agent)]),
         }
+    }
+
+    /// Whether the process of this agent that did something at `since`, by its own clock, is certainly not heard any more: the agent is
+    /// silent, or its process is a later one. Nobody is gone while the fleet is not known.
+    pub(crate) fn is_gone(&self, agent: AgentId, since: Timestamp) -> bool {
+        self.is_current
+            && self.agents.get(&agent).is_none_or(|(heartbeat, presence)| *presence == Presence::Offline || heartbeat.started_at > since)
     }
 
     /// The agents, sorted by host name.

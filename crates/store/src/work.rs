@@ -28,6 +28,16 @@ pub enum Wake {
     Reconnected,
 }
 
+/// Which announcements count as missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// What is not there at all.
+    Gone,
+    /// Also what has been offered before and led to nothing. For a caller who knows that no claim on it can still hold: whoever holds
+    /// one loses it.
+    GoneOrSpent,
+}
+
 /// One piece of work, offered to one agent.
 pub struct Delivery {
     /// The job.
@@ -77,8 +87,9 @@ pub trait Work: Send + Sync {
     /// Hints to an agent that a job's end was asked for.
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error>;
 
-    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether it was.
-    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error>;
+    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether
+    /// it was. A broker that has just stored a job takes a moment to announce it; until then it is missing indeed.
+    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error>;
 
     /// Takes back a job's announcements, so that nobody new is offered it. Safe to repeat.
     async fn withdraw(&self, definition: &Definition) -> Result<(), Error>;

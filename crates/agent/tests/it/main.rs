@@ -12,7 +12,7 @@ use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
-use longshore_store::{Appended, Created, JobRecord, Store, jetstream};
+use longshore_store::{Absence, Appended, Created, JobRecord, Store, jetstream};
 use longshore_testkit::{NatsServer, eventually, sample};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ async fn any_work_and_addressed_work_are_answered_and_leave_nothing_queued() {
     }
     eventually("an empty inbox", PATIENCE, async || bench.store.work.inbox(me).await.unwrap().is_empty().then_some(())).await;
     let definition = Definition::from(&any);
-    let announced = bench.store.work.announce(&definition, 1).await.unwrap();
+    let announced = bench.store.work.announce(&definition, 1, Absence::Gone).await.unwrap();
     assert!(announced, "the queue had nothing left of it");
 }
 

@@ -68,12 +68,12 @@ async fn kill_at_random(fleet: &mut Fleet, seed: u64, n_ended: &Cell<usize>) {
 fn job(n: usize, witness: &Witness) -> JobRequest {
     let script = witness.script(&label(n), "true");
     let request = if is_once(n) { shell(&script) } else { persistent(&script) };
-    let target = if n % 2 == 0 { "_any".to_owned() } else { format!("host-{}", n / 2 % AGENTS) };
+    let target = if n.is_multiple_of(2) { "_any".to_owned() } else { format!("host-{}", n / 2 % AGENTS) };
     JobRequest { target, idempotency_key: Some(label(n)), ..request }
 }
 
 fn is_once(n: usize) -> bool {
-    n % 3 == 0
+    n.is_multiple_of(3)
 }
 
 fn label(n: usize) -> String {
@@ -117,7 +117,15 @@ async fn check(client: &Client, witness: &Witness, seen: &BTreeMap<usize, JobVie
                 n_interrupted += 1;
                 assert!(starts <= 1, "{} must not start twice", then.id);
             }
-            other => panic!("{} ended {}: {now:?}", then.id, other.as_str()),
+            JobStatus::Scheduled
+            | JobStatus::Pending
+            | JobStatus::Running
+            | JobStatus::Retryable
+            | JobStatus::Failed
+            | JobStatus::Skipped
+            | JobStatus::PartialFailure
+            | JobStatus::Cancelled
+            | JobStatus::Expired => panic!("{} ended {}: {now:?}", then.id, now.status.as_str()),
         }
     }
     let never: Vec<_> = account

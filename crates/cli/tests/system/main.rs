@@ -1,4 +1,5 @@
 //! The whole program on a real broker: processes are started, fed, killed and looked at from outside.
+#![expect(clippy::print_stdout, reason = "seeds and counts belong in a test's output")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its fleet ends here")]
 
 mod fleet;

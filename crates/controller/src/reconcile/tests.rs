@@ -137,6 +137,26 @@ async fn a_retry_that_nobody_makes_is_announced_and_running_work_is_not() {
 }
 
 #[tokio::test]
+async fn work_whose_agent_is_gone_can_be_heard_of_again_and_spent_offers_are_renewed() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (running, created) = create(&store, 1).await;
+    append(&store, running, created, started()).await;
+    let (spent, _) = create(&store, 2).await;
+    bench.index_has(running, ExecutionState::Running).await;
+    bench.index_has(spent, ExecutionState::Pending).await;
+    // Both are offered once, to somebody who never says a word.
+    assert!(is_offered(&store).await && is_offered(&store).await && !is_offered(&store).await);
+    let lease = i64::try_from(bench.app.config.lease.as_secs()).unwrap();
+    unannounced::pass(bench.app.clone(), None, at(lease + 60)).await.unwrap();
+    assert!(is_offered(&store).await, "what waits is offered anew");
+    assert!(!is_offered(&store).await, "who runs the other is not known to be gone");
+    bench.app.fleet_mut().take(longshore_store::RegistryEvent::Current);
+    unannounced::pass(bench.app.clone(), None, at(lease + 60)).await.unwrap();
+    assert!(is_offered(&store).await, "its agent is gone");
+}
+
+#[tokio::test]
 async fn what_is_not_started_in_time_expires_and_never_starts() {
     let store = store();
     let bench = Bench::on(&store);

@@ -7,6 +7,7 @@ mod ledger;
 mod link;
 mod logs;
 mod objects;
+mod pull;
 mod registry;
 mod setup;
 mod tail;

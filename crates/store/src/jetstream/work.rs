@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::consumer::{self, Consumer};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::wire::record::Definition;
@@ -16,14 +17,11 @@ use tokio::sync::{Mutex, broadcast};
 
 use super::ledger::kind_of;
 use super::link::{Guard, Shared, Written, from_json, to_json};
+use super::pull::pull;
 use super::setup;
 use crate::layout::Layout;
-use crate::{Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
-/// How long one pull waits for work. Short enough that an agent that goes away leaves no request behind for long.
-const PULL: Duration = Duration::from_secs(30);
-/// The broker's sign of life while a pull waits; two missing ones end the pull.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Inbox keys read at once; the rest is read when these are done.
 const INBOX_PAGE: usize = 1000;
 /// The ledger's revision of a definition that was announced again.
@@ -33,7 +31,7 @@ pub(super) struct JetStreamWork {
     link: Shared,
     work: Stream<()>,
     inbox: Stream<()>,
-    consumer: Mutex<Option<Consumer<pull::Config>>>,
+    consumer: Mutex<Option<Consumer<consumer::pull::Config>>>,
 }
 
 impl JetStreamWork {
@@ -44,7 +42,7 @@ impl JetStreamWork {
     }
 
     /// The shared consumer, made if it is missing, its settings brought to the configuration's and read back.
-    async fn consumer(&self) -> Result<Consumer<pull::Config>, Error> {
+    async fn consumer(&self) -> Result<Consumer<consumer::pull::Config>, Error> {
         const DOING: &str = "opening the shared consumer";
         let mut slot = self.consumer.lock().await;
         if let Some(consumer) = slot.as_ref() {
@@ -75,22 +73,15 @@ impl Work for JetStreamWork {
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
         let consumer = self.consumer().await?;
-        match consumer.batch().max_messages(max).expires(PULL).heartbeat(HEARTBEAT).messages().await {
-            Ok(batch) => {
+        match pull(self.link.clone(), &consumer, max).await {
+            Ok(messages) => {
                 let link = self.link.clone();
-                // The broker forgets pulls when a connection ends; a reconnect ends ours at once, long before heartbeats are missed.
-                let mut reconnects = self.link.reconnects.subscribe();
-                let reconnected = async move { drop(reconnects.recv().await) };
-                let batch = batch.take_until(Box::pin(reconnected));
-                // A fault ends the pull; whatever caused it, the next pull finds out.
-                let sound =
-                    batch.take_while(|message| std::future::ready(message.is_ok())).filter_map(|message| std::future::ready(message.ok()));
-                Ok(sound.filter_map(move |message| delivery(link.clone(), message)).boxed())
+                Ok(messages.filter_map(move |message| delivery(link.clone(), message)).boxed())
             }
             Err(fault) => {
                 // It may have been removed behind our back: look again next time.
                 *self.consumer.lock().await = None;
-                Err(Error::unavailable("asking for work", fault))
+                Err(fault)
             }
         }
     }
@@ -153,7 +144,7 @@ impl Work for JetStreamWork {
         self.link.client.publish(subject, job.to_string().into()).await.map_err(|fault| Error::unavailable("signalling a cancel", fault))
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error> {
+    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error> {
         const DOING: &str = "announcing a job again";
         let mut headers = HeaderMap::new();
         headers.insert(REVISION, revision.to_string());
@@ -170,7 +161,7 @@ impl Work for JetStreamWork {
                 }
                 ExecutionId::Any => {
                     let subject = self.link.layout.any_work_of(definition.id, kind_of(definition));
-                    if self.waits_in_the_queue(&subject).await? {
+                    if self.is_announced(&subject, absence).await? {
                         continue;
                     }
                     let written =
@@ -204,13 +195,18 @@ impl Work for JetStreamWork {
 }
 
 impl JetStreamWork {
-    /// Whether a message of this subject is still ahead of the shared consumer.
-    async fn waits_in_the_queue(&self, subject: &str) -> Result<bool, Error> {
+    async fn is_announced(&self, subject: &str, absence: Absence) -> Result<bool, Error> {
         const DOING: &str = "looking for a job's announcement";
         let Some(message) = self.link.read_last(&self.work, subject, DOING).await? else { return Ok(false) };
-        let mut consumer = self.consumer().await?;
-        let info = consumer.info().await.map_err(|fault| Error::unavailable(DOING, fault))?;
-        Ok(message.sequence > info.delivered.stream_sequence)
+        match absence {
+            Absence::Gone => Ok(true),
+            // Only what is still ahead of the shared consumer has never been offered.
+            Absence::GoneOrSpent => {
+                let mut consumer = self.consumer().await?;
+                let info = consumer.info().await.map_err(|fault| Error::unavailable(DOING, fault))?;
+                Ok(message.sequence > info.delivered.stream_sequence)
+            }
+        }
     }
 }
 
@@ -225,6 +221,8 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
     let announced_again = headers.get(REVISION).is_some();
     let revision = revision_of(&headers);
     let token = message.reply.as_ref().map(ToString::to_string);
+    // The broker will not offer it again by itself: giving it back takes a new message.
+    let is_last = link.config.consumer.max_deliver > 0 && delivered >= link.config.consumer.max_deliver;
     let (message, acker) = message.split();
     if headers.get("KV-Operation").is_some() {
         // A marker of a removed key came through the source: nothing to do.
@@ -237,12 +235,9 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
         let _ = acker.ack_with(AckKind::Term).await;
         return None;
     };
-    Some(Delivery {
-        definition,
-        revision,
-        is_first: delivered <= 1 && !announced_again,
-        lease: Box::new(QueueLease { link, acker, token }),
-    })
+    let again = is_last.then(|| (message.subject.to_string(), message.payload.clone(), revision));
+    let lease = QueueLease { link, acker, token, again };
+    Some(Delivery { definition, revision, is_first: delivered <= 1 && !announced_again, lease: Box::new(lease) })
 }
 
 /// The definition's place in the ledger: what the broker notes when it sources, or what we noted when we announced again.
@@ -256,6 +251,8 @@ struct QueueLease {
     link: Shared,
     acker: Acker,
     token: Option<String>,
+    /// Subject, payload and revision of the message, if this was the last time that the broker offered it.
+    again: Option<(String, Bytes, Revision)>,
 }
 
 impl QueueLease {
@@ -280,6 +277,13 @@ impl Lease for QueueLease {
     }
 
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
+        if let Some((subject, value, revision)) = self.again.clone() {
+            // Without the delay: whoever takes it reads in the ledger that it is too early, and gives it back with one.
+            let mut headers = HeaderMap::new();
+            headers.insert(REVISION, revision.to_string());
+            self.link.write_as(unique(&subject), subject, value, headers, Guard::None, "giving work back").await?;
+            return self.done().await;
+        }
         let delay = (!delay.is_zero()).then_some(delay);
         self.acker
             .ack_with(AckKind::Nak(delay))

@@ -14,7 +14,7 @@ impl Ledger for Memory {
             let mut state = self.0.state();
             let created = state.records.create(definition, self.0.options.max_records_bytes)?;
             if let Created::Stored(revision) = created {
-                state.work.announce(definition, revision);
+                state.work.announce(definition, revision, false);
             }
             created
         };

@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// How long a pull waits for work.
 const PULL_LASTS: Duration = Duration::from_secs(30);
@@ -125,8 +125,13 @@ impl Work for Memory {
         Ok(())
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision) -> Result<bool, Error> {
-        let was_missing = self.0.state().work.announce(definition, revision);
+    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error> {
+        let mut state = self.0.state();
+        if absence == Absence::GoneOrSpent {
+            state.work.clear_spent(definition.id);
+        }
+        let was_missing = state.work.announce(definition, revision, true);
+        drop(state);
         self.0.signals.work.send_replace(());
         Ok(was_missing)
     }
@@ -139,26 +144,35 @@ impl Work for Memory {
 
 impl Offers {
     /// Puts a job before everybody whom it concerns and who has it not yet. Gives whether there was anybody.
-    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision) -> bool {
+    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision, is_again: bool) -> bool {
         let mut was_missing = false;
         for execution in &definition.executions {
             was_missing |= match execution {
-                ExecutionId::Any => self.offer(definition, revision),
+                ExecutionId::Any => self.offer(definition, revision, is_again),
                 ExecutionId::Agent(agent) => self.address(*agent, definition, revision),
             };
         }
         was_missing
     }
 
-    fn offer(&mut self, definition: &Definition, revision: Revision) -> bool {
+    fn offer(&mut self, definition: &Definition, revision: Revision, was_taken: bool) -> bool {
         if self.place_of.contains_key(&definition.id) {
             return false;
         }
         self.newest += 1;
         self.place_of.insert(definition.id, self.newest);
-        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, was_taken: false, until: None });
+        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, was_taken, until: None });
         self.ready.insert(self.newest);
         true
+    }
+
+    /// Takes back an offer that somebody has taken before.
+    fn clear_spent(&mut self, job: JobId) {
+        if let Some(place) = self.place_of.get(&job).copied()
+            && self.offers.get(&place).is_some_and(|offer| offer.was_taken)
+        {
+            self.remove(place);
+        }
     }
 
     fn address(&mut self, agent: AgentId, definition: &Definition, revision: Revision) -> bool {

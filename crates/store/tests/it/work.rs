@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, JobId};
-use longshore_store::{Delivery, Store, Wake, WakeStream};
+use longshore_store::{Absence, Delivery, Store, Wake, WakeStream};
 use longshore_testkit::eventually;
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::sample::*;
 conformance!(GENEROUS:
     any_work_is_offered_to_one_of_two,
     many_jobs_are_each_offered_once,
+    work_after_a_long_wait_is_offered_at_once,
     a_single_puller_is_offered_the_oldest_first,
     a_pull_ends_when_it_is_used_up,
     work_given_back_is_offered_again,
@@ -32,6 +33,7 @@ conformance!(GENEROUS:
     announce_repairs_any_work,
     announce_leaves_alone_what_waits,
     announce_leaves_alone_what_is_held,
+    announce_may_give_up_on_what_was_offered_and_led_to_nothing,
     announce_repairs_inbox_work,
 );
 conformance!(SHORT:
@@ -60,6 +62,14 @@ async fn any_work_is_offered_to_one_of_two(store: Store) {
         assert_eq!((&delivery.definition, delivery.revision, delivery.is_first), (&definition, revision, true));
         assert!(one.finds(A_WHILE).await.is_none() && other.finds(A_WHILE).await.is_none(), "offered twice");
     }
+}
+
+/// A pull that has waited through the broker's signs of life is as quick as a fresh one.
+async fn work_after_a_long_wait_is_offered_at_once(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    assert!(puller.finds(Duration::from_secs(7)).await.is_none());
+    create(&store, &any_job(1)).await;
+    assert!(puller.finds(Duration::from_secs(3)).await.is_some());
 }
 
 async fn many_jobs_are_each_offered_once(store: Store) {
@@ -294,8 +304,8 @@ async fn announce_repairs_any_work(store: Store) {
     let definition = any_job(1);
     let revision = arrived(&store, &definition).await;
     store.work.withdraw(&definition).await.unwrap();
-    assert!(store.work.announce(&definition, revision).await.unwrap());
-    assert!(!store.work.announce(&definition, revision).await.unwrap(), "announced already");
+    assert!(store.work.announce(&definition, revision, Absence::Gone).await.unwrap());
+    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "announced already");
     let mut puller = Puller::new(&store).await;
     let delivery = puller.next().await;
     assert_eq!((&delivery.definition, delivery.revision), (&definition, revision));
@@ -308,7 +318,7 @@ async fn announce_leaves_alone_what_waits(store: Store) {
     let revision = create(&store, &definition).await;
     // The broker passes it on a moment after it is stored; until then it is missing indeed.
     eventually("nothing to be missing", Duration::from_secs(15), async || {
-        (!store.work.announce(&definition, revision).await.unwrap()).then_some(())
+        (!store.work.announce(&definition, revision, Absence::Gone).await.unwrap()).then_some(())
     })
     .await;
     let delivery = Puller::new(&store).await.next().await;
@@ -320,23 +330,41 @@ async fn announce_leaves_alone_what_is_held(store: Store) {
     let revision = create(&store, &definition).await;
     let mut puller = Puller::new(&store).await;
     let held = puller.next().await;
-    assert!(!store.work.announce(&definition, revision).await.unwrap(), "it is not missing");
+    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "it is not missing");
     assert!(puller.finds(A_WHILE).await.is_none(), "offered while it was held");
     held.lease.done().await.unwrap();
+}
+
+async fn announce_may_give_up_on_what_was_offered_and_led_to_nothing(store: Store) {
+    let definition = any_job(1);
+    let revision = create(&store, &definition).await;
+    eventually("the broker to pass it on", Duration::from_secs(15), async || {
+        (!store.work.announce(&definition, revision, Absence::Gone).await.unwrap()).then_some(())
+    })
+    .await;
+    assert!(!store.work.announce(&definition, revision, Absence::GoneOrSpent).await.unwrap(), "it waits, and was never offered");
+    let mut puller = Puller::new(&store).await;
+    let held = puller.next().await;
+    assert!(store.work.announce(&definition, revision, Absence::GoneOrSpent).await.unwrap());
+    let again = puller.next().await;
+    assert_eq!((again.definition.id, again.revision, again.is_first), (definition.id, revision, false));
+    again.lease.done().await.unwrap();
+    drop(held);
+    assert!(puller.finds(A_WHILE).await.is_none(), "both are gone");
 }
 
 async fn announce_repairs_inbox_work(store: Store) {
     let definition = host_job(1, agent_id(1));
     let revision = create(&store, &definition).await;
     inbox_of(&store, agent_id(1), 1).await;
-    assert!(!store.work.announce(&definition, revision).await.unwrap(), "nothing was missing");
+    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "nothing was missing");
     store.work.withdraw(&definition).await.unwrap();
     let mut wakes = store.work.wakes(agent_id(1)).await.unwrap();
-    assert!(store.work.announce(&definition, revision).await.unwrap());
+    assert!(store.work.announce(&definition, revision, Absence::Gone).await.unwrap());
     woken(&mut wakes, Wake::Inbox).await;
     let inbox = inbox_of(&store, agent_id(1), 1).await;
     assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
-    assert!(!store.work.announce(&definition, revision).await.unwrap(), "announced already");
+    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "announced already");
 }
 
 fn ids(deliveries: &[Delivery]) -> Vec<JobId> {

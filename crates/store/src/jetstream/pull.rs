@@ -1,0 +1,69 @@
+//! One pull: a request for work, and what comes of it.
+//!
+//! Written out rather than taken from the client: its batch stream loses the wake-up of whatever follows an idle heartbeat, and does not
+//! notice missing ones (async-nats 0.51).
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::{StatusCode, Subscriber, jetstream};
+use futures::StreamExt;
+use futures::stream::{self, Stream};
+use tokio::sync::broadcast;
+
+use super::link::Shared;
+use crate::Error;
+
+/// How long one pull waits for work. Short enough that an agent that goes away leaves no request behind for long.
+const WAITS: Duration = Duration::from_secs(30);
+/// The broker's sign of life while a pull waits.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Silence after which the broker has forgotten the pull.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+struct Pull {
+    link: Shared,
+    subscription: Subscriber,
+    reconnects: broadcast::Receiver<()>,
+    left: usize,
+}
+
+/// Asks for up to `max` messages. The stream ends when they have come, when the request has expired or failed, or when the connection
+/// was lost: the broker forgets requests of a connection that ends.
+pub(super) async fn pull(
+    link: Shared,
+    consumer: &Consumer<pull::Config>,
+    max: usize,
+) -> Result<impl Stream<Item = jetstream::Message> + use<>, Error> {
+    const DOING: &str = "asking for work";
+    let reconnects = link.reconnects.subscribe();
+    let inbox = link.client.new_inbox();
+    let subscription = link.client.subscribe(inbox.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+    let request = pull::BatchConfig { batch: max, expires: Some(WAITS), idle_heartbeat: HEARTBEAT, ..pull::BatchConfig::default() };
+    consumer.request_batch(request, inbox.into()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+    let pull = Pull { link, subscription, reconnects, left: max };
+    Ok(stream::unfold(pull, |mut pull| async move { Some((pull.next().await?, pull)) }))
+}
+
+impl Pull {
+    async fn next(&mut self) -> Option<jetstream::Message> {
+        while self.left > 0 {
+            let message = tokio::select! {
+                biased;
+                message = self.subscription.next() => message?,
+                _ = self.reconnects.recv() => return None,
+                () = tokio::time::sleep(SILENCE_MAX) => return None,
+            };
+            match message.status {
+                None | Some(StatusCode::OK) => {
+                    self.left -= 1;
+                    return Some(jetstream::Message { message, context: self.link.context.clone() });
+                }
+                Some(StatusCode::IDLE_HEARTBEAT) => {}
+                // Expired, refused, nobody there: the next pull finds out.
+                Some(_) => return None,
+            }
+        }
+        None
+    }
+}
