@@ -72,6 +72,7 @@ pub struct Agent {
     store: Store,
     executor: Executor,
     journal: journal::Journal,
+    started_at: jiff::Timestamp,
 }
 
 impl Agent {
@@ -86,7 +87,15 @@ impl Agent {
             supervisor: config.supervisor.clone(),
             kill_grace: config.kill_grace,
         })?;
-        Ok(Self { config: Arc::new(config), store, executor, journal })
+        Ok(Self { config: Arc::new(config), store, executor, journal, started_at: jiff::Timestamp::now() })
+    }
+
+    /// Makes itself known: from here on jobs may be addressed to it, and wait until it runs. Safe to repeat.
+    ///
+    /// # Errors
+    /// The broker did not take the heartbeat.
+    pub async fn join(&self) -> Result<(), Error> {
+        Ok(self.store.registry.beat(&heartbeat::heartbeat(&self.config, self.started_at, 0)).await?)
     }
 
     /// Takes work until `drain`, then finishes what it holds. At `stop` it ends what still runs and hands it back. Ends when all is settled.

@@ -65,13 +65,13 @@ enum PullEvent {
 }
 
 pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
-    let Agent { config, store, executor, journal } = agent;
+    let Agent { config, store, executor, journal, started_at } = agent;
     recover(&store, &journal).await;
     let mut wakes = store.work.wakes(config.id).await?;
     let n_running = Arc::new(AtomicUsize::new(0));
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
-    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), n_running.clone(), silence.clone()));
+    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), started_at, n_running.clone(), silence.clone()));
 
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.

@@ -115,6 +115,8 @@ fn submit(api: &Api, witness: &Path, range: std::ops::Range<usize>) -> Result<Ve
             let mut last = String::new();
             until("it is accepted", Duration::from_secs(90), || match api.post("/api/v1/jobs", &body) {
                 Ok((200 | 201, job)) => Ok(Some(text(&job, "id")?)),
+                // Such as a broker that is away, or an agent that has not been heard yet: sent again.
+                Ok((status, problem)) if problem["retryable"] == json!(true) => remember(&mut last, format!("status {status}: {problem}")),
                 Ok((status, problem)) if status < 500 => bail!("status {status}: {problem}"),
                 Ok((status, problem)) => remember(&mut last, format!("status {status}: {problem}")),
                 Err(error) => remember(&mut last, format!("{error:#}")),

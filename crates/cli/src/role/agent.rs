@@ -75,7 +75,7 @@ impl Start {
             exit = signals.next() => return Ok(exit),
         };
         let (id, hostname) = (config.id, config.hostname.clone());
-        let agent = ready(config, store)?;
+        let agent = ready(config, store).await?;
         super::start::tell(app, &json!({ "agent": id, "hostname": hostname }), || format!("agent {hostname} ({id}) is ready"))?;
         let tokens = Tokens::default();
         let (exit, ended) = signals.guide(&app.out, &tokens, agent.run(tokens.drain.clone(), tokens.stop.clone())).await;
@@ -84,7 +84,10 @@ impl Start {
     }
 }
 
-/// Prepares an agent.
-pub(crate) fn ready(config: longshore_agent::Config, store: longshore_store::Store) -> Result<longshore_agent::Agent, Failure> {
-    longshore_agent::Agent::new(config, store).map_err(|error| Failure::new(Exit::Failed, "the agent cannot start").caused_by(&error))
+/// Prepares an agent and makes it known.
+pub(crate) async fn ready(config: longshore_agent::Config, store: longshore_store::Store) -> Result<longshore_agent::Agent, Failure> {
+    let failed = |error: longshore_agent::Error| Failure::new(Exit::Failed, "the agent cannot start").caused_by(&error);
+    let agent = longshore_agent::Agent::new(config, store).map_err(failed)?;
+    agent.join().await.map_err(failed)?;
+    Ok(agent)
 }

@@ -102,7 +102,7 @@ async fn with_broker(
     let agent_line = format!("agent {}, up to {} jobs at once", agent_config.hostname, agent_config.max_jobs);
     let store = controller::connect(&mapping::store(settings, broker.map(|broker| &broker.endpoint), "longshore")?).await?;
     let controller = controller::bind(controller_config, store.clone()).await?;
-    let agent = agent::ready(agent_config, store)?;
+    let agent = agent::ready(agent_config, store).await?;
     Ok((controller, agent, agent_line, token_file))
 }
 
