@@ -3,7 +3,7 @@
 //! ```text
 //!   delivered ─► fold the ledger ─► decide ─┬─► wait, drop, lose, finish without running
 //!                    ▲                      └─► record `started` ─► run ─┬─► store logs, archive, answer ─► done
-//!                    └── somebody else wrote first ──┘                   ├─► record `retrying` ─► give back
+//!                    └── somebody else wrote first ──┘      (attempt.rs) ├─► record `retrying` ─► give back
 //!                                                                        └─► superseded: write nothing
 //! ```
 //!
@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use longshore_exec::{Executor, Finished, Task};
+use jiff::Timestamp;
+use longshore_exec::Executor;
 use longshore_model::job::{Claim as Decision, Claimant, DropReason, Execution, InvalidDefinition, Job, claim};
 use longshore_model::operation::CallError;
 use longshore_model::wire::problem::ErrorCode;
@@ -24,16 +24,14 @@ use longshore_store::{Answered, Appended, Delivery, Error, Revision, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::Config;
+use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::journal::{Entry, Journal};
-use crate::{Config, output, transfer};
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
-
 /// What every worker shares.
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
@@ -61,28 +59,17 @@ pub(crate) enum Settled {
     Waiting(Timestamp),
 }
 
-/// Why running work was ended from outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Interruption {
-    Cancelled {
-        by: String,
-    },
-    /// Another attempt has begun, or an answer is there: this one must not write.
-    Superseded,
-    Stopping,
-}
-
 /// The work as it stands: what the ledger says, and at which revision.
 struct Standing {
     execution: Execution,
     revision: Revision,
 }
 
-struct Worker {
-    ctx: Arc<Context>,
-    key: Key,
-    claim: Claim,
-    signals: Signals,
+pub(crate) struct Worker {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) key: Key,
+    pub(crate) claim: Claim,
+    pub(crate) signals: Signals,
 }
 
 /// Carries one delivery to its end.
@@ -117,7 +104,7 @@ impl Worker {
                         return Settled::Done;
                     }
                     if let Some(revision) = self.start(attempt, standing.revision).await {
-                        return self.run(job, attempt, revision).await;
+                        return self.run(job, Attempt { number: attempt, revision, started_at: Timestamp::now() }).await;
                     }
                     if self.signals.stop.is_cancelled() {
                         return Settled::Done;
@@ -187,7 +174,7 @@ impl Worker {
     }
 
     /// Waits before another try; `None` if we are to stop.
-    async fn broker_fault(&mut self, doing: &str, error: &Error) -> Option<()> {
+    pub(crate) async fn broker_fault(&mut self, doing: &str, error: &Error) -> Option<()> {
         tracing::debug!(job.id = %self.key.0, doing, %error, "the broker is away; trying again");
         self.signals.stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await?;
         self.claim.extend().await;
@@ -195,7 +182,7 @@ impl Worker {
     }
 
     /// Appends an event; `None` if we are to stop before the outcome is known.
-    async fn append(&mut self, after: Revision, event: &Event) -> Option<Appended> {
+    pub(crate) async fn append(&mut self, after: Revision, event: &Event) -> Option<Appended> {
         loop {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, event).await {
                 Ok(appended) => return Some(appended),
@@ -216,169 +203,8 @@ impl Worker {
         }
     }
 
-    async fn run(mut self, job: &Job, attempt: u32, revision: Revision) -> Settled {
-        tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt, "started");
-        let started_at = Timestamp::now();
-        let (finished, interruption) = self.perform(job, attempt).await;
-        tracing::info!(job.id = %job.id, attempt, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
-        match interruption {
-            Some(Interruption::Superseded) => {
-                tracing::warn!(job.id = %job.id, attempt, "ended without an answer: another attempt or answer is newer");
-                self.ctx.journal.forget(self.key);
-                Settled::Done
-            }
-            Some(Interruption::Stopping) if finished.outcome == Outcome::Cancelled => {
-                let failure = Failure {
-                    code: ErrorCode::Interrupted,
-                    message: format!("the agent on {} was stopped while it ran", self.ctx.config.hostname),
-                };
-                self.try_again_or_fail(job, attempt, revision, started_at, finished, failure, Duration::ZERO).await
-            }
-            Some(Interruption::Cancelled { by }) if finished.outcome == Outcome::Cancelled => {
-                let failure = Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") };
-                let answer = self.ran(attempt, started_at, finished, Outcome::Cancelled, Some(failure));
-                self.answer(answer).await
-            }
-            Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None if finished.transient => {
-                let failure =
-                    finished.failure.clone().unwrap_or(Failure { code: ErrorCode::HostFault, message: "a fault of the host".to_owned() });
-                let wait = job.retry.wait_after(attempt).unwrap_or_default();
-                self.try_again_or_fail(job, attempt, revision, started_at, finished, failure, wait).await
-            }
-            Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None => {
-                let finished = self.keep_archive(finished).await;
-                let (outcome, failure) = (finished.outcome, finished.failure.clone());
-                let answer = self.ran(attempt, started_at, finished, outcome, failure);
-                self.answer(answer).await
-            }
-        }
-    }
-
-    /// Runs the work with its claim extended, until it ends or is ended.
-    async fn perform(&mut self, job: &Job, attempt: u32) -> (Finished, Option<Interruption>) {
-        let bundle = match job.call.bundle() {
-            None => None,
-            Some(sha256) => match transfer::fetch_bundle(&self.ctx.store.objects, sha256, &self.ctx.bundles, self.key).await {
-                Ok(bundle) => Some(bundle),
-                Err(fault) => return (unfetched(fault), None),
-            },
-        };
-        let source = output::Source { job: job.id, execution: self.key.1, agent: self.ctx.config.id, attempt };
-        let (sink, pump) = output::open(source, self.ctx.store.logs.clone());
-        let task = Task {
-            job: job.clone(),
-            execution: self.key.1,
-            attempt,
-            hostname: self.ctx.config.hostname.clone(),
-            bundle: bundle.as_ref().map(|bundle| bundle.path().to_owned()),
-        };
-        let cancel = CancellationToken::new();
-        let executor = self.ctx.executor.clone();
-        let running = executor.run(task, sink, cancel.clone());
-        tokio::pin!(running);
-        let mut extend = tokio::time::interval(self.claim.extend_every());
-        extend.reset();
-        let mut interruption = None;
-        let finished = loop {
-            let interrupted = tokio::select! {
-                finished = &mut running => break finished,
-                () = self.signals.recheck.notified() => self.look_again(attempt).await,
-                _ = extend.tick() => {
-                    self.claim.extend().await;
-                    self.look_again(attempt).await
-                }
-                () = self.signals.stop.cancelled(), if interruption.is_none() => Some(Interruption::Stopping),
-            };
-            if let (None, Some(reason)) = (&interruption, interrupted) {
-                interruption = Some(reason);
-                cancel.cancel();
-            }
-        };
-        // Output first, so that a reader who sees the end has seen everything before it.
-        let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
-        (finished, interruption)
-    }
-
-    /// Whether the ledger ends this attempt. If it cannot be read, the next look will tell.
-    async fn look_again(&self, attempt: u32) -> Option<Interruption> {
-        let record = self.ctx.store.ledger.load(self.key.0).await.ok()?;
-        let Some(record) = record else { return Some(Interruption::Superseded) };
-        let execution = Execution::fold(record.events_of(self.key.1), record.answer_of(self.key.1)).ok()?;
-        if execution.is_answered() || execution.attempts() > attempt {
-            return Some(Interruption::Superseded);
-        }
-        execution.cancel_requested_by().map(|by| Interruption::Cancelled { by: by.to_owned() })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one call's facts, each of its own type")]
-    async fn try_again_or_fail(
-        mut self,
-        job: &Job,
-        attempt: u32,
-        revision: Revision,
-        started_at: Timestamp,
-        finished: Finished,
-        failure: Failure,
-        wait: Duration,
-    ) -> Settled {
-        if attempt >= job.retry.max_attempts() {
-            let failure = if job.retry.max_attempts() == 1 {
-                failure
-            } else {
-                Failure {
-                    code: ErrorCode::DeadLetter,
-                    message: format!("all {attempt} attempts are used up; the last: {}", failure.message),
-                }
-            };
-            let answer = self.ran(attempt, started_at, finished, Outcome::Failed, Some(failure));
-            return self.answer(answer).await;
-        }
-        let now = Timestamp::now();
-        let not_before = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now);
-        let event = Event { schema: SCHEMA, at: now, kind: EventKind::Retrying { attempt, error: failure, not_before } };
-        match self.ctx.store.ledger.append(self.key.0, self.key.1, revision, &event).await {
-            Ok(Appended::Stored(_)) => {
-                tracing::info!(job.id = %job.id, attempt, wait_ms = wait.as_millis(), "to be tried again");
-                self.claim.give_back(wait).await;
-                self.ctx.journal.forget(self.key);
-                Settled::Waiting(not_before)
-            }
-            // A cancel came in between: fold and decide again. As our own work has ended, that cannot start it twice.
-            Ok(Appended::Conflict) => match self.look_again(attempt).await {
-                Some(Interruption::Cancelled { by }) => {
-                    let failure = Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") };
-                    let mut answer = self.ran(attempt, started_at, finished, Outcome::Cancelled, Some(failure));
-                    answer.cancel_verified = Some(true);
-                    self.answer(answer).await
-                }
-                Some(Interruption::Superseded | Interruption::Stopping) | None => {
-                    self.ctx.journal.forget(self.key);
-                    Settled::Done
-                }
-            },
-            Err(error) => match self.broker_fault("recording a retry", &error).await {
-                Some(()) => {
-                    Box::pin(self.try_again_or_fail(job, attempt, revision, started_at, finished, event_failure(event), wait)).await
-                }
-                // The journal knows of it: the next start gives it back.
-                None => Settled::Done,
-            },
-        }
-    }
-
-    /// Stores what the work brought back before anybody is told of its end.
-    async fn keep_archive(&self, mut finished: Finished) -> Finished {
-        if let Some(archive) = finished.archive.take()
-            && let Err(failure) = transfer::store_archive(&self.ctx.store.objects, self.key, &archive).await
-        {
-            finished.outcome = Outcome::Failed;
-            finished.failure.get_or_insert(failure);
-        }
-        finished
-    }
-
     /// Stores the answer, however long the broker is away, and ends the claim.
-    async fn answer(mut self, mut answer: Answer) -> Settled {
+    pub(crate) async fn answer(mut self, mut answer: Answer) -> Settled {
         let mut noted = false;
         loop {
             match self.ctx.store.ledger.answer(&answer).await {
@@ -432,49 +258,6 @@ impl Worker {
             finished_at: Timestamp::now(),
             duration_ms: None,
         }
-    }
-
-    fn ran(&self, attempt: u32, started_at: Timestamp, finished: Finished, outcome: Outcome, failure: Option<Failure>) -> Answer {
-        Answer {
-            schema: SCHEMA,
-            job: self.key.0,
-            execution: self.key.1,
-            outcome,
-            agent: Some(self.ctx.config.id),
-            hostname: Some(self.ctx.config.hostname.clone()),
-            attempts: attempt,
-            changed: finished.changed,
-            result: finished.result,
-            error: failure,
-            cancel_verified: finished.cancel_verified,
-            started_at: Some(started_at),
-            finished_at: Timestamp::now(),
-            duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
-}
-
-fn unfetched(fault: transfer::FetchFault) -> Finished {
-    Finished {
-        outcome: Outcome::Failed,
-        changed: None,
-        result: None,
-        failure: Some(fault.failure),
-        transient: fault.is_transient,
-        cancel_verified: None,
-        archive: None,
-        duration: Duration::ZERO,
-    }
-}
-
-fn event_failure(event: Event) -> Failure {
-    match event.kind {
-        EventKind::Retrying { error, .. } => error,
-        EventKind::Started { .. }
-        | EventKind::CancelRequested { .. }
-        | EventKind::Cancelled { .. }
-        | EventKind::Expired
-        | EventKind::Lost { .. } => Failure { code: ErrorCode::Internal, message: "unknown".to_owned() },
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! The invariant guarded here: no work starts without a recorded claim, and no answer is forgotten once work has ended.
 
+mod attempt;
 mod claims;
 mod dispatcher;
 mod execution;

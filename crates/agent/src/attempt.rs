@@ -1,0 +1,207 @@
+//! One attempt: the work itself, with its claim extended, until it ends or is ended; and what is recorded of it then.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use longshore_exec::{Finished, Task};
+use longshore_model::job::{Execution, Job};
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
+use longshore_store::{Appended, Revision};
+use tokio_util::sync::CancellationToken;
+
+use crate::execution::{Settled, Worker};
+use crate::{output, transfer};
+
+/// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A claim that the ledger has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    /// From 1.
+    pub(crate) number: u32,
+    /// Of its `started`.
+    pub(crate) revision: Revision,
+    pub(crate) started_at: Timestamp,
+}
+
+/// Why running work was ended from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Interruption {
+    Cancelled {
+        by: String,
+    },
+    /// Another attempt has begun, or an answer is there: this one must not write.
+    Superseded,
+    Stopping,
+}
+
+impl Worker {
+    /// Runs the work and records how it ended.
+    pub(crate) async fn run(mut self, job: &Job, attempt: Attempt) -> Settled {
+        tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
+        let (mut finished, interruption) = self.perform(job, attempt.number).await;
+        tracing::info!(job.id = %job.id, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
+        match interruption {
+            Some(Interruption::Superseded) => {
+                tracing::warn!(job.id = %job.id, "ended without an answer: another attempt or answer is newer");
+                self.ctx.journal.forget(self.key);
+                Settled::Done
+            }
+            Some(Interruption::Stopping) if finished.outcome == Outcome::Cancelled => {
+                let message = format!("the agent on {} was stopped while it ran", self.ctx.config.hostname);
+                finished.failure = Some(Failure { code: ErrorCode::Interrupted, message });
+                self.again(job, attempt, finished, Duration::ZERO).await
+            }
+            Some(Interruption::Cancelled { by }) if finished.outcome == Outcome::Cancelled => self.cancelled(attempt, finished, &by).await,
+            Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None if finished.transient => {
+                let wait = job.retry.wait_after(attempt.number).unwrap_or_default();
+                self.again(job, attempt, finished, wait).await
+            }
+            Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None => self.conclude(attempt, finished).await,
+        }
+    }
+
+    /// Runs the work with its claim extended, until it ends or is ended.
+    async fn perform(&mut self, job: &Job, attempt: u32) -> (Finished, Option<Interruption>) {
+        let bundle = match job.call.bundle() {
+            None => None,
+            Some(sha256) => match transfer::fetch_bundle(&self.ctx.store.objects, sha256, &self.ctx.bundles, self.key).await {
+                Ok(bundle) => Some(bundle),
+                Err(fault) => return (unfetched(fault), None),
+            },
+        };
+        let source = output::Source { job: job.id, execution: self.key.1, agent: self.ctx.config.id, attempt };
+        let (sink, pump) = output::open(source, self.ctx.store.logs.clone());
+        let task = Task {
+            job: job.clone(),
+            execution: self.key.1,
+            attempt,
+            hostname: self.ctx.config.hostname.clone(),
+            bundle: bundle.as_ref().map(|bundle| bundle.path().to_owned()),
+        };
+        let cancel = CancellationToken::new();
+        let executor = self.ctx.executor.clone();
+        let running = executor.run(task, sink, cancel.clone());
+        tokio::pin!(running);
+        let mut extend = tokio::time::interval(self.claim.extend_every());
+        extend.reset();
+        let mut interruption = None;
+        let finished = loop {
+            let interrupted = tokio::select! {
+                finished = &mut running => break finished,
+                () = self.signals.recheck.notified() => self.look_again(attempt).await,
+                _ = extend.tick() => {
+                    self.claim.extend().await;
+                    self.look_again(attempt).await
+                }
+                () = self.signals.stop.cancelled(), if interruption.is_none() => Some(Interruption::Stopping),
+            };
+            if let (None, Some(reason)) = (&interruption, interrupted) {
+                interruption = Some(reason);
+                cancel.cancel();
+            }
+        };
+        // Output first, so that a reader who sees the end has seen everything before it.
+        let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
+        (finished, interruption)
+    }
+
+    /// Whether the ledger ends this attempt. If it cannot be read, the next look will tell.
+    async fn look_again(&self, attempt: u32) -> Option<Interruption> {
+        let record = self.ctx.store.ledger.load(self.key.0).await.ok()?;
+        let Some(record) = record else { return Some(Interruption::Superseded) };
+        let execution = Execution::fold(record.events_of(self.key.1), record.answer_of(self.key.1)).ok()?;
+        if execution.is_answered() || execution.attempts() > attempt {
+            return Some(Interruption::Superseded);
+        }
+        execution.cancel_requested_by().map(|by| Interruption::Cancelled { by: by.to_owned() })
+    }
+
+    /// Records that it is to be tried again, and gives it back; or that it has failed, if its attempts are used up.
+    async fn again(mut self, job: &Job, attempt: Attempt, mut finished: Finished, wait: Duration) -> Settled {
+        let unknown = || Failure { code: ErrorCode::HostFault, message: "a fault of the host".to_owned() };
+        let failure = finished.failure.clone().unwrap_or_else(unknown);
+        finished.outcome = Outcome::Failed;
+        if attempt.number >= job.retry.max_attempts() {
+            if job.retry.max_attempts() > 1 {
+                let message = format!("all {} attempts are used up; the last: {}", attempt.number, failure.message);
+                finished.failure = Some(Failure { code: ErrorCode::DeadLetter, message });
+            }
+            return self.conclude(attempt, finished).await;
+        }
+        let now = Timestamp::now();
+        let not_before = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now);
+        let kind = EventKind::Retrying { attempt: attempt.number, error: failure, not_before };
+        match self.append(attempt.revision, &Event { schema: SCHEMA, at: now, kind }).await {
+            Some(Appended::Stored(_)) => {
+                tracing::info!(job.id = %job.id, attempt = attempt.number, wait_ms = wait.as_millis(), "to be tried again");
+                self.claim.give_back(wait).await;
+                self.ctx.journal.forget(self.key);
+                Settled::Waiting(not_before)
+            }
+            // Somebody else wrote in between: a cancel, most likely. Our own work has ended, so nothing can start twice.
+            Some(Appended::Conflict) => match self.look_again(attempt.number).await {
+                Some(Interruption::Cancelled { by }) => {
+                    finished.cancel_verified = Some(true);
+                    self.cancelled(attempt, finished, &by).await
+                }
+                Some(Interruption::Superseded | Interruption::Stopping) | None => {
+                    self.claim.give_back(Duration::ZERO).await;
+                    self.ctx.journal.forget(self.key);
+                    Settled::Done
+                }
+            },
+            // We are to stop, and the broker is away: the journal knows of the work, and the next start gives it back.
+            None => Settled::Done,
+        }
+    }
+
+    async fn cancelled(self, attempt: Attempt, mut finished: Finished, by: &str) -> Settled {
+        finished.outcome = Outcome::Cancelled;
+        finished.failure = Some(Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") });
+        self.conclude(attempt, finished).await
+    }
+
+    /// Stores what the work brought back, then its answer.
+    async fn conclude(self, attempt: Attempt, mut finished: Finished) -> Settled {
+        if let Some(archive) = finished.archive.take()
+            && let Err(failure) = transfer::store_archive(&self.ctx.store.objects, self.key, &archive).await
+            && finished.outcome == Outcome::Completed
+        {
+            finished.outcome = Outcome::Failed;
+            finished.failure = Some(failure);
+        }
+        let answer = Answer {
+            schema: SCHEMA,
+            job: self.key.0,
+            execution: self.key.1,
+            outcome: finished.outcome,
+            agent: Some(self.ctx.config.id),
+            hostname: Some(self.ctx.config.hostname.clone()),
+            attempts: attempt.number,
+            changed: finished.changed,
+            result: finished.result,
+            error: finished.failure,
+            cancel_verified: finished.cancel_verified,
+            started_at: Some(attempt.started_at),
+            finished_at: Timestamp::now(),
+            duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
+        };
+        self.answer(answer).await
+    }
+}
+
+fn unfetched(fault: transfer::FetchFault) -> Finished {
+    Finished {
+        outcome: Outcome::Failed,
+        changed: None,
+        result: None,
+        failure: Some(fault.failure),
+        transient: fault.is_transient,
+        cancel_verified: None,
+        archive: None,
+        duration: Duration::ZERO,
+    }
+}
