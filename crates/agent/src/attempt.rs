@@ -1,16 +1,19 @@
 //! One attempt: the work itself, with its claim extended, until it ends or is ended; and what is recorded of it then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_exec::{Finished, Task};
+use longshore_exec::{Archive, Finished, Task};
 use longshore_model::job::{Execution, Job};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_store::{Appended, Revision};
 use tokio_util::sync::CancellationToken;
 
-use crate::execution::{Settled, Worker};
+use crate::dispatcher::Key;
+use crate::execution::{Context, Settled, Worker};
+use crate::journal::Entry;
 use crate::{output, transfer};
 
 /// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
@@ -24,6 +27,8 @@ pub(crate) struct Attempt {
     /// Of its `started`.
     pub(crate) revision: Revision,
     pub(crate) started_at: Timestamp,
+    /// The job's policy allows no other.
+    pub(crate) is_the_only_one: bool,
 }
 
 /// Why running work was ended from outside.
@@ -63,34 +68,17 @@ impl Worker {
         }
     }
 
-    /// Runs the work with its claim extended, until it ends or is ended.
+    /// Does the work, from fetching its bundle to storing its last output, with its claim extended, until it ends or is ended.
     async fn perform(&mut self, job: &Job, attempt: u32) -> (Finished, Option<Interruption>) {
-        let bundle = match job.call.bundle() {
-            None => None,
-            Some(sha256) => match transfer::fetch_bundle(&self.ctx.store.objects, sha256, &self.ctx.bundles, self.key).await {
-                Ok(bundle) => Some(bundle),
-                Err(fault) => return (unfetched(fault), None),
-            },
-        };
-        let source = output::Source { job: job.id, execution: self.key.1, agent: self.ctx.config.id, attempt };
-        let (sink, pump) = output::open(source, self.ctx.store.logs.clone());
-        let task = Task {
-            job: job.clone(),
-            execution: self.key.1,
-            attempt,
-            hostname: self.ctx.config.hostname.clone(),
-            bundle: bundle.as_ref().map(|bundle| bundle.path().to_owned()),
-        };
         let cancel = CancellationToken::new();
-        let executor = self.ctx.executor.clone();
-        let running = executor.run(task, sink, cancel.clone());
-        tokio::pin!(running);
+        let work = work(self.ctx.clone(), self.key, job.clone(), attempt, cancel.clone());
+        tokio::pin!(work);
         let mut extend = tokio::time::interval(self.claim.extend_every());
         extend.reset();
         let mut interruption = None;
-        let finished = loop {
+        loop {
             let interrupted = tokio::select! {
-                finished = &mut running => break finished,
+                finished = &mut work => return (finished, interruption),
                 () = self.signals.recheck.notified() => self.look_again(attempt).await,
                 _ = extend.tick() => {
                     self.claim.extend().await;
@@ -102,10 +90,7 @@ impl Worker {
                 interruption = Some(reason);
                 cancel.cancel();
             }
-        };
-        // Output first, so that a reader who sees the end has seen everything before it.
-        let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
-        (finished, interruption)
+        }
     }
 
     /// Whether the ledger ends this attempt. If it cannot be read, the next look will tell.
@@ -137,16 +122,12 @@ impl Worker {
         match self.append(attempt.revision, &Event { schema: SCHEMA, at: now, kind }).await {
             Some(Appended::Stored(_)) => {
                 tracing::info!(job.id = %job.id, attempt = attempt.number, wait_ms = wait.as_millis(), "to be tried again");
-                self.claim.give_back(wait).await;
                 self.ctx.journal.forget(self.key);
-                Settled::Waiting(not_before)
+                self.wait(not_before).await
             }
             // Somebody else wrote in between: a cancel, most likely. Our own work has ended, so nothing can start twice.
             Some(Appended::Conflict) => match self.look_again(attempt.number).await {
-                Some(Interruption::Cancelled { by }) => {
-                    finished.cancel_verified = Some(true);
-                    self.cancelled(attempt, finished, &by).await
-                }
+                Some(Interruption::Cancelled { by }) => self.cancelled(attempt, finished, &by).await,
                 Some(Interruption::Superseded | Interruption::Stopping) | None => {
                     self.claim.give_back(Duration::ZERO).await;
                     self.ctx.journal.forget(self.key);
@@ -165,9 +146,9 @@ impl Worker {
     }
 
     /// Stores what the work brought back, then its answer.
-    async fn conclude(self, attempt: Attempt, mut finished: Finished) -> Settled {
+    async fn conclude(mut self, attempt: Attempt, mut finished: Finished) -> Settled {
         if let Some(archive) = finished.archive.take()
-            && let Err(failure) = transfer::store_archive(&self.ctx.store.objects, self.key, &archive).await
+            && let Err(failure) = self.store_archive(&archive).await
             && finished.outcome == Outcome::Completed
         {
             finished.outcome = Outcome::Failed;
@@ -189,17 +170,71 @@ impl Worker {
             finished_at: Timestamp::now(),
             duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
         };
+        if attempt.is_the_only_one {
+            // Nobody will try again: if we are killed right here, the next start must know that it was done.
+            self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
+        }
         self.answer(answer).await
     }
 }
 
-fn unfetched(fault: transfer::FetchFault) -> Finished {
+impl Worker {
+    async fn store_archive(&mut self, archive: &Archive) -> Result<(), Failure> {
+        let objects = self.ctx.store.objects.clone();
+        let storing = transfer::store_archive(&objects, self.key, archive);
+        tokio::pin!(storing);
+        let mut extend = tokio::time::interval(self.claim.extend_every());
+        extend.reset();
+        loop {
+            tokio::select! {
+                stored = &mut storing => return stored,
+                _ = extend.tick() => self.claim.extend().await,
+            }
+        }
+    }
+}
+
+/// The work itself: bundle, execution, output. Ends soon after `cancel`.
+async fn work(ctx: Arc<Context>, key: Key, job: Job, attempt: u32, cancel: CancellationToken) -> Finished {
+    let bundle = match job.call.bundle() {
+        None => None,
+        Some(sha256) => {
+            let fetching = transfer::fetch_bundle(&ctx.store.objects, sha256, &ctx.bundles, key);
+            match cancel.run_until_cancelled(tokio::time::timeout(job.timeout, fetching)).await {
+                Some(Ok(Ok(bundle))) => Some(bundle),
+                Some(Ok(Err(fault))) => return unfetched(fault.failure, fault.is_transient),
+                Some(Err(_)) => {
+                    let message = format!("the bundle {sha256} could not be fetched in time");
+                    return unfetched(Failure { code: ErrorCode::TimedOut, message }, true);
+                }
+                // Nothing has been started, so nothing can be left.
+                None => {
+                    return Finished { outcome: Outcome::Cancelled, cancel_verified: Some(true), ..unfetched(cancelled_early(), false) };
+                }
+            }
+        }
+    };
+    let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
+    let (sink, pump) = output::open(source, ctx.store.logs.clone());
+    let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
+    let task = Task { job, execution: key.1, attempt, hostname: ctx.config.hostname.clone(), bundle: path };
+    let finished = ctx.executor.run(task, sink, cancel).await;
+    // Output first, so that a reader who sees the end has seen everything before it.
+    let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
+    finished
+}
+
+fn cancelled_early() -> Failure {
+    Failure { code: ErrorCode::Cancelled, message: "cancelled before it was started".to_owned() }
+}
+
+fn unfetched(failure: Failure, transient: bool) -> Finished {
     Finished {
         outcome: Outcome::Failed,
         changed: None,
         result: None,
-        failure: Some(fault.failure),
-        transient: fault.is_transient,
+        failure: Some(failure),
+        transient,
         cancel_verified: None,
         archive: None,
         duration: Duration::ZERO,

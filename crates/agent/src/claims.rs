@@ -16,8 +16,9 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    pub(crate) fn new(lease: Box<dyn Lease>, lasts: Duration) -> Self {
-        Self { lease, lasts, held_since: Instant::now() }
+    /// A claim that was received at `held_since`.
+    pub(crate) fn new(lease: Box<dyn Lease>, lasts: Duration, held_since: Instant) -> Self {
+        Self { lease, lasts, held_since }
     }
 
     /// Whether it certainly still holds, with a tenth of its length as a margin.

@@ -96,6 +96,11 @@ impl Dispatcher {
         self.running.len()
     }
 
+    /// Whether more addressed work should be looked for: what is held keeps every slot busy for a while.
+    pub(crate) fn wants_more(&self) -> bool {
+        !self.draining && self.held.len() < self.max
+    }
+
     fn offered(&mut self, key: Key) {
         if self.running.contains(&key) || self.held.contains(&key) {
             self.effects.push_back(Effect::Forget(key));

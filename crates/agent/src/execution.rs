@@ -10,17 +10,18 @@
 //! While it runs the claim is extended, and the ledger is read again at every extension, at every hint and after every reconnect: a cancel
 //! or a newer attempt ends it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longshore_exec::Executor;
+use longshore_model::ExecutionId;
 use longshore_model::job::{Claim as Decision, Claimant, DropReason, Execution, InvalidDefinition, Job, claim};
-use longshore_model::operation::CallError;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
-use longshore_store::{Answered, Appended, Delivery, Error, Revision, Store};
+use longshore_store::{Answered, Appended, Before, Delivery, Error, Revision, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,11 @@ use crate::journal::{Entry, Journal};
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The longest wait that is left to the broker.
+const WAIT_AT_BROKER_MAX: Duration = Duration::from_secs(20);
+/// Before work that this agent cannot take is offered again.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
 /// What every worker shares.
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
@@ -39,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) executor: Executor,
     pub(crate) journal: Journal,
     pub(crate) bundles: PathBuf,
+    /// Answers of an earlier process that the ledger does not have yet.
+    pub(crate) owed: Mutex<HashMap<Key, Answer>>,
 }
 
 /// What a running worker listens to.
@@ -74,20 +82,23 @@ pub(crate) struct Worker {
 
 /// Carries one delivery to its end.
 pub(crate) async fn carry(ctx: Arc<Context>, key: Key, delivery: Delivery, signals: Signals) -> Settled {
-    let Delivery { definition, revision, is_first, lease } = delivery;
-    let claim = Claim::new(lease, ctx.store.work.lease_duration());
+    let Delivery { definition, revision, before, received, lease } = delivery;
+    let claim = Claim::new(lease, ctx.store.work.lease_duration(), received);
+    let owed = ctx.owed.lock().expect("no holder of this lock panics").remove(&key);
     let worker = Worker { ctx, key, claim, signals };
-    let fresh = is_first.then(|| Standing { execution: Execution::default(), revision });
-    let settled = match Job::try_from(definition) {
-        Ok(job) => worker.settle(&job, fresh).await,
-        Err(invalid) => worker.refuse(&invalid).await,
+    let settled = match (owed, Job::try_from(definition)) {
+        // An earlier process did the work; only its answer is missing.
+        (Some(answer), _) => worker.answer(answer).await,
+        (None, Ok(job)) => worker.settle(&job, before, revision).await,
+        (None, Err(invalid)) => worker.refuse(&invalid).await,
     };
     tracing::debug!(job.id = %key.0, ?settled, "worker ended");
     settled
 }
 
 impl Worker {
-    async fn settle(mut self, job: &Job, mut known: Option<Standing>) -> Settled {
+    async fn settle(mut self, job: &Job, before: Before, definition: Revision) -> Settled {
+        let mut known = (before == Before::Nothing).then(|| Standing { execution: Execution::default(), revision: definition });
         loop {
             let standing = match known.take() {
                 Some(standing) => standing,
@@ -96,27 +107,30 @@ impl Worker {
                     None => return Settled::Done,
                 },
             };
-            let claimant = Claimant { agent: self.ctx.config.id, is_running_it: false };
+            if !self.claim.is_valid() {
+                tracing::info!(job.id = %job.id, "claim lapsed before work began; leaving it to whoever has it now");
+                return Settled::Done;
+            }
+            let is_holder_gone = match before {
+                Before::Nothing => false,
+                Before::LapsedClaim => true,
+                Before::Announcement(seen) => seen == standing.revision,
+            };
+            let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
             match claim(job, &standing.execution, claimant, Timestamp::now()) {
                 Decision::Start { attempt } => {
-                    if !self.claim.is_valid() {
-                        tracing::info!(job.id = %job.id, "claim lapsed before work began; leaving it to whoever has it now");
-                        return Settled::Done;
-                    }
                     if let Some(revision) = self.start(attempt, standing.revision).await {
-                        return self.run(job, Attempt { number: attempt, revision, started_at: Timestamp::now() }).await;
+                        let is_the_only_one = job.retry.max_attempts() == 1;
+                        return self.run(job, Attempt { number: attempt, revision, started_at: Timestamp::now(), is_the_only_one }).await;
                     }
                     if self.signals.stop.is_cancelled() {
                         return Settled::Done;
                     }
                 }
-                Decision::Wait { until } => {
-                    self.claim.give_back(from_now(until)).await;
-                    return Settled::Waiting(until);
-                }
-                Decision::Drop(DropReason::RunningHere) => return Settled::Done,
-                Decision::Drop(DropReason::Ended | DropReason::Lost) => {
+                Decision::Wait { until } => return self.wait(until).await,
+                Decision::Drop(DropReason::Ended | DropReason::Lost | DropReason::HeldElsewhere) => {
                     self.claim.done().await;
+                    self.ctx.journal.forget(self.key);
                     return Settled::Done;
                 }
                 Decision::Lose { attempt } => {
@@ -138,19 +152,24 @@ impl Worker {
         }
     }
 
-    /// A definition that this version cannot read ends here, by name.
+    /// Gives the work back until its time. The broker keeps what it was given back as pending, and only so many of those: a long wait
+    /// is left to the controller, which announces the work when it is due.
+    pub(crate) async fn wait(self, until: Timestamp) -> Settled {
+        let wait = from_now(until);
+        if wait > WAIT_AT_BROKER_MAX && self.key.1 == ExecutionId::Any {
+            self.claim.done().await;
+        } else {
+            self.claim.give_back(wait).await;
+        }
+        Settled::Waiting(until)
+    }
+
+    /// A definition that this version cannot read may be another agent's, of a newer version.
     async fn refuse(self, invalid: &InvalidDefinition) -> Settled {
-        let outcome = match invalid {
-            InvalidDefinition::Call(CallError::UnknownOperation { .. }) => Outcome::Skipped,
-            InvalidDefinition::Call(CallError::Args(_))
-            | InvalidDefinition::Schema(_)
-            | InvalidDefinition::NoExecutions
-            | InvalidDefinition::Target(_)
-            | InvalidDefinition::Retry(_) => Outcome::Failed,
-        };
-        let message = format!("this agent (version {}) cannot take the job: {invalid}", env!("CARGO_PKG_VERSION"));
-        let answer = self.unstarted(&Execution::default(), outcome, Failure { code: ErrorCode::Validation, message });
-        self.answer(answer).await
+        tracing::error!(job.id = %self.key.0, error = %invalid, "this version cannot take the job; handing it back");
+        self.claim.give_back(REFUSED_FOR).await;
+        let until = SignedDuration::try_from(REFUSED_FOR).ok().and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        Settled::Waiting(until.unwrap_or(Timestamp::MAX))
     }
 
     /// The ledger's word on this work; `None` if it was deleted, or we are to stop.
@@ -168,7 +187,12 @@ impl Worker {
                     self.claim.done().await;
                     return None;
                 }
-                Err(error) => self.broker_fault("reading the ledger", &error).await?,
+                Err(error) if error.is_retryable() => self.broker_fault("reading the ledger", &error).await?,
+                Err(error) => {
+                    tracing::error!(job.id = %self.key.0, %error, "the job cannot be read; handing it back");
+                    self.claim.give_back(REFUSED_FOR).await;
+                    return None;
+                }
             }
         }
     }
@@ -181,12 +205,16 @@ impl Worker {
         Some(())
     }
 
-    /// Appends an event; `None` if we are to stop before the outcome is known.
+    /// Appends an event; `None` if we are to stop before the outcome is known, or it cannot be written at all.
     pub(crate) async fn append(&mut self, after: Revision, event: &Event) -> Option<Appended> {
         loop {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, event).await {
                 Ok(appended) => return Some(appended),
-                Err(error) => self.broker_fault("recording an event", &error).await?,
+                Err(error) if error.is_retryable() => self.broker_fault("recording an event", &error).await?,
+                Err(error) => {
+                    tracing::error!(job.id = %self.key.0, %error, "an event cannot be recorded");
+                    return None;
+                }
             }
         }
     }
@@ -197,10 +225,15 @@ impl Worker {
         self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
         let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname.clone() };
         let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
-        match self.append(after, &event).await? {
-            Appended::Stored(revision) => Some(revision),
-            Appended::Conflict => None,
+        while self.claim.is_valid() {
+            match self.ctx.store.ledger.append(self.key.0, self.key.1, after, &event).await {
+                Ok(Appended::Stored(revision)) => return Some(revision),
+                Ok(Appended::Conflict) => return None,
+                // Tried again only under a valid claim: a start that is recorded late could be somebody else's turn.
+                Err(error) => self.broker_fault("recording a start", &error).await?,
+            }
         }
+        None
     }
 
     /// Stores the answer, however long the broker is away, and ends the claim.

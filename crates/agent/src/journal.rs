@@ -55,10 +55,14 @@ impl Journal {
     }
 
     fn try_note(&self, key: Key, entry: &Entry) -> io::Result<()> {
-        let path = self.path(key);
+        let (path, text) = (self.path(key), serde_json::to_vec(entry)?);
+        let open = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
+        if entry.answer.is_none() {
+            // A token that a kill tears is unreadable, is removed at the next start, and its claim lapses by itself.
+            return open(&path)?.write_all(&text);
+        }
         let draft = path.with_extension("draft");
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-        file.write_all(&serde_json::to_vec(entry)?)?;
+        open(&draft)?.write_all(&text)?;
         fs::rename(draft, path)
     }
 

@@ -1,13 +1,15 @@
 //! The loop: everything that can happen to an agent becomes one input, the dispatcher decides, and this performs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
 use longshore_model::ExecutionId;
+use longshore_model::job::Execution;
+use longshore_model::wire::record::Answer;
 use longshore_store::{Delivery, Store, Wake, WakeStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -17,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::dispatcher::{Dispatcher, Effect, Input, Key};
 use crate::execution::{Context, Settled, Signals, carry, from_now};
 use crate::heartbeat;
-use crate::journal::Entry;
-use crate::{Agent, Error};
+use crate::journal::{Entry, Journal};
+use crate::{Agent, Config, Error};
 
 /// The inbox is read at least this often: a hint may be lost.
 const INBOX_EVERY: Duration = Duration::from_secs(30);
@@ -26,6 +28,8 @@ const INBOX_EVERY: Duration = Duration::from_secs(30);
 const DELIVERIES_WAITING_MAX: usize = 64;
 /// Before a pull is tried again after a fault.
 const PULL_PAUSE: Duration = Duration::from_millis(250);
+/// Between tries to store an earlier process's answer.
+const OWED_PAUSE: Duration = Duration::from_secs(2);
 /// How long stopped work may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -52,6 +56,7 @@ struct Runtime {
     /// Work in the inbox that is not to be started before this.
     waiting: BTreeMap<Key, Instant>,
     pulls: JoinSet<()>,
+    pulls_end: CancellationToken,
     deliveries: (mpsc::Sender<PullEvent>, mpsc::Receiver<PullEvent>),
     inbox_due: Instant,
     is_draining: bool,
@@ -66,7 +71,7 @@ enum PullEvent {
 
 pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
     let Agent { config, store, executor, journal, started_at } = agent;
-    recover(&store, &journal).await;
+    let owed = recover(&config, &store, &journal).await;
     let mut wakes = store.work.wakes(config.id).await?;
     let n_running = Arc::new(AtomicUsize::new(0));
     let silence = CancellationToken::new();
@@ -76,7 +81,8 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
     let _ = std::fs::remove_dir_all(&bundles);
-    let ctx = Arc::new(Context { config, store, executor: executor.clone(), journal, bundles });
+    let ctx = Arc::new(Context { config, store, executor: executor.clone(), journal, bundles, owed: Mutex::new(owed) });
+    background.spawn(deliver_owed(ctx.clone(), silence.clone()));
     let mut runtime = Runtime {
         dispatcher: Dispatcher::new(ctx.config.max_jobs),
         ctx,
@@ -85,6 +91,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         signals: BTreeMap::new(),
         waiting: BTreeMap::new(),
         pulls: JoinSet::new(),
+        pulls_end: CancellationToken::new(),
         deliveries: mpsc::channel(DELIVERIES_WAITING_MAX),
         inbox_due: Instant::now(),
         is_draining: false,
@@ -98,22 +105,53 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     Ok(())
 }
 
-/// Gives back what an earlier process had in hand, its answers first.
-async fn recover(store: &Store, journal: &crate::journal::Journal) {
+/// Settles what an earlier process had in hand: stores its answers, and gives back what nobody has taken since. Gives the answers that
+/// the ledger does not have yet.
+async fn recover(config: &Config, store: &Store, journal: &Journal) -> HashMap<Key, Answer> {
+    let mut owed = HashMap::new();
     for (key, Entry { token, answer }) in journal.left_behind() {
         tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
         if let Some(answer) = answer
             && let Err(error) = store.ledger.answer(&answer).await
         {
             tracing::warn!(%error, job.id = %key.0, "its answer could not be stored yet; keeping it");
+            owed.insert(key, answer);
             continue;
         }
         if let Some(token) = token
+            && is_ours(config, store, key).await
             && let Err(error) = store.work.give_back(&token).await
         {
             tracing::warn!(%error, job.id = %key.0, "it could not be given back; its claim will lapse");
         }
         journal.forget(key);
+    }
+    owed
+}
+
+/// Whether giving the work back takes it from nobody: another agent may have it by now, under the same message.
+async fn is_ours(config: &Config, store: &Store, key: Key) -> bool {
+    let Ok(Some(record)) = store.ledger.load(key.0).await else { return false };
+    let Ok(execution) = Execution::fold(record.events_of(key.1), record.answer_of(key.1)) else { return false };
+    execution.holder().is_none_or(|(agent, _)| agent == config.id)
+}
+
+/// Goes on trying to store the answers of an earlier process, until there are none or `stop`.
+async fn deliver_owed(ctx: Arc<Context>, stop: CancellationToken) {
+    let owed = || ctx.owed.lock().expect("no holder of this lock panics").iter().next().map(|(key, answer)| (*key, answer.clone()));
+    while let Some((key, answer)) = owed() {
+        match ctx.store.ledger.answer(&answer).await {
+            Ok(_) => {
+                ctx.owed.lock().expect("no holder of this lock panics").remove(&key);
+                ctx.journal.forget(key);
+            }
+            Err(error) => {
+                tracing::debug!(%error, job.id = %key.0, "an earlier process's answer is still to be stored");
+                if stop.run_until_cancelled(tokio::time::sleep(OWED_PAUSE)).await.is_none() {
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -139,7 +177,7 @@ impl Runtime {
                     PullEvent::Ended { unused } => Event::PullEnded { unused },
                 },
                 _ = extend.tick() => Event::ExtendHeld,
-                () = tokio::time::sleep_until(self.inbox_due), if !self.is_draining => Event::ReadInbox,
+                () = tokio::time::sleep_until(self.inbox_due), if self.dispatcher.wants_more() => Event::ReadInbox,
                 () = tokio::time::sleep_until(stopped_at.unwrap_or_else(Instant::now) + STOP_PATIENCE), if stopped_at.is_some() => break,
             };
             match event {
@@ -163,16 +201,24 @@ impl Runtime {
             self.perform().await;
         }
         // Whatever a pull had delivered but nobody looked at goes back at once.
-        self.pulls.shutdown().await;
-        while let Ok(PullEvent::Delivery(delivery)) = self.deliveries.1.try_recv() {
-            let _ = delivery.lease.give_back(Duration::ZERO).await;
+        while self.pulls.join_next().await.is_some() {
+            self.give_back_unseen().await;
+        }
+        self.give_back_unseen().await;
+    }
+
+    async fn give_back_unseen(&mut self) {
+        while let Ok(event) = self.deliveries.1.try_recv() {
+            if let PullEvent::Delivery(delivery) = event {
+                let _ = delivery.lease.give_back(Duration::ZERO).await;
+            }
         }
     }
 
     fn drain(&mut self) {
         if !self.is_draining {
             self.is_draining = true;
-            self.pulls.abort_all();
+            self.pulls_end.cancel();
             self.dispatcher.handle(Input::Drain);
         }
     }
@@ -196,11 +242,12 @@ impl Runtime {
             match effect {
                 Effect::Pull(n_slots) => {
                     let (store, events) = (self.ctx.store.clone(), self.deliveries.0.clone());
-                    self.pulls.spawn(pull(store, n_slots, events));
+                    self.pulls.spawn(pull(store, n_slots, events, self.pulls_end.clone()));
                 }
                 Effect::Start(key) => self.start(key),
                 Effect::HandBack(key) => {
                     if let Some(delivery) = self.offered.remove(&key)
+                        && delivery.received.elapsed() < self.ctx.store.work.lease_duration()
                         && let Err(error) = delivery.lease.give_back(Duration::ZERO).await
                     {
                         tracing::debug!(%error, "work was not handed back; its claim will lapse");
@@ -291,30 +338,37 @@ impl Runtime {
     }
 
     async fn extend_held(&mut self) {
-        for delivery in self.offered.values() {
-            if let Err(error) = delivery.lease.extend().await {
-                tracing::debug!(%error, "a held claim was not extended");
+        let lasts = self.ctx.store.work.lease_duration();
+        for delivery in self.offered.values_mut() {
+            let asked = Instant::now();
+            match delivery.lease.extend().await {
+                // One that has lapsed stays lapsed, and is dropped when its turn comes: it may be somebody else's by now.
+                Ok(()) if delivery.received.elapsed() < lasts => delivery.received = asked,
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "a held claim was not extended"),
             }
         }
     }
 }
 
-/// One pull, to its end.
-async fn pull(store: Store, n_slots: usize, events: mpsc::Sender<PullEvent>) {
+/// One pull, to its end or to ours.
+async fn pull(store: Store, n_slots: usize, events: mpsc::Sender<PullEvent>, end: CancellationToken) {
     let mut unused = n_slots;
+    let asked = Instant::now();
     match store.work.pull(n_slots).await {
         Ok(mut deliveries) => {
-            while let Some(delivery) = deliveries.next().await {
+            while let Some(Some(delivery)) = end.run_until_cancelled(deliveries.next()).await {
                 unused = unused.saturating_sub(1);
                 if events.send(PullEvent::Delivery(Box::new(delivery))).await.is_err() {
                     return;
                 }
             }
         }
-        Err(error) => {
-            tracing::debug!(%error, "no work asked for");
-            tokio::time::sleep(PULL_PAUSE).await;
-        }
+        Err(error) => tracing::debug!(%error, "no work asked for"),
+    }
+    // Refused at once: asking again at once would only be refused again.
+    if unused == n_slots && asked.elapsed() < PULL_PAUSE {
+        end.run_until_cancelled(tokio::time::sleep(PULL_PAUSE)).await;
     }
     // The loop is gone if nobody listens: nothing to tell.
     let _ = events.send(PullEvent::Ended { unused }).await;

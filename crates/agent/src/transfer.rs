@@ -11,11 +11,14 @@ use longshore_model::wire::record::Failure;
 use longshore_store::{Error, Objects, archive_name, bundle_name};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::dispatcher::Key;
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long an archive waits for the broker; its job's answer waits with it.
+const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A bundle on local disk, its digest checked. Removed when dropped.
 pub(crate) struct LocalBundle(PathBuf);
@@ -72,14 +75,15 @@ pub(crate) async fn fetch_bundle(objects: &Arc<dyn Objects>, sha256: &str, dir: 
     Ok(bundle)
 }
 
-/// Stores what a job brought back. Goes on while the broker is away.
+/// Stores what a job brought back. Tried again while the broker is away, for so long.
 pub(crate) async fn store_archive(objects: &Arc<dyn Objects>, key: Key, archive: &Archive) -> Result<(), Failure> {
     let fault = |message: String| Failure { code: ErrorCode::Collecting, message };
+    let deadline = Instant::now() + STORE_PATIENCE;
     loop {
         let file = tokio::fs::File::open(archive.path()).await.map_err(|error| fault(format!("the archive cannot be read: {error}")))?;
         match objects.put(&archive_name(key.0, key.1), Box::pin(file)).await {
             Ok(_) => return Ok(()),
-            Err(Error::Unavailable { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(Error::Unavailable { .. }) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(fault(format!("the archive could not be stored: {error}"))),
         }
     }

@@ -9,6 +9,7 @@ use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::rest::AgentView;
 use longshore_model::{AgentId, ExecutionId, HostName, Target};
 use longshore_store::RegistryEvent;
+use tokio::time::Instant;
 
 use crate::app::App;
 
@@ -22,7 +23,18 @@ const NEAREST_MAX: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Ready,
-    Offline,
+    /// Since then, by this host's monotonic clock.
+    Offline {
+        since: Instant,
+    },
+}
+
+impl Presence {
+    fn end(&mut self) {
+        if *self == Self::Ready {
+            *self = Self::Offline { since: Instant::now() };
+        }
+    }
 }
 
 /// The agents, as the registry tells.
@@ -30,6 +42,7 @@ enum Presence {
 pub(crate) struct Fleet {
     agents: BTreeMap<AgentId, (Heartbeat, Presence)>,
     is_current: bool,
+    current_since: Option<Instant>,
 }
 
 /// Why a target means nobody.
@@ -56,11 +69,14 @@ impl Fleet {
             }
             RegistryEvent::Left(agent) | RegistryEvent::Silent(agent) => {
                 if let Some((_, presence)) = self.agents.get_mut(&agent) {
-                    *presence = Presence::Offline;
+                    presence.end();
                 }
                 self.forget_some();
             }
-            RegistryEvent::Current => self.is_current = true,
+            RegistryEvent::Current => {
+                self.is_current = true;
+                self.current_since = Some(Instant::now());
+            }
         }
     }
 
@@ -68,7 +84,7 @@ impl Fleet {
     pub(crate) fn doubt(&mut self) {
         self.is_current = false;
         for (_, presence) in self.agents.values_mut() {
-            *presence = Presence::Offline;
+            presence.end();
         }
     }
 
@@ -89,11 +105,16 @@ impl Fleet {
         }
     }
 
-    /// Whether the process of this agent that did something at `since`, by its own clock, is certainly not heard any more: the agent is
-    /// silent, or its process is a later one. Nobody is gone while the fleet is not known.
-    pub(crate) fn is_gone(&self, agent: AgentId, since: Timestamp) -> bool {
+    /// Whether the process of this agent that did something at `since`, by its own clock, is certainly gone: the agent has not been heard
+    /// for `patience`, or its process is a later one. Nobody is gone while the fleet is not known.
+    pub(crate) fn is_gone(&self, agent: AgentId, since: Timestamp, patience: Duration) -> bool {
         self.is_current
-            && self.agents.get(&agent).is_none_or(|(heartbeat, presence)| *presence == Presence::Offline || heartbeat.started_at > since)
+            && match self.agents.get(&agent) {
+                Some((heartbeat, Presence::Ready)) => heartbeat.started_at > since,
+                Some((_, Presence::Offline { since })) => since.elapsed() > patience,
+                // Silent for as long as anybody has listened.
+                None => self.current_since.is_some_and(|since| since.elapsed() > patience),
+            }
     }
 
     /// The agents, sorted by host name.
@@ -106,7 +127,7 @@ impl Fleet {
                 hostname: heartbeat.hostname.clone(),
                 state: match presence {
                     Presence::Ready => "ready".to_owned(),
-                    Presence::Offline => "offline".to_owned(),
+                    Presence::Offline { .. } => "offline".to_owned(),
                 },
                 version: heartbeat.version.clone(),
                 max_jobs: heartbeat.max_jobs,
@@ -128,7 +149,7 @@ impl Fleet {
         {
             return match presence {
                 Presence::Ready => Ok(agent),
-                Presence::Offline => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
+                Presence::Offline { .. } => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
             };
         }
         // Host names are compared as DNS compares them.
@@ -161,7 +182,7 @@ impl Fleet {
     }
 
     fn forget_some(&mut self) {
-        let offline = || self.agents.values().filter(|(_, presence)| *presence == Presence::Offline);
+        let offline = || self.agents.values().filter(|(_, presence)| *presence != Presence::Ready);
         if offline().count() <= OFFLINE_KEPT {
             return;
         }

@@ -66,6 +66,24 @@ impl Layout {
         format!("$KV.{bucket}.>")
     }
 
+    pub(crate) fn object_stream(&self) -> String {
+        format!("OBJ_{}", self.object_bucket)
+    }
+
+    /// Chunks and what is said of them, as the client's object store has them.
+    pub(crate) fn object_subjects(&self) -> Vec<String> {
+        vec![format!("$O.{}.C.>", self.object_bucket), format!("$O.{}.M.>", self.object_bucket)]
+    }
+
+    pub(crate) fn object_chunks(&self, upload: &str) -> String {
+        format!("$O.{}.C.{upload}", self.object_bucket)
+    }
+
+    /// `encoded` is the object's name in base64.
+    pub(crate) fn object_info(&self, encoded: &str) -> String {
+        format!("$O.{}.M.{encoded}", self.object_bucket)
+    }
+
     // The ledger.
 
     pub(crate) fn definition(&self, definition: &Definition, kind: Kind) -> Option<String> {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, JobId};
+use tokio::time::Instant;
 
 use crate::{Error, Revision};
 
@@ -38,14 +39,27 @@ pub enum Absence {
     GoneOrSpent,
 }
 
+/// What came before a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: nobody was offered it, so the ledger holds nothing but the definition, most likely.
+    Nothing,
+    /// It was offered before, and that claim lapsed or was given back. Or it is addressed work, which nobody else is ever offered.
+    LapsedClaim,
+    /// It was announced again by somebody who had read the history up to this revision, and vouches that no claim of that history holds.
+    Announcement(Revision),
+}
+
 /// One piece of work, offered to one agent.
 pub struct Delivery {
     /// The job.
     pub definition: Definition,
     /// The definition's revision in the ledger.
     pub revision: Revision,
-    /// Whether this is the first time anybody was offered it: then the ledger holds nothing but the definition, most likely.
-    pub is_first: bool,
+    /// What came before.
+    pub before: Before,
+    /// When it reached this process: its claim counts from here.
+    pub received: Instant,
     /// The claim on it.
     pub lease: Box<dyn Lease>,
 }
@@ -75,7 +89,7 @@ pub trait Work: Send + Sync {
     /// Asks for up to `max` pieces of `_any` work.
     async fn pull(&self, max: usize) -> Result<PullStream, Error>;
 
-    /// Everything in an agent's inbox, oldest first.
+    /// What is in an agent's inbox, oldest first, up to a thousand; what is beyond is seen when these are done.
     async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error>;
 
     /// Hints for an agent, from now on.
@@ -87,9 +101,11 @@ pub trait Work: Send + Sync {
     /// Hints to an agent that a job's end was asked for.
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error>;
 
-    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether
-    /// it was. A broker that has just stored a job takes a moment to announce it; until then it is missing indeed.
-    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error>;
+    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether it was. A broker
+    /// that has just stored a job takes a moment to announce it; until then it is missing indeed.
+    ///
+    /// `seen` is the newest revision of the history that the caller decided on: it travels with the announcement.
+    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error>;
 
     /// Takes back a job's announcements, so that nobody new is offered it. Safe to repeat.
     async fn withdraw(&self, definition: &Definition) -> Result<(), Error>;

@@ -11,6 +11,6 @@ pub mod sample;
 pub mod witness;
 
 pub use eventually::eventually;
-pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, nats_server_binary};
+pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, Tap, nats_server_binary};
 pub use process::{Process, Stream};
 pub use rustix::process::Signal;

@@ -13,19 +13,25 @@ use serde_json::{Value, json};
 /// How long anything may take that is only waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a claim lasts without being extended.
+const LEASE: &str = "LONGSHORE_AGENT__CONSUMER__ACK_WAIT";
+/// A delivery on its way to a killed agent is offered again after this; two minutes would be a long test.
+const SHORT_LEASE: &str = "5s";
+
 /// A role of the program: how it was started, and the process.
 pub(crate) struct Role {
     words: Vec<String>,
     home: std::path::PathBuf,
+    lease: &'static str,
     process: Process,
     ready: Value,
 }
 
 impl Role {
-    pub(crate) async fn start(home: &Path, words: &[&str]) -> Self {
+    async fn start(home: &Path, lease: &'static str, words: &[&str]) -> Self {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let (process, ready) = launch(home, &words).await;
-        Self { words, home: home.to_owned(), process, ready }
+        let (process, ready) = launch(home, lease, &words).await;
+        Self { words, home: home.to_owned(), lease, process, ready }
     }
 
     /// What it said when it was ready.
@@ -39,12 +45,14 @@ impl Role {
 
     pub(crate) async fn kill_and_restart(&mut self) {
         self.process.kill9();
-        (self.process, self.ready) = launch(&self.home, &self.words).await;
+        (self.process, self.ready) = launch(&self.home, self.lease, &self.words).await;
     }
 }
 
-async fn launch(home: &Path, words: &[String]) -> (Process, Value) {
-    let process = Process::spawn(longshore(home, words));
+async fn launch(home: &Path, lease: &str, words: &[String]) -> (Process, Value) {
+    let mut command = longshore(home, words);
+    command.env(LEASE, lease);
+    let process = Process::spawn(command);
     let line = process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
     (process, serde_json::from_str(&line).unwrap())
 }
@@ -56,8 +64,7 @@ pub(crate) fn longshore<T: AsRef<std::ffi::OsStr>>(home: &Path, words: &[T]) -> 
     for name in ["LONGSHORE_URL", "LONGSHORE_TOKEN_FILE", "LONGSHORE_CONTEXT"] {
         command.env_remove(name);
     }
-    // A delivery on its way to a killed agent is offered again after this; two minutes would be a long test.
-    command.env("LONGSHORE_AGENT__CONSUMER__ACK_WAIT", "5s");
+    command.env(LEASE, SHORT_LEASE);
     command.env("NATS_SERVER_BIN", longshore_testkit::nats_server_binary());
     command
 }
@@ -77,28 +84,48 @@ impl Fleet {
     }
 
     pub(crate) async fn start_on(nats: NatsServer, n_agents: usize) -> Self {
+        Self::start_with(nats, SHORT_LEASE, n_agents).await
+    }
+
+    /// The same with claims that last for `lease`.
+    pub(crate) async fn start_with(nats: NatsServer, lease: &'static str, n_agents: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = nats.url();
         let data = dir.path().join("controller").display().to_string();
         // A port of its own, so that a restarted controller is found where it was.
         let listen = free_address();
-        let controller =
-            Role::start(dir.path(), &["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen]).await;
-        let mut agents = Vec::new();
-        for n in 0..n_agents {
-            let (data, host) = (dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));
-            let words = ["agent", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--agent-hostname", &host];
-            agents.push(Role::start(dir.path(), &words).await);
-        }
+        let words = ["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen];
+        let controller = Role::start(dir.path(), lease, &words).await;
         let token = std::fs::read_to_string(controller.said("token_file")).unwrap().trim().to_owned();
         let client = Client::new(ClientConfig { url: controller.said("url"), token: Some(token) }).unwrap().with_retry_budget(PATIENCE);
-        let fleet = Self { nats, controller, agents, client, dir };
+        let mut fleet = Self { nats, controller, agents: Vec::new(), client, dir };
+        for _ in 0..n_agents {
+            fleet.launch_agent(&[]).await;
+        }
+        fleet.all_known().await;
+        fleet
+    }
+
+    /// Another agent, the next by name, started with `more` words.
+    pub(crate) async fn add_agent(&mut self, more: &[&str]) {
+        self.launch_agent(more).await;
+        self.all_known().await;
+    }
+
+    async fn launch_agent(&mut self, more: &[&str]) {
+        let (n, url) = (self.agents.len(), self.nats.url());
+        let (data, host) = (self.dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));
+        let mut words = vec!["agent", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--agent-hostname", &host];
+        words.extend(more);
+        self.agents.push(Role::start(self.dir.path(), self.controller.lease, &words).await);
+    }
+
+    async fn all_known(&self) {
         eventually("every agent to be known", PATIENCE, async || {
-            let list = fleet.client.agents().await.ok()?;
-            (list.items.iter().filter(|agent| agent.state == "ready").count() == n_agents).then_some(())
+            let list = self.client.agents().await.ok()?;
+            (list.items.iter().filter(|agent| agent.state == "ready").count() == self.agents.len()).then_some(())
         })
         .await;
-        fleet
     }
 
     /// Submits and waits for the end.

@@ -2,8 +2,10 @@
 #![expect(clippy::print_stdout, reason = "seeds and counts belong in a test's output")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its fleet ends here")]
 
+mod disk_full;
 mod fleet;
 mod hostile;
 mod kill;
+mod promises;
 mod run;
 mod start;

@@ -1,4 +1,6 @@
-//! Executions that were not started in time: expired for good, so that no agent that comes later runs them.
+//! Executions that were not started, or not tried again, in time: expired for good, so that no agent that comes later runs them.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::job::Execution;
@@ -7,14 +9,16 @@ use longshore_model::wire::record::{Event, EventKind, SCHEMA};
 use longshore_model::{ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError};
 
-use super::{CONFLICTS_MAX, Cursor, after, candidates};
+use super::{CONFLICTS_MAX, Cursor, after, candidates, each};
 use crate::app::{App, cancel, fold};
 
 /// One pass.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
-    let (jobs, next) = candidates(&app, cursor, |entry| entry.shares.iter().any(|share| is_late(&share.execution, entry.expires_at, now)));
+    let (jobs, next) = candidates(&app, cursor, |entry| {
+        entry.shares.iter().any(|share| is_late(&share.execution, entry.submitted_at, entry.expires_at, now))
+    });
     for job in jobs {
-        expire(&app, job, now).await?;
+        each("expired", job, expire(&app, job, now).await)?;
     }
     Ok(next)
 }
@@ -37,7 +41,10 @@ async fn expire_one(app: &App, job: JobId, execution: ExecutionId, now: Timestam
     for _ in 0..CONFLICTS_MAX {
         let Some(record) = app.load(job).await? else { return Ok(()) };
         let shares = fold(&record);
-        let Some((_, state)) = shares.0.iter().find(|(id, state)| *id == execution && is_late(state, record.definition.expires_at, now))
+        let Some((_, state)) = shares
+            .0
+            .iter()
+            .find(|(id, state)| *id == execution && is_late(state, record.definition.submitted_at, record.definition.expires_at, now))
         else {
             return Ok(());
         };
@@ -54,7 +61,20 @@ async fn expire_one(app: &App, job: JobId, execution: ExecutionId, now: Timestam
     Ok(())
 }
 
-/// A retry is due when it is due: the expiry bounds the first start only.
-fn is_late(execution: &Execution, expires_at: Timestamp, now: Timestamp) -> bool {
-    execution.state() == ExecutionState::Pending && execution.attempts() == 0 && now > after(expires_at, CLOCK_SKEW)
+/// The expiry bounds the first start; a retry has as long again from when it is due, so that one that nobody makes ends as well.
+fn is_late(execution: &Execution, submitted_at: Timestamp, expires_at: Timestamp, now: Timestamp) -> bool {
+    match execution.state() {
+        ExecutionState::Pending => now > after(expires_at, CLOCK_SKEW),
+        ExecutionState::Retryable => {
+            let span = Duration::try_from(expires_at.duration_since(submitted_at)).unwrap_or_default();
+            execution.retry_not_before().is_some_and(|due| now > after(after(due, span), CLOCK_SKEW))
+        }
+        ExecutionState::Running
+        | ExecutionState::Completed
+        | ExecutionState::Failed
+        | ExecutionState::Skipped
+        | ExecutionState::Cancelled
+        | ExecutionState::Expired
+        | ExecutionState::Lost => false,
+    }
 }

@@ -8,7 +8,7 @@ use longshore_model::wire::record::{Event, EventKind, SCHEMA};
 use longshore_model::{ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError};
 
-use super::{CONFLICTS_MAX, Cursor, after, candidates};
+use super::{CONFLICTS_MAX, Cursor, after, candidates, each};
 use crate::app::{App, fold};
 
 /// For staging, collecting, killing, skewed clocks, and the way to the ledger.
@@ -20,12 +20,17 @@ pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cur
     let (jobs, next) =
         candidates(&app, cursor, |entry| entry.shares.iter().any(|share| is_silent(&share.execution, entry.timeout, lease, now)));
     for job in jobs {
-        let Some(record) = app.load(job).await? else { continue };
-        for execution in &record.definition.executions {
-            give_up(&app, job, *execution, now).await?;
-        }
+        each("lost", job, look(&app, job, now).await)?;
     }
     Ok(next)
+}
+
+async fn look(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError> {
+    let Some(record) = app.load(job).await? else { return Ok(()) };
+    for execution in &record.definition.executions {
+        give_up(app, job, *execution, now).await?;
+    }
+    Ok(())
 }
 
 async fn give_up(app: &App, job: JobId, execution: ExecutionId, now: Timestamp) -> Result<(), StoreError> {

@@ -70,6 +70,18 @@ fn candidates(app: &App, cursor: Cursor, is_wanted: impl Fn(&Entry) -> bool) -> 
     app.index().unfinished(cursor, (LOADS_MAX, SCAN_MAX), is_wanted)
 }
 
+/// One job's outcome: a fault that passes ends the pass; a job that cannot be read is reported and passed over, so that one bad record
+/// does not keep a duty from all others.
+fn each(duty: &'static str, job: JobId, done: Result<(), StoreError>) -> Result<(), StoreError> {
+    match done {
+        Err(error) if !error.is_retryable() => {
+            tracing::error!(duty, job.id = %job, error = %crate::app::chain(&error), "a job could not be looked after");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// `at` and then `by`.
 fn after(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)

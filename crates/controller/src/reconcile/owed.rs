@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use longshore_model::{ExecutionState, JobId};
 use longshore_store::Error as StoreError;
 
-use super::{Cursor, LOADS_MAX};
+use super::{Cursor, LOADS_MAX, each};
 use crate::app::{App, cancel, fold};
 
 /// One pass.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
     let jobs = app.index().owing(cursor, LOADS_MAX);
     for job in &jobs {
-        answer(&app, *job, now).await?;
+        each("owed", *job, answer(&app, *job, now).await)?;
     }
     Ok(jobs.last().copied().filter(|_| jobs.len() == LOADS_MAX))
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use longshore_model::JobStatus;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::rest::JobView;
 use longshore_store::jetstream;
-use longshore_testkit::NatsServer;
+use longshore_testkit::{NatsServer, Tap};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -93,4 +94,29 @@ async fn a_broker_that_is_gone_is_a_problem_and_nothing_is_lost_when_it_is_back(
     agent.take().await.complete().await;
     // From the ledger: the feed may need some seconds to find its consumer gone.
     assert_eq!(house.job(job.id).await.status, JobStatus::Completed);
+}
+
+#[tokio::test]
+async fn lists_are_served_without_asking_the_broker() {
+    let server = NatsServer::start().await;
+    let config = jetstream::Config { url: server.url(), ..jetstream::Config::default() };
+    // Reconcilers ask the broker by themselves, so none runs meanwhile.
+    let house = House::on(jetstream::connect(&config).await.unwrap(), |config| config.reconcile_every = Duration::from_secs(3600)).await;
+    let agent = house.agent(1, "web-01").await;
+    let jobs: Vec<JobView> = join_all((0..100).map(|_| house.submit(json!({})))).await;
+    agent.take().await.complete().await;
+    house.until("all is indexed", async || house.get("/api/v1/jobs").await["counts"]["completed"] == 1).await;
+
+    let mut tap = server.tap("$JS.API.>").await;
+    let asked = async |tap: &mut Tap| -> Vec<String> {
+        // Long polls of what is followed go on all the time, and read nothing by themselves.
+        tap.heard().await.into_iter().filter(|subject| !subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")).collect()
+    };
+    for n in 0..20 {
+        let query = ["", "?limit=1000", "?status=pending", "?text=web"][n % 4];
+        house.get(&format!("/api/v1/jobs{query}")).await;
+    }
+    assert_eq!(asked(&mut tap).await, [""; 0], "a list is read from memory");
+    house.get(&format!("/api/v1/jobs/{}", jobs[0].id)).await;
+    assert_ne!(asked(&mut tap).await, [""; 0], "the tap hears what is asked");
 }

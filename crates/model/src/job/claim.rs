@@ -1,25 +1,30 @@
 //! What an agent may do with work that was delivered to it: the one place that says whether an attempt starts.
 //!
-//! A delivery alone permits nothing. The agent folds the ledger, asks [`claim`], and records `started` with the ledger's guard; only
+//! A delivery alone permits nothing, and alone proves nothing about an earlier holder. The agent folds the ledger, asks [`claim`], and records `started` with the ledger's guard; only
 //! when that write is accepted does work begin. If another writer was first, it folds and asks again.
 
 use jiff::{SignedDuration, Timestamp};
 
+use std::time::Duration;
+
 use super::definition::Job;
 use super::state::{Execution, ExecutionState};
 use crate::id::AgentId;
-use crate::limits::CLOCK_SKEW;
 use crate::wire::problem::ErrorCode;
 use crate::wire::record::{Failure, Outcome};
 
-/// Who asks, and what it knows of itself.
+/// Who asks, and what its delivery says of whoever held the work before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant {
-    /// The agent.
+    /// The agent. It has looked: none of its own workers runs the execution.
     pub agent: AgentId,
-    /// Whether this very process runs the execution at the moment.
-    pub is_running_it: bool,
+    /// Whether an earlier holder, if it is another agent, is known to be gone: its claim lapsed or was given back, or the one who
+    /// announced the work again vouches for the very history that was read.
+    pub is_holder_gone: bool,
 }
+
+/// When an agent looks again at work that it believes to be late.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What to do with a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,51 +60,46 @@ pub enum Claim {
 pub enum DropReason {
     /// It has ended and its answer is stored.
     Ended,
-    /// This process runs it at the moment.
-    RunningHere,
+    /// Another agent has it, as far as anybody knows.
+    HeldElsewhere,
     /// It is recorded as lost, and only its holder can still answer.
     Lost,
 }
 
-/// Decides. `execution` is the fold of everything recorded, and the delivery itself is the proof that no other agent holds a live
-/// claim: a claim that is extended is not delivered again.
+/// Decides. `execution` is the fold of everything recorded.
+///
+/// An agent never ends what it believes to be late: clocks differ, and the controller's decides. It only refuses to start it.
 #[must_use]
 pub fn claim(job: &Job, execution: &Execution, claimant: Claimant, now: Timestamp) -> Claim {
-    if claimant.is_running_it {
-        return Claim::Drop(DropReason::RunningHere);
-    }
     if execution.is_answered() {
         return Claim::Drop(DropReason::Ended);
     }
+    let is_own = execution.holder().is_some_and(|(agent, _)| agent == claimant.agent);
     let cancelled = |by: &str| finish(Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"));
     match execution.state() {
         ExecutionState::Completed | ExecutionState::Failed | ExecutionState::Skipped => Claim::Drop(DropReason::Ended),
         // Decided, but whoever decided did not get to write the answer.
         ExecutionState::Cancelled => cancelled(execution.cancel_requested_by().unwrap_or("an unknown caller")),
-        ExecutionState::Expired => expired(job),
-        ExecutionState::Pending | ExecutionState::Retryable | ExecutionState::Running | ExecutionState::Lost => {
-            if let Some(by) = execution.cancel_requested_by() {
-                return cancelled(by);
-            }
-            match execution.state() {
-                ExecutionState::Running | ExecutionState::Lost => after_a_vanished_holder(job, execution, claimant),
-                ExecutionState::Pending
-                | ExecutionState::Retryable
-                | ExecutionState::Completed
-                | ExecutionState::Failed
-                | ExecutionState::Skipped
-                | ExecutionState::Cancelled
-                | ExecutionState::Expired => unstarted(job, execution, now),
-            }
-        }
+        ExecutionState::Expired => finish(Outcome::Expired, ErrorCode::Expired, format!("not started by {}", job.expires_at)),
+        ExecutionState::Pending | ExecutionState::Retryable => match execution.cancel_requested_by() {
+            Some(by) => cancelled(by),
+            None => unstarted(job, execution, now),
+        },
+        ExecutionState::Lost if is_own => interrupted(execution),
+        ExecutionState::Lost => Claim::Drop(DropReason::Lost),
+        ExecutionState::Running if !is_own && !claimant.is_holder_gone => Claim::Drop(DropReason::HeldElsewhere),
+        ExecutionState::Running => match execution.cancel_requested_by() {
+            Some(by) => cancelled(by),
+            None => after_a_vanished_holder(job, execution, is_own),
+        },
     }
 }
 
 fn unstarted(job: &Job, execution: &Execution, now: Timestamp) -> Claim {
-    let skew = SignedDuration::try_from(CLOCK_SKEW).unwrap_or(SignedDuration::ZERO);
     // A retry is due when it is due: `expires_in` bounds the first start only.
-    if execution.attempts() == 0 && now > job.expires_at.saturating_add(skew).unwrap_or(Timestamp::MAX) {
-        return expired(job);
+    if execution.attempts() == 0 && now > job.expires_at {
+        let later = SignedDuration::try_from(LOOK_AGAIN).ok().and_then(|wait| now.checked_add(wait).ok());
+        return Claim::Wait { until: later.unwrap_or(now) };
     }
     let earliest = execution.retry_not_before().or(job.not_before);
     match earliest {
@@ -108,29 +108,23 @@ fn unstarted(job: &Job, execution: &Execution, now: Timestamp) -> Claim {
     }
 }
 
-fn after_a_vanished_holder(job: &Job, execution: &Execution, claimant: Claimant) -> Claim {
+fn after_a_vanished_holder(job: &Job, execution: &Execution, is_own: bool) -> Claim {
     let attempts = execution.attempts();
     if attempts < job.retry.max_attempts() {
         return Claim::Start { attempt: attempts + 1 };
     }
-    let hostname = execution.holder().map_or("an agent's host", |(_, hostname)| hostname);
     if job.retry.max_attempts() > 1 {
+        let hostname = execution.holder().map_or("an agent's host", |(_, hostname)| hostname);
         let message = format!("all {attempts} attempts are used up; in the last one the agent on {hostname} went away");
         return finish(Outcome::Failed, ErrorCode::DeadLetter, message);
     }
-    match execution.holder() {
-        // The claimant's own earlier process: it is certain that the work died with it.
-        Some((agent, _)) if agent == claimant.agent => {
-            finish(Outcome::Failed, ErrorCode::Interrupted, format!("the agent on {hostname} was restarted while it ran"))
-        }
-        // Another agent may only be cut off, and answer yet.
-        Some(_) | None if execution.state() == ExecutionState::Lost => Claim::Drop(DropReason::Lost),
-        Some(_) | None => Claim::Lose { attempt: attempts },
-    }
+    // Another agent may only be cut off, and answer yet; of its own earlier process an agent knows for certain.
+    if is_own { interrupted(execution) } else { Claim::Lose { attempt: attempts } }
 }
 
-fn expired(job: &Job) -> Claim {
-    finish(Outcome::Expired, ErrorCode::Expired, format!("not started by {}", job.expires_at))
+fn interrupted(execution: &Execution) -> Claim {
+    let hostname = execution.holder().map_or("its host", |(_, hostname)| hostname);
+    finish(Outcome::Failed, ErrorCode::Interrupted, format!("the agent on {hostname} was restarted while it ran"))
 }
 
 fn finish(outcome: Outcome, code: ErrorCode, message: String) -> Claim {
@@ -140,11 +134,11 @@ fn finish(outcome: Outcome, code: ErrorCode, message: String) -> Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::tests::{agent, at, cancel_requested, job, retrying, started};
+    use crate::job::tests::{agent, at, cancel_requested, job, lost, retrying, started};
     use crate::retry::RetryPolicy;
 
     fn decide(job: &Job, execution: &Execution, who: u128) -> Claim {
-        claim(job, execution, Claimant { agent: agent(who), is_running_it: false }, at(100))
+        claim(job, execution, Claimant { agent: agent(who), is_holder_gone: true }, at(100))
     }
 
     #[test]
@@ -154,15 +148,29 @@ mod tests {
         assert_eq!(decide(&job, &fresh, 1), Claim::Start { attempt: 1 });
         job.not_before = Some(at(200));
         assert_eq!(decide(&job, &fresh, 1), Claim::Wait { until: at(200) });
-        job.expires_at = at(98);
-        assert!(matches!(decide(&job, &fresh, 1), Claim::Finish { outcome: Outcome::Expired, .. }));
+        job.not_before = None;
+        job.expires_at = at(99);
+        assert_eq!(decide(&job, &fresh, 1), Claim::Wait { until: at(105) }, "the controller's clock decides that it is late");
     }
 
     #[test]
-    fn work_that_runs_here_is_not_run_twice() {
+    fn work_that_another_agent_holds_is_left_to_it() {
+        let mut job = job();
+        job.retry = RetryPolicy::standard();
         let execution = Execution::fold(&[started(1, 1)], None).unwrap();
-        let claimant = Claimant { agent: agent(1), is_running_it: true };
-        assert_eq!(claim(&job(), &execution, claimant, at(100)), Claim::Drop(DropReason::RunningHere));
+        let claimant = Claimant { agent: agent(2), is_holder_gone: false };
+        assert_eq!(claim(&job, &execution, claimant, at(100)), Claim::Drop(DropReason::HeldElsewhere));
+        let its_own = Claimant { agent: agent(1), is_holder_gone: false };
+        assert_eq!(claim(&job, &execution, its_own, at(100)), Claim::Start { attempt: 2 }, "its earlier process is gone for certain");
+    }
+
+    #[test]
+    fn what_is_lost_never_starts_again() {
+        let mut job = job();
+        job.retry = RetryPolicy::standard();
+        let execution = Execution::fold(&[started(1, 1), lost(1)], None).unwrap();
+        assert_eq!(decide(&job, &execution, 2), Claim::Drop(DropReason::Lost));
+        assert!(matches!(decide(&job, &execution, 1), Claim::Finish { outcome: Outcome::Failed, .. }), "its own agent can answer for it");
     }
 
     #[test]

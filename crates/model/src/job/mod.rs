@@ -72,6 +72,10 @@ pub(crate) mod tests {
         event(EventKind::Retrying { attempt, error: failure(), not_before: at(not_before) })
     }
 
+    pub(crate) fn lost(attempt: u32) -> Event {
+        event(EventKind::Lost { attempt })
+    }
+
     pub(crate) fn cancel_requested() -> Event {
         event(EventKind::CancelRequested { by: "ana".into() })
     }
@@ -113,8 +117,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_late_answer_replaces_lost_and_nothing_replaces_an_answer() {
-        let lost = event(EventKind::Lost { attempt: 1 });
-        let mut execution = Execution::fold(&[started(1, 1), lost], None).unwrap();
+        let mut execution = Execution::fold(&[started(1, 1), lost(1)], None).unwrap();
         assert_eq!(execution.state(), ExecutionState::Lost);
         assert_eq!(execution.apply_answer(&answer(Outcome::Completed)), Ok(Applied::Changed));
         assert_eq!(execution.state(), ExecutionState::Completed);
@@ -184,8 +187,8 @@ pub(crate) mod tests {
             for step in steps {
                 let before = execution.clone();
                 let (event, next) = match (step, model) {
-                    (Step::Start, Model::Open { attempts, .. }) => (Some(started(attempts + 1, 1)), Some(Model::Open { attempts: attempts + 1, running: true, lost: false })),
-                    (Step::Retry, Model::Open { attempts, running: true, .. }) => (Some(retrying(attempts, 50)), Some(Model::Open { attempts, running: false, lost: false })),
+                    (Step::Start, Model::Open { attempts, lost: false, .. }) => (Some(started(attempts + 1, 1)), Some(Model::Open { attempts: attempts + 1, running: true, lost: false })),
+                    (Step::Retry, Model::Open { attempts, running: true, lost: false }) => (Some(retrying(attempts, 50)), Some(Model::Open { attempts, running: false, lost: false })),
                     (Step::Lose, Model::Open { attempts, running: true, lost: false }) => (Some(event(EventKind::Lost { attempt: attempts })), Some(Model::Open { attempts, running: true, lost: true })),
                     (Step::Cancel, Model::Open { running: false, .. }) => (Some(event(EventKind::Cancelled { by: "ana".into() })), Some(Model::Ended(ExecutionState::Cancelled))),
                     (Step::Expire, Model::Open { running: false, .. }) => (Some(event(EventKind::Expired)), Some(Model::Ended(ExecutionState::Expired))),
@@ -206,7 +209,7 @@ pub(crate) mod tests {
                         (None, None)
                     }
                     // What the guards make impossible is refused, and changes nothing.
-                    (Step::Start, Model::Ended(_)) => (Some(started(execution.attempts() + 1, 1)), None),
+                    (Step::Start, Model::Ended(_) | Model::Open { lost: true, .. }) => (Some(started(execution.attempts() + 1, 1)), None),
                     (Step::Retry, _) => (Some(retrying(execution.attempts().max(1), 50)), None),
                     (Step::Cancel, _) => (Some(event(EventKind::Cancelled { by: "ana".into() })), None),
                     (Step::Expire, _) => (Some(event(EventKind::Expired)), None),

@@ -226,8 +226,8 @@ impl Execution {
             return Err(Refused::AttemptOutOfOrder { last: self.attempts, got: attempt });
         }
         match self.state {
-            // Running: the last holder is gone. Lost: the work was found again by an agent that had been away.
-            ExecutionState::Pending | ExecutionState::Running | ExecutionState::Retryable | ExecutionState::Lost => {
+            // Running: the last holder is gone.
+            ExecutionState::Pending | ExecutionState::Running | ExecutionState::Retryable => {
                 self.state = ExecutionState::Running;
                 self.attempts = attempt;
                 self.holder = Some((agent, hostname.to_owned()));
@@ -240,7 +240,8 @@ impl Execution {
             | ExecutionState::Failed
             | ExecutionState::Skipped
             | ExecutionState::Cancelled
-            | ExecutionState::Expired) => Err(Refused::AlreadyFinal { from, to: ExecutionState::Running }),
+            | ExecutionState::Expired
+            | ExecutionState::Lost) => Err(Refused::AlreadyFinal { from, to: ExecutionState::Running }),
         }
     }
 
@@ -249,7 +250,7 @@ impl Execution {
             return Ok(Applied::Duplicate);
         }
         match self.state {
-            ExecutionState::Running | ExecutionState::Lost => {
+            ExecutionState::Running => {
                 self.state = ExecutionState::Retryable;
                 self.retry_not_before = Some(not_before);
                 self.last_failure = Some(error.clone());
@@ -262,7 +263,8 @@ impl Execution {
             | ExecutionState::Failed
             | ExecutionState::Skipped
             | ExecutionState::Cancelled
-            | ExecutionState::Expired) => Err(Refused::NotRunning(state)),
+            | ExecutionState::Expired
+            | ExecutionState::Lost) => Err(Refused::NotRunning(state)),
         }
     }
 

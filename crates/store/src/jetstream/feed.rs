@@ -6,7 +6,7 @@ use futures::stream::{self, BoxStream};
 use longshore_model::JobId;
 
 use super::link::{Shared, from_json, timestamp};
-use super::tail::{From, Item, Tail};
+use super::tail::{From, Item, Reading, Tail};
 use crate::layout::{Layout, QueueKey};
 use crate::{Error, Fact, Feed, FeedItem, FeedStream, Position};
 
@@ -30,14 +30,15 @@ impl Feed for JetStreamFeed {
         let deletions = deleted.filter_map(|message| async move { std::str::from_utf8(&message.payload).ok()?.parse::<JobId>().ok() });
         let merged = Merged {
             link: self.link.clone(),
-            queue: Tail::open(self.link.clone(), queue, layout.histories(), From::Place(from.queue)).await?,
+            queue: Tail::open(self.link.clone(), queue, layout.histories(), From::Place(from.queue)).await?.run(),
             responses: Tail::open(
                 self.link.clone(),
                 responses,
                 Layout::bucket_subjects(&layout.response_bucket),
                 From::Place(from.responses),
             )
-            .await?,
+            .await?
+            .run(),
             deletions: deletions.boxed(),
             position: from,
             queue_is_current: false,
@@ -56,8 +57,8 @@ impl Feed for JetStreamFeed {
 
 struct Merged {
     link: Shared,
-    queue: Tail,
-    responses: Tail,
+    queue: Reading,
+    responses: Reading,
     deletions: BoxStream<'static, JobId>,
     position: Position,
     queue_is_current: bool,
@@ -75,7 +76,8 @@ impl Merged {
         loop {
             let source = tokio::select! {
                 item = self.queue.next() => Source::Queue(item?),
-                item = self.responses.next() => Source::Responses(item?),
+                // Answers wait until everything they belong to has been told: a reader need not keep them aside.
+                item = self.responses.next(), if self.queue_is_current => Source::Responses(item?),
                 Some(job) = self.deletions.next() => Source::Deleted(job),
             };
             let was_current = self.queue_is_current && self.responses_is_current;

@@ -6,7 +6,7 @@ use longshore_model::operation::{Kind, Operation};
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
 
-use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
+use super::link::{Guard, Shared, Written, from_json, to_json};
 use crate::layout::{Layout, QueueKey};
 use crate::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision};
 
@@ -24,17 +24,15 @@ impl JetStreamLedger {
     }
 
     async fn history(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
-        let filter = self.link.layout.history(job);
         let mut record: Option<JobRecord> = None;
-        let mut next = 1;
-        while let Some(message) = self.link.read_next(&self.queue, &filter, next, "reading a job").await? {
-            next = message.sequence + 1;
+        let stream = Layout::bucket_stream(&self.link.layout.queue_bucket);
+        for message in self.link.read_all(&stream, &self.link.layout.history(job), "reading a job").await? {
             match (self.link.layout.parse_queue_key(&message.subject), &mut record) {
                 (Some(QueueKey::Definition(_)), None) => {
                     record = Some(JobRecord {
                         definition: from_json(&message.subject, &message.payload)?,
                         definition_revision: message.sequence,
-                        stored_at: timestamp(message.time),
+                        stored_at: message.time,
                         events: Vec::new(),
                         answers: Vec::new(),
                     });
@@ -50,14 +48,9 @@ impl JetStreamLedger {
     }
 
     async fn answers(&self, job: JobId) -> Result<Vec<Answer>, Error> {
-        let filter = self.link.layout.answers(job);
-        let mut answers = Vec::new();
-        let mut next = 1;
-        while let Some(message) = self.link.read_next(&self.responses, &filter, next, "reading a job's answers").await? {
-            next = message.sequence + 1;
-            answers.push(from_json(&message.subject, &message.payload)?);
-        }
-        Ok(answers)
+        let stream = Layout::bucket_stream(&self.link.layout.response_bucket);
+        let messages = self.link.read_all(&stream, &self.link.layout.answers(job), "reading a job's answers").await?;
+        messages.iter().map(|message| from_json(&message.subject, &message.payload)).collect()
     }
 }
 
@@ -133,8 +126,9 @@ impl Ledger for JetStreamLedger {
     }
 
     async fn delete(&self, job: JobId) -> Result<(), Error> {
-        self.link.purge(&self.responses, &self.link.layout.answers(job), "deleting a job's answers").await?;
+        // The history first: broken off in between, a history without its answers would look like unfinished work.
         self.link.purge(&self.queue, &self.link.layout.history(job), "deleting a job").await?;
+        self.link.purge(&self.responses, &self.link.layout.answers(job), "deleting a job's answers").await?;
         // A hint for other controllers' indexes; whoever misses it finds out by reading.
         let _ = self.link.client.publish(self.link.layout.deleted(), job.to_string().into()).await;
         Ok(())

@@ -25,8 +25,14 @@ pub(super) const TRY: Duration = Duration::from_millis(1500);
 const BUDGET: Duration = Duration::from_secs(4);
 /// Between tries while the broker is there but its streams are not yet.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The broker's code for "maximum bytes exceeded", and for "maximum messages exceeded".
-const FULL: [u64; 2] = [10077, 10054];
+/// The broker's codes for a limit that is reached: of a stream's bytes, of an account's, of the server's storage.
+const FULL: [u64; 3] = [10077, 10047, 10023];
+/// The broker's code for "message size exceeds maximum".
+const TOO_LARGE: u64 = 10054;
+/// The broker's codes for faults that pass: JetStream is not there at the moment, or the cluster has no leader.
+const PASSING: [u64; 2] = [10008, 10167];
+/// "Wrong last sequence" in the form that names no sequence.
+const WRONG_LAST_SEQUENCE: u64 = 10164;
 
 /// One connection with all names; shared by the stores.
 pub(super) struct Link {
@@ -55,6 +61,11 @@ pub(super) enum Guard<'a> {
 }
 
 impl Link {
+    /// Whether there is a connection at the moment.
+    pub(super) fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     /// Publishes and waits until the stream has it. The same content counts as the same write, by whomever it is repeated.
     pub(super) async fn write(&self, subject: String, value: Bytes, guard: Guard<'_>, doing: &'static str) -> Result<Written, Error> {
         self.write_as(message_id(&subject, &value), subject, value, HeaderMap::new(), guard, doing).await
@@ -91,7 +102,14 @@ impl Link {
             match fault.kind() {
                 PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => return Ok(Written::Guarded),
                 PublishErrorKind::MaxPayloadExceeded => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
-                PublishErrorKind::Other => return Err(refused(&fault, &subject, doing)),
+                PublishErrorKind::Other => match code_of(&fault) {
+                    Some(WRONG_LAST_SEQUENCE) => return Ok(Written::Guarded),
+                    Some(TOO_LARGE) => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
+                    Some(code) if FULL.contains(&code) => return Err(Error::Full { store: store_of(&subject) }),
+                    Some(code) if !PASSING.contains(&code) => return Err(Error::Refused { doing, reason: reason_of(&fault) }),
+                    Some(_) | None if Instant::now() >= deadline => return Err(Error::unavailable(doing, fault)),
+                    Some(_) | None => tokio::time::sleep(PAUSE).await,
+                },
                 PublishErrorKind::StreamNotFound
                 | PublishErrorKind::TimedOut
                 | PublishErrorKind::BrokenPipe
@@ -112,7 +130,7 @@ impl Link {
         headers: HeaderMap,
     ) -> Result<async_nats::jetstream::publish::PublishAck, PublishError> {
         // While disconnected the client would keep the message and send it whenever it is back: after we said that we do not know.
-        if self.client.connection_state() != State::Connected {
+        if !self.is_up() {
             return Err(PublishError::new(PublishErrorKind::BrokenPipe));
         }
         self.context.publish_with_headers(subject, headers, value).await?.await
@@ -187,19 +205,22 @@ fn message_id(subject: &str, value: &[u8]) -> String {
     format!("{subject} {:016x}", hasher.finish())
 }
 
-fn refused(fault: &PublishError, subject: &str, doing: &'static str) -> Error {
-    use std::error::Error as _;
-    let reason = fault.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-    match reason {
-        Some(reason) if FULL.contains(&reason.error_code().0) => Error::Full { store: store_of(subject) },
-        Some(reason) => Error::Refused { doing, reason: reason.to_string() },
-        None => Error::Refused { doing, reason: fault.to_string() },
-    }
+fn broker_error(fault: &PublishError) -> Option<&async_nats::jetstream::Error> {
+    std::error::Error::source(fault).and_then(|source| source.downcast_ref())
+}
+
+fn code_of(fault: &PublishError) -> Option<u64> {
+    broker_error(fault).map(|error| error.error_code().0)
+}
+
+fn reason_of(fault: &PublishError) -> String {
+    broker_error(fault).map_or_else(|| fault.to_string(), ToString::to_string)
 }
 
 /// The bucket of a key's subject, or the subject's first token.
 fn store_of(subject: &str) -> String {
-    subject.strip_prefix("$KV.").unwrap_or(subject).split('.').next().unwrap_or_default().to_owned()
+    let key = subject.strip_prefix("$KV.").or_else(|| subject.strip_prefix("$O.")).unwrap_or(subject);
+    key.split('.').next().unwrap_or_default().to_owned()
 }
 
 pub(super) fn to_json(value: &impl Serialize, what: &'static str) -> Result<Bytes, Error> {

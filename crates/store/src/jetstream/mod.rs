@@ -8,6 +8,7 @@ mod link;
 mod logs;
 mod objects;
 mod pull;
+mod read;
 mod registry;
 mod setup;
 mod tail;

@@ -1,44 +1,114 @@
-//! Large things in an object store.
+//! Large things in an object store, in the client's own form.
+//!
+//! Reading is the client's. Writing and deleting are ours: the client's `put` leaves the pieces of an upload that failed until they
+//! expire and cannot tell a full store from an absent one, and its `delete` leaves a marker that names the object.
 
-use async_nats::jetstream::object_store::{Config, GetErrorKind, InfoErrorKind, ObjectStore};
-use async_nats::jetstream::stream::StorageType;
+use async_nats::HeaderMap;
+use async_nats::jetstream::object_store::{GetErrorKind, InfoErrorKind, ObjectInfo as Stored, ObjectOptions, ObjectStore};
+use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt as _;
 
-use super::link::Link;
+use super::link::{Guard, Shared, to_json};
 use crate::{Error, ObjectInfo, ObjectReader, Objects};
 
+/// Bytes of a piece, as the client has it.
+const CHUNK_BYTES: usize = 128 * 1024;
+const STORING: &str = "storing an object";
+const DELETING: &str = "deleting an object";
+
 pub(super) struct JetStreamObjects {
+    link: Shared,
     store: ObjectStore,
+    stream: Stream<()>,
 }
 
 impl JetStreamObjects {
-    pub(super) async fn open(link: &Link) -> Result<Self, Error> {
-        let settings = &link.config.objects;
-        let config = Config {
-            bucket: link.layout.object_bucket.clone(),
-            max_age: settings.max_age,
-            max_bytes: i64::try_from(settings.max_bytes).unwrap_or(i64::MAX),
-            storage: StorageType::File,
-            num_replicas: link.config.replicas,
-            ..Config::default()
-        };
-        let store = match link.context.get_object_store(&config.bucket).await {
-            Ok(store) => store,
-            Err(_) => {
-                link.context.create_object_store(config).await.map_err(|fault| Error::unavailable("opening the object store", fault))?
+    /// Its stream has been made and checked with the others.
+    pub(super) async fn open(link: &Shared) -> Result<Self, Error> {
+        const DOING: &str = "opening the object store";
+        let store = link.context.get_object_store(&link.layout.object_bucket).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        let stream = link.stream(&link.layout.object_stream(), DOING).await?;
+        Ok(Self { link: link.clone(), store, stream })
+    }
+
+    /// What is stored under a name, deleted or not.
+    async fn stored(&self, name: &str) -> Result<Option<Stored>, Error> {
+        match self.store.info(name).await {
+            Ok(info) => Ok(Some(info)),
+            Err(fault) if fault.kind() == InfoErrorKind::NotFound => Ok(None),
+            Err(fault) => Err(Error::unavailable("reading about an object", fault)),
+        }
+    }
+
+    /// Writes the pieces, then what is said of them, which makes them an object.
+    async fn upload(&self, upload: &str, name: &str, mut content: ObjectReader) -> Result<Stored, Error> {
+        let subject = self.link.layout.object_chunks(upload);
+        let (mut sha256, mut size, mut chunks) = (Sha256::new(), 0, 0);
+        loop {
+            let chunk = next_chunk(&mut content).await.map_err(|error| Error::unavailable("reading the content of an object", error))?;
+            if chunk.is_empty() {
+                break;
             }
+            sha256.update(&chunk);
+            size += chunk.len();
+            // Pieces of the same content are different writes.
+            let id = format!("{upload} {chunks}");
+            self.link.write_as(id, subject.clone(), chunk, HeaderMap::new(), Guard::None, STORING).await?;
+            chunks += 1;
+        }
+        let info = Stored {
+            name: name.to_owned(),
+            description: None,
+            metadata: Default::default(),
+            headers: None,
+            options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
+            bucket: self.link.layout.object_bucket.clone(),
+            nuid: upload.to_owned(),
+            size,
+            chunks,
+            modified: None,
+            digest: Some(format!("SHA-256={}", URL_SAFE.encode(sha256.finalize()))),
+            deleted: false,
         };
-        Ok(Self { store })
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+        let subject = self.link.layout.object_info(&URL_SAFE.encode(name));
+        self.link.write_as(format!("{upload} info"), subject, to_json(&info, "object")?, headers, Guard::None, STORING).await?;
+        Ok(info)
+    }
+
+    async fn remove_chunks(&self, upload: &str, doing: &'static str) -> Result<(), Error> {
+        self.link.purge(&self.stream, &self.link.layout.object_chunks(upload), doing).await
     }
 }
 
 #[async_trait]
 impl Objects for JetStreamObjects {
-    async fn put(&self, name: &str, mut content: ObjectReader) -> Result<ObjectInfo, Error> {
-        let stored = self.store.put(name, &mut content).await.map_err(|fault| Error::unavailable("storing an object", fault))?;
-        Ok(info_of(&stored))
+    async fn put(&self, name: &str, content: ObjectReader) -> Result<ObjectInfo, Error> {
+        let before = self.stored(name).await?;
+        // The client's own source of names that nobody else makes.
+        let upload = self.link.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
+        match self.upload(&upload, name, content).await {
+            Ok(info) => {
+                if let Some(before) = before {
+                    self.remove_chunks(&before.nuid, STORING).await?;
+                }
+                Ok(info_of(&info))
+            }
+            Err(error) => {
+                // Whether what is said of them was stored may be unknown; then a reader must find them.
+                let is_object = self.stored(name).await.map_or(true, |now| now.is_some_and(|now| now.nuid == upload));
+                if !is_object && let Err(left) = self.remove_chunks(&upload, STORING).await {
+                    tracing::warn!(error = %left, "pieces of an upload that failed are left until they expire");
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn get(&self, name: &str) -> Result<Option<ObjectReader>, Error> {
@@ -50,24 +120,30 @@ impl Objects for JetStreamObjects {
     }
 
     async fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
-        match self.store.info(name).await {
-            Ok(info) if info.deleted => Ok(None),
-            Ok(info) => Ok(Some(info_of(&info))),
-            Err(fault) if fault.kind() == InfoErrorKind::NotFound => Ok(None),
-            Err(fault) => Err(Error::unavailable("reading about an object", fault)),
-        }
+        Ok(self.stored(name).await?.filter(|info| !info.deleted).map(|info| info_of(&info)))
     }
 
     async fn delete(&self, name: &str) -> Result<(), Error> {
-        match self.store.delete(name).await {
-            Ok(()) => Ok(()),
-            Err(_) if self.info(name).await?.is_none() => Ok(()),
-            Err(fault) => Err(Error::unavailable("deleting an object", fault)),
-        }
+        let Some(info) = self.stored(name).await? else { return Ok(()) };
+        // What is said of the pieces goes last, so that a delete that broke off can be repeated.
+        self.remove_chunks(&info.nuid, DELETING).await?;
+        self.link.purge(&self.stream, &self.link.layout.object_info(&URL_SAFE.encode(name)), DELETING).await
     }
 }
 
-fn info_of(info: &async_nats::jetstream::object_store::ObjectInfo) -> ObjectInfo {
+/// A full piece, or what there is before the end.
+async fn next_chunk(content: &mut ObjectReader) -> std::io::Result<Bytes> {
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    while chunk.len() < CHUNK_BYTES {
+        let room = (CHUNK_BYTES - chunk.len()) as u64;
+        if (&mut *content).take(room).read_buf(&mut chunk).await? == 0 {
+            break;
+        }
+    }
+    Ok(chunk.freeze())
+}
+
+fn info_of(info: &Stored) -> ObjectInfo {
     let digest = info.digest.as_deref().and_then(|digest| digest.strip_prefix("SHA-256=")).unwrap_or_default();
     let bytes = URL_SAFE.decode(digest).or_else(|_| URL_SAFE_NO_PAD.decode(digest)).unwrap_or_default();
     ObjectInfo { size: info.size as u64, sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }

@@ -3,6 +3,8 @@
 //! Written out rather than taken from the client: its batch stream loses the wake-up of whatever follows an idle heartbeat, and does not
 //! notice missing ones (async-nats 0.51).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
@@ -26,6 +28,7 @@ struct Pull {
     subscription: Subscriber,
     reconnects: broadcast::Receiver<()>,
     left: usize,
+    is_doubtful: Arc<AtomicBool>,
 }
 
 /// Asks for up to `max` messages. The stream ends when they have come, when the request has expired or failed, or when the connection
@@ -34,6 +37,7 @@ pub(super) async fn pull(
     link: Shared,
     consumer: &Consumer<pull::Config>,
     max: usize,
+    is_doubtful: Arc<AtomicBool>,
 ) -> Result<impl Stream<Item = jetstream::Message> + use<>, Error> {
     const DOING: &str = "asking for work";
     let reconnects = link.reconnects.subscribe();
@@ -41,7 +45,7 @@ pub(super) async fn pull(
     let subscription = link.client.subscribe(inbox.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
     let request = pull::BatchConfig { batch: max, expires: Some(WAITS), idle_heartbeat: HEARTBEAT, ..pull::BatchConfig::default() };
     consumer.request_batch(request, inbox.into()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
-    let pull = Pull { link, subscription, reconnects, left: max };
+    let pull = Pull { link, subscription, reconnects, left: max, is_doubtful };
     Ok(stream::unfold(pull, |mut pull| async move { Some((pull.next().await?, pull)) }))
 }
 
@@ -60,8 +64,12 @@ impl Pull {
                     return Some(jetstream::Message { message, context: self.link.context.clone() });
                 }
                 Some(StatusCode::IDLE_HEARTBEAT) => {}
-                // Expired, refused, nobody there: the next pull finds out.
-                Some(_) => return None,
+                Some(StatusCode::TIMEOUT) => return None,
+                // Refused, nobody there: the next pull looks for the consumer again.
+                Some(_) => {
+                    self.is_doubtful.store(true, Ordering::Relaxed);
+                    return None;
+                }
             }
         }
         None

@@ -16,13 +16,15 @@ use crate::layout::Layout;
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long the marker of an expired or removed heartbeat stays, for watchers that were away.
 const MARKER_TTL: Duration = Duration::from_secs(60);
+/// Pulls that may wait at once.
+const PULLS_WAITING_MAX: i64 = 16_384;
 /// How long a starting broker may take until its streams answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Makes what is missing, adapts bounds to the configuration, and refuses what differs where it matters.
 pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
     // The ledger first: the work streams source from it.
-    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link)] {
+    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link), objects(link)] {
         ensure_stream(link, wanted).await?;
     }
     Ok(())
@@ -38,6 +40,8 @@ pub(super) fn consumer(link: &Link) -> pull::Config {
         ack_wait: settings.ack_wait,
         max_deliver: settings.max_deliver,
         max_ack_pending: settings.max_ack_pending,
+        // A pull for every free slot of a large fleet; the server's own bound is 512.
+        max_waiting: PULLS_WAITING_MAX,
         filter_subject: link.layout.any_work(),
         replay_policy: if settings.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
         ..pull::Config::default()
@@ -121,6 +125,17 @@ fn registry(link: &Link) -> Config {
         allow_message_ttl: true,
         subject_delete_marker_ttl: Some(MARKER_TTL),
         ..bucket(link, &link.layout.registry_bucket, Duration::ZERO, 64 << 20)
+    }
+}
+
+/// As the client's object store makes it.
+fn objects(link: &Link) -> Config {
+    Config {
+        name: link.layout.object_stream(),
+        subjects: link.layout.object_subjects(),
+        allow_rollup: true,
+        allow_direct: true,
+        ..base(link, link.config.objects.max_age, link.config.objects.max_bytes)
     }
 }
 

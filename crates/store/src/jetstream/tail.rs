@@ -6,7 +6,8 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use futures::StreamExt;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::link::Shared;
 use crate::{Error, Revision};
@@ -15,6 +16,9 @@ use crate::{Error, Revision};
 const PAUSE: Duration = Duration::from_millis(100);
 /// Tries to make the consumer again before the stream counts as gone, at one every [`PAUSE`] to 2 s.
 const TRIES: u32 = 900;
+
+/// Items read ahead of the reader.
+const AHEAD: usize = 256;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +49,20 @@ pub(super) struct Tail {
     reconnects: broadcast::Receiver<()>,
 }
 
+/// A reader at work.
+pub(super) struct Reading {
+    receiver: mpsc::Receiver<Result<Item, Error>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Reading {
+    /// The next item. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Item, Error> {
+        let gone = || Error::Unavailable { doing: "reading on", source: None };
+        self.receiver.recv().await.unwrap_or_else(|| Err(gone()))
+    }
+}
+
 impl Tail {
     /// Opens a reader. The first consumer is made at once, so that nothing that is written afterwards is missed.
     pub(super) async fn open(link: Shared, stream: String, filter: String, from: From) -> Result<Self, Error> {
@@ -54,7 +72,23 @@ impl Tail {
         Ok(tail)
     }
 
-    /// The next item. Cancel-safe: an item is given or still to come.
+    /// Reads in a task of its own, a little ahead of the reader, until the receiver is dropped. After an `Err` nothing follows.
+    pub(super) fn run(mut self) -> Reading {
+        let (items, receiver) = mpsc::channel(AHEAD);
+        #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
+        let task = tokio::spawn(async move {
+            loop {
+                let item = self.next().await;
+                let is_end = item.is_err();
+                if items.send(item).await.is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        Reading { receiver, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The next item. Not cancel-safe while the consumer is made again: [`Tail::run`] is what to select on.
     pub(super) async fn next(&mut self) -> Result<Item, Error> {
         loop {
             if self.owes_current {

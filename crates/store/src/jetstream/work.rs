@@ -1,5 +1,7 @@
 //! What agents take: a shared pull consumer on the work queue, and inbox keys.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -14,31 +16,34 @@ use futures::stream;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId};
 use tokio::sync::{Mutex, broadcast};
+use tokio::time::Instant;
 
 use super::ledger::kind_of;
 use super::link::{Guard, Shared, Written, from_json, to_json};
 use super::pull::pull;
 use super::setup;
 use crate::layout::Layout;
-use crate::{Absence, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Before, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
-/// Inbox keys read at once; the rest is read when these are done.
-const INBOX_PAGE: usize = 1000;
 /// The ledger's revision of a definition that was announced again.
 const REVISION: &str = "Longshore-Revision";
+/// How far whoever announced it again had read its history.
+const SEEN: &str = "Longshore-Seen";
 
 pub(super) struct JetStreamWork {
     link: Shared,
     work: Stream<()>,
     inbox: Stream<()>,
     consumer: Mutex<Option<Consumer<consumer::pull::Config>>>,
+    /// A pull was refused: the consumer may have been removed behind our back.
+    is_doubtful: Arc<AtomicBool>,
 }
 
 impl JetStreamWork {
     pub(super) async fn open(link: Shared) -> Result<Self, Error> {
         let work = link.stream(&link.layout.work, "opening the work queue").await?;
         let inbox = link.stream(&Layout::bucket_stream(&link.layout.inbox_bucket), "opening the inboxes").await?;
-        Ok(Self { link, work, inbox, consumer: Mutex::new(None) })
+        Ok(Self { link, work, inbox, consumer: Mutex::new(None), is_doubtful: Arc::default() })
     }
 
     /// The shared consumer, made if it is missing, its settings brought to the configuration's and read back.
@@ -72,8 +77,11 @@ impl Work for JetStreamWork {
     }
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
+        if self.is_doubtful.swap(false, Ordering::Relaxed) {
+            *self.consumer.lock().await = None;
+        }
         let consumer = self.consumer().await?;
-        match pull(self.link.clone(), &consumer, max).await {
+        match pull(self.link.clone(), &consumer, max, self.is_doubtful.clone()).await {
             Ok(messages) => {
                 let link = self.link.clone();
                 Ok(messages.filter_map(move |message| delivery(link.clone(), message)).boxed())
@@ -87,12 +95,9 @@ impl Work for JetStreamWork {
     }
 
     async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error> {
-        let filter = self.link.layout.inbox(agent);
+        let stream = Layout::bucket_stream(&self.link.layout.inbox_bucket);
         let mut deliveries = Vec::new();
-        let mut next = 1;
-        while deliveries.len() < INBOX_PAGE {
-            let Some(message) = self.link.read_next(&self.inbox, &filter, next, "reading the inbox").await? else { break };
-            next = message.sequence + 1;
+        for message in self.link.read_all(&stream, &self.link.layout.inbox(agent), "reading the inbox").await? {
             if message.payload.is_empty() {
                 continue;
             }
@@ -103,7 +108,13 @@ impl Work for JetStreamWork {
                         inbox: self.inbox.clone(),
                         key: self.link.layout.inbox_key(agent, definition.id),
                     };
-                    deliveries.push(Delivery { definition, revision, is_first: false, lease: Box::new(lease) });
+                    deliveries.push(Delivery {
+                        definition,
+                        revision,
+                        before: Before::LapsedClaim,
+                        received: Instant::now(),
+                        lease: Box::new(lease),
+                    });
                 }
                 (Err(error), _) => tracing::error!(%error, "unreadable inbox entry passed over"),
                 (Ok(_), None) => tracing::error!(key = %message.subject, "inbox entry without its revision passed over"),
@@ -144,10 +155,11 @@ impl Work for JetStreamWork {
         self.link.client.publish(subject, job.to_string().into()).await.map_err(|fault| Error::unavailable("signalling a cancel", fault))
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error> {
+    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error> {
         const DOING: &str = "announcing a job again";
         let mut headers = HeaderMap::new();
         headers.insert(REVISION, revision.to_string());
+        headers.insert(SEEN, seen.to_string());
         let value = to_json(definition, "definition")?;
         let mut announced = false;
         for execution in &definition.executions {
@@ -202,9 +214,12 @@ impl JetStreamWork {
             Absence::Gone => Ok(true),
             // Only what is still ahead of the shared consumer has never been offered.
             Absence::GoneOrSpent => {
-                let mut consumer = self.consumer().await?;
-                let info = consumer.info().await.map_err(|fault| Error::unavailable(DOING, fault))?;
-                Ok(message.sequence > info.delivered.stream_sequence)
+                // Only looked at: its settings are the agents'. Without one nothing was ever offered.
+                match self.work.consumer_info(&self.link.config.consumer.queue_group).await {
+                    Ok(info) => Ok(message.sequence > info.delivered.stream_sequence),
+                    Err(_) if self.link.is_up() => Ok(true),
+                    Err(fault) => Err(Error::unavailable(DOING, fault)),
+                }
             }
         }
     }
@@ -218,7 +233,12 @@ fn unique(subject: &str) -> String {
 async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery> {
     let delivered = message.info().map_or(1, |info| info.delivered);
     let headers = message.headers.clone().unwrap_or_default();
-    let announced_again = headers.get(REVISION).is_some();
+    let seen = headers.get(SEEN).and_then(|seen| seen.as_str().parse().ok());
+    let before = match (delivered, seen) {
+        (..=1, Some(seen)) => Before::Announcement(seen),
+        (..=1, None) if headers.get(REVISION).is_none() => Before::Nothing,
+        _ => Before::LapsedClaim,
+    };
     let revision = revision_of(&headers);
     let token = message.reply.as_ref().map(ToString::to_string);
     // The broker will not offer it again by itself: giving it back takes a new message.
@@ -237,7 +257,7 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
     };
     let again = is_last.then(|| (message.subject.to_string(), message.payload.clone(), revision));
     let lease = QueueLease { link, acker, token, again };
-    Some(Delivery { definition, revision, is_first: delivered <= 1 && !announced_again, lease: Box::new(lease) })
+    Some(Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(lease) })
 }
 
 /// The definition's place in the ledger: what the broker notes when it sources, or what we noted when we announced again.

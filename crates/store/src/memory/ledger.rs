@@ -5,7 +5,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
 
 use super::Memory;
-use crate::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision};
+use crate::{Answered, Appended, Before, Created, Error, JobRecord, Ledger, Revision};
 
 #[async_trait]
 impl Ledger for Memory {
@@ -14,7 +14,7 @@ impl Ledger for Memory {
             let mut state = self.0.state();
             let created = state.records.create(definition, self.0.options.max_records_bytes)?;
             if let Created::Stored(revision) = created {
-                state.work.announce(definition, revision, false);
+                state.work.announce(definition, revision, Before::Nothing);
             }
             created
         };

@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Absence, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Before, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// How long a pull waits for work.
 const PULL_LASTS: Duration = Duration::from_secs(30);
@@ -49,6 +49,7 @@ pub(super) struct Offers {
 struct Offer {
     definition: Definition,
     revision: Revision,
+    before: Before,
     was_taken: bool,
     until: Option<Instant>,
 }
@@ -57,7 +58,7 @@ struct Taken {
     place: Place,
     definition: Definition,
     revision: Revision,
-    is_first: bool,
+    before: Before,
 }
 
 struct Puller {
@@ -97,7 +98,8 @@ impl Work for Memory {
             definition: definition.clone(),
             revision: *revision,
             // An inbox does not know who has looked into it.
-            is_first: false,
+            before: Before::LapsedClaim,
+            received: Instant::now(),
             lease: Box::new(InboxLease { shared: Arc::clone(&self.0), agent, revision: *revision }),
         };
         Ok(state.work.inboxes.get(&agent).into_iter().flatten().map(deliver).collect())
@@ -125,12 +127,12 @@ impl Work for Memory {
         Ok(())
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision, absence: Absence) -> Result<bool, Error> {
+    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error> {
         let mut state = self.0.state();
         if absence == Absence::GoneOrSpent {
             state.work.clear_spent(definition.id);
         }
-        let was_missing = state.work.announce(definition, revision, true);
+        let was_missing = state.work.announce(definition, revision, Before::Announcement(seen));
         drop(state);
         self.0.signals.work.send_replace(());
         Ok(was_missing)
@@ -144,24 +146,24 @@ impl Work for Memory {
 
 impl Offers {
     /// Puts a job before everybody whom it concerns and who has it not yet. Gives whether there was anybody.
-    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision, is_again: bool) -> bool {
+    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision, before: Before) -> bool {
         let mut was_missing = false;
         for execution in &definition.executions {
             was_missing |= match execution {
-                ExecutionId::Any => self.offer(definition, revision, is_again),
+                ExecutionId::Any => self.offer(definition, revision, before),
                 ExecutionId::Agent(agent) => self.address(*agent, definition, revision),
             };
         }
         was_missing
     }
 
-    fn offer(&mut self, definition: &Definition, revision: Revision, was_taken: bool) -> bool {
+    fn offer(&mut self, definition: &Definition, revision: Revision, before: Before) -> bool {
         if self.place_of.contains_key(&definition.id) {
             return false;
         }
         self.newest += 1;
         self.place_of.insert(definition.id, self.newest);
-        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, was_taken, until: None });
+        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, before, was_taken: false, until: None });
         self.ready.insert(self.newest);
         true
     }
@@ -201,10 +203,10 @@ impl Offers {
         }
         let place = self.ready.pop_first()?;
         let offer = self.offers.get_mut(&place)?;
-        let is_first = !std::mem::replace(&mut offer.was_taken, true);
+        let before = if std::mem::replace(&mut offer.was_taken, true) { Before::LapsedClaim } else { offer.before };
         offer.until = Some(now + lease);
         self.waiting.insert((now + lease, place));
-        Some(Taken { place, definition: offer.definition.clone(), revision: offer.revision, is_first })
+        Some(Taken { place, definition: offer.definition.clone(), revision: offer.revision, before })
     }
 
     /// When an offer that waits is ready again.
@@ -259,10 +261,10 @@ impl Puller {
                 let work = &mut self.shared.state().work;
                 (work.take(now, self.shared.options.lease), work.next_ready())
             };
-            if let Some(Taken { place, definition, revision, is_first }) = taken {
+            if let Some(Taken { place, definition, revision, before }) = taken {
                 self.left -= 1;
                 let lease = Box::new(QueueLease { shared: Arc::clone(&self.shared), place });
-                return Some(Delivery { definition, revision, is_first, lease });
+                return Some(Delivery { definition, revision, before, received: Instant::now(), lease });
             }
             if now >= self.until {
                 return None;

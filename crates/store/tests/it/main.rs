@@ -8,10 +8,12 @@
 #[macro_use]
 mod harness;
 
+mod connect;
 mod feed;
 mod ledger;
 mod logs;
 mod objects;
 mod registry;
+mod retention;
 mod sample;
 mod work;

@@ -96,7 +96,8 @@ async fn read(store: &Store, name: &str) -> Option<Vec<u8>> {
     Some(content)
 }
 
-struct BreaksOff;
+/// Content whose sender goes away.
+pub(crate) struct BreaksOff;
 
 impl AsyncRead for BreaksOff {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, JobId};
-use longshore_store::{Absence, Delivery, Store, Wake, WakeStream};
+use longshore_store::{Absence, Before, Delivery, Store, Wake, WakeStream};
 use longshore_testkit::eventually;
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ async fn any_work_is_offered_to_one_of_two(store: Store) {
             }
         })
         .await;
-        assert_eq!((&delivery.definition, delivery.revision, delivery.is_first), (&definition, revision, true));
+        assert_eq!((&delivery.definition, delivery.revision, delivery.before), (&definition, revision, Before::Nothing));
         assert!(one.finds(A_WHILE).await.is_none() && other.finds(A_WHILE).await.is_none(), "offered twice");
     }
 }
@@ -115,7 +115,7 @@ async fn work_given_back_is_offered_again(store: Store) {
     let revision = create(&store, &any_job(1)).await;
     puller.next().await.lease.give_back(Duration::ZERO).await.unwrap();
     let delivery = puller.next().await;
-    assert_eq!((delivery.definition, delivery.revision, delivery.is_first), (any_job(1), revision, false));
+    assert_eq!((delivery.definition, delivery.revision, (delivery.before == Before::Nothing)), (any_job(1), revision, false));
 }
 
 async fn work_given_back_with_a_delay_is_offered_after_it(store: Store) {
@@ -127,7 +127,7 @@ async fn work_given_back_with_a_delay_is_offered_after_it(store: Store) {
     delivery.lease.give_back(delay).await.unwrap();
     let delivery = puller.next().await;
     assert!(given_back_at.elapsed() >= delay, "after {:?}", given_back_at.elapsed());
-    assert!(!delivery.is_first);
+    assert!(delivery.before == Before::LapsedClaim);
     delivery.lease.done().await.unwrap();
 }
 
@@ -137,7 +137,7 @@ async fn work_is_given_back_by_its_token(store: Store) {
     let token = puller.next().await.lease.token().expect("a claim in the shared queue has a token");
     store.work.give_back(&token).await.unwrap();
     let delivery = puller.next().await;
-    assert_eq!((delivery.definition, delivery.is_first), (any_job(1), false));
+    assert_eq!((delivery.definition, (delivery.before == Before::Nothing)), (any_job(1), false));
     delivery.lease.done().await.unwrap();
     store.work.give_back(&token).await.unwrap();
     assert!(puller.finds(A_WHILE).await.is_none(), "given back after it was done");
@@ -166,11 +166,11 @@ async fn an_unextended_lease_is_offered_again(store: Store) {
     let mut puller = Puller::new(&store).await;
     create(&store, &any_job(1)).await;
     let before = Instant::now();
-    assert!(puller.next().await.is_first);
+    assert!(puller.next().await.before == Before::Nothing);
     // Nobody extends it. A second time, as the broker may treat a redelivery differently.
     for _ in 0..2 {
         let delivery = puller.next().await;
-        assert_eq!((delivery.definition, delivery.is_first), (any_job(1), false));
+        assert_eq!((delivery.definition, (delivery.before == Before::Nothing)), (any_job(1), false));
     }
     // Two leases, less what the broker's timer and the way to us may differ.
     assert!(before.elapsed() >= LEASE * 3 / 2, "after {:?}", before.elapsed());
@@ -185,7 +185,7 @@ async fn an_extended_lease_is_not_offered(store: Store) {
         held.lease.extend().await.unwrap();
     }
     held.lease.give_back(Duration::ZERO).await.unwrap();
-    assert!(!puller.next().await.is_first);
+    assert!(puller.next().await.before == Before::LapsedClaim);
 }
 
 /// The work needs no agent any more, whoever says so: its answer is stored.
@@ -194,7 +194,7 @@ async fn an_old_holders_done_counts(store: Store) {
     create(&store, &any_job(1)).await;
     let old = puller.next().await;
     let new = puller.next().await;
-    assert!(!new.is_first);
+    assert!(new.before == Before::LapsedClaim);
     old.lease.done().await.unwrap();
     assert!(puller.finds(LEASE * 3 / 2).await.is_none());
 }
@@ -304,8 +304,8 @@ async fn announce_repairs_any_work(store: Store) {
     let definition = any_job(1);
     let revision = arrived(&store, &definition).await;
     store.work.withdraw(&definition).await.unwrap();
-    assert!(store.work.announce(&definition, revision, Absence::Gone).await.unwrap());
-    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "announced already");
+    assert!(store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap());
+    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "announced already");
     let mut puller = Puller::new(&store).await;
     let delivery = puller.next().await;
     assert_eq!((&delivery.definition, delivery.revision), (&definition, revision));
@@ -318,7 +318,7 @@ async fn announce_leaves_alone_what_waits(store: Store) {
     let revision = create(&store, &definition).await;
     // The broker passes it on a moment after it is stored; until then it is missing indeed.
     eventually("nothing to be missing", Duration::from_secs(15), async || {
-        (!store.work.announce(&definition, revision, Absence::Gone).await.unwrap()).then_some(())
+        (!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap()).then_some(())
     })
     .await;
     let delivery = Puller::new(&store).await.next().await;
@@ -330,7 +330,7 @@ async fn announce_leaves_alone_what_is_held(store: Store) {
     let revision = create(&store, &definition).await;
     let mut puller = Puller::new(&store).await;
     let held = puller.next().await;
-    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "it is not missing");
+    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "it is not missing");
     assert!(puller.finds(A_WHILE).await.is_none(), "offered while it was held");
     held.lease.done().await.unwrap();
 }
@@ -339,15 +339,15 @@ async fn announce_may_give_up_on_what_was_offered_and_led_to_nothing(store: Stor
     let definition = any_job(1);
     let revision = create(&store, &definition).await;
     eventually("the broker to pass it on", Duration::from_secs(15), async || {
-        (!store.work.announce(&definition, revision, Absence::Gone).await.unwrap()).then_some(())
+        (!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap()).then_some(())
     })
     .await;
-    assert!(!store.work.announce(&definition, revision, Absence::GoneOrSpent).await.unwrap(), "it waits, and was never offered");
+    assert!(!store.work.announce(&definition, revision, revision, Absence::GoneOrSpent).await.unwrap(), "it waits, and was never offered");
     let mut puller = Puller::new(&store).await;
     let held = puller.next().await;
-    assert!(store.work.announce(&definition, revision, Absence::GoneOrSpent).await.unwrap());
+    assert!(store.work.announce(&definition, revision, revision, Absence::GoneOrSpent).await.unwrap());
     let again = puller.next().await;
-    assert_eq!((again.definition.id, again.revision, again.is_first), (definition.id, revision, false));
+    assert_eq!((again.definition.id, again.revision, again.before), (definition.id, revision, Before::Announcement(revision)));
     again.lease.done().await.unwrap();
     drop(held);
     assert!(puller.finds(A_WHILE).await.is_none(), "both are gone");
@@ -357,14 +357,14 @@ async fn announce_repairs_inbox_work(store: Store) {
     let definition = host_job(1, agent_id(1));
     let revision = create(&store, &definition).await;
     inbox_of(&store, agent_id(1), 1).await;
-    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "nothing was missing");
+    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "nothing was missing");
     store.work.withdraw(&definition).await.unwrap();
     let mut wakes = store.work.wakes(agent_id(1)).await.unwrap();
-    assert!(store.work.announce(&definition, revision, Absence::Gone).await.unwrap());
+    assert!(store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap());
     woken(&mut wakes, Wake::Inbox).await;
     let inbox = inbox_of(&store, agent_id(1), 1).await;
     assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
-    assert!(!store.work.announce(&definition, revision, Absence::Gone).await.unwrap(), "announced already");
+    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "announced already");
 }
 
 fn ids(deliveries: &[Delivery]) -> Vec<JobId> {

@@ -2,6 +2,7 @@
 
 mod binary;
 mod probe;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 
 pub use binary::{NATS_SERVER_VERSION, nats_server_binary};
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
+pub use wire::Tap;
 
 use crate::eventually::PAUSE;
 use crate::process::Process;
@@ -141,6 +144,40 @@ impl NatsServer {
     /// Lets a paused server go on.
     pub fn resume(&self) {
         self.process().signal(Signal::CONT);
+    }
+
+    /// Asks the server's own API, `$JS.API.…`, or anybody else who answers JSON.
+    ///
+    /// # Panics
+    /// Nobody answers.
+    pub async fn ask(&self, subject: &str, question: &Value) -> Value {
+        let payload = if question.is_null() { String::new() } else { question.to_string() };
+        let asked = async { wire::ask(&mut wire::Wire::connect(self.port).await?, subject, &payload).await };
+        asked.await.unwrap_or_else(|| panic!("nobody answered {subject}\n{}", self.log()))
+    }
+
+    /// Listens to what clients say under `subject` from now on, requests to the server's API included.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn tap(&self, subject: &str) -> Tap {
+        Tap::open(self.port, subject).await.unwrap_or_else(|| panic!("the server does not answer\n{}", self.log()))
+    }
+
+    /// Every subject that is stored in any stream, as the server itself tells, each with its stream's name.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn stored_subjects(&self) -> Vec<(String, String)> {
+        let names = self.ask("$JS.API.STREAM.NAMES", &Value::Null).await;
+        let mut stored = Vec::new();
+        for name in names["streams"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let question = serde_json::json!({ "subjects_filter": ">" });
+            let info = self.ask(&format!("$JS.API.STREAM.INFO.{name}"), &question).await;
+            let subjects = info["state"]["subjects"].as_object().into_iter().flatten();
+            stored.extend(subjects.map(|(subject, _)| (name.to_owned(), subject.clone())));
+        }
+        stored
     }
 
     fn process(&self) -> &Process {

@@ -20,6 +20,9 @@ pub(crate) struct Files {
 /// Ports that are tried: below what systems hand to outgoing connections, so that no client of somebody's sits on ours after a crash.
 const PORTS: std::ops::Range<u16> = 10_240..32_000;
 
+/// What all streams together may set aside: more than anybody configures.
+const FILE_STORE_BYTES: u64 = 1 << 60;
+
 impl Files {
     /// Below this data directory.
     pub(crate) fn below(data: &Path) -> Self {
@@ -97,7 +100,8 @@ impl Files {
              log_file: {}\n\
              logfile_size_limit: 16MB\n\
              logfile_max_num: 3\n\
-             jetstream {{\n  store_dir: {}\n  sync_interval: always\n}}\n\
+             # Each stream and bucket has its own bound. The server's own guess, three quarters of the free disk, would refuse to set these aside.\n\
+             jetstream {{\n  store_dir: {}\n  sync_interval: always\n  max_file_store: {FILE_STORE_BYTES}\n}}\n\
              authorization {{\n  token: {}\n}}\n",
             quoted(&endpoint.host),
             endpoint.port,

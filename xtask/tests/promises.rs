@@ -1,0 +1,41 @@
+//! Holds `docs/promises.md` true: every test it names exists.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+#[test]
+fn every_test_that_a_promise_rests_on_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies one level below the workspace");
+    let table = std::fs::read_to_string(root.join("docs/promises.md")).expect("the table is there");
+    let mut functions = BTreeSet::new();
+    for dir in ["bench", "crates", "xtask"] {
+        collect(&root.join(dir), &mut functions);
+    }
+    let mut n_rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")) {
+        // The last cell names the tests; names in the other cells are the system's.
+        let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+        for name in tests.split('`').skip(1).step_by(2) {
+            assert!(functions.contains(name), "docs/promises.md names the test `{name}`, which does not exist: {row}");
+            n_rows += 1;
+        }
+        assert!(tests.contains('`') || tests.contains("later") || tests.trim() == "tests", "neither a test nor `later`: {row}");
+    }
+    assert!(n_rows > 50, "only {n_rows} names were read: has the table another form?");
+}
+
+/// The names of all functions below a directory.
+fn collect(dir: &Path, functions: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).expect("a directory of the workspace can be read") {
+        let path = entry.expect("so can its entries").path();
+        if path.is_dir() {
+            collect(&path, functions);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("sources are text");
+            let names = text
+                .lines()
+                .filter_map(|line| line.trim_start().trim_start_matches("pub ").trim_start_matches("async ").strip_prefix("fn "));
+            functions.extend(names.map(|rest| rest.split(['(', '<']).next().unwrap_or_default().to_owned()));
+        }
+    }
+}
