@@ -16,6 +16,9 @@ use crate::{fleet, index, reconcile, rest};
 /// How long requests may take to finish once the controller ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
+/// Between looks at whether everything is known.
+const READY_LOOK: Duration = Duration::from_millis(5);
+
 /// The secret that tokens are signed with. Hides itself from `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey(Vec<u8>);
@@ -111,6 +114,16 @@ impl Controller {
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         Ok(Self { app: App::new(config, store), listener, address })
+    }
+
+    /// Ends when it can answer everything: once it runs, its index is complete and it knows who is in the fleet.
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
+        let app = self.app.clone();
+        async move {
+            while !(app.index().is_caught_up() && app.fleet().is_current()) {
+                tokio::time::sleep(READY_LOOK).await;
+            }
+        }
     }
 
     /// Where it listens.

@@ -55,9 +55,17 @@ impl Controller {
         };
         let url = url(controller.local_addr());
         let document = json!({ "url": url, "token_file": token_file });
-        super::start::tell(app, &document, || format!("controller at {url}, token in {}", token_file.display()))?;
+        let ready = controller.ready();
         let tokens = Tokens::default();
-        let (exit, ended) = signals.guide(&app.out, &tokens, controller.run(tokens.drain.clone())).await;
+        let serving = signals.guide(&app.out, &tokens, controller.run(tokens.drain.clone()));
+        tokio::pin!(serving);
+        let (exit, ended) = tokio::select! {
+            ended = &mut serving => ended,
+            () = ready => {
+                super::start::tell(app, &document, || format!("controller at {url}, token in {}", token_file.display()))?;
+                serving.await
+            }
+        };
         ended.map_err(|error| Failure::new(Exit::Failed, "the controller ended").caused_by(&error))?;
         Ok(exit)
     }

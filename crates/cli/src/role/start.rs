@@ -59,18 +59,42 @@ impl Start {
             running = bring_up(&settings, data.path()) => running?,
             exit = signals.next() => return Ok(exit),
         };
-        let url = controller::url(running.controller.local_addr());
-        write_context(app, &url, &running.token_file);
-        announce(app, &settings, &data, &running, &url, began)?;
-
+        let Running { broker, controller, agent, agent_line, token_file } = running;
+        let url = controller::url(controller.local_addr());
+        let ready = controller.ready();
         let tokens = Tokens::default();
-        let Running { broker, controller, agent, .. } = running;
-        let (exit, ended) = signals.guide(&app.out, &tokens, serve(controller, agent, &tokens)).await;
+        let (exit, ended) = {
+            let serving = signals.guide(&app.out, &tokens, serve(controller, agent, &tokens));
+            tokio::pin!(serving);
+            // Said when it is true: everything is known and served.
+            tokio::select! {
+                ended = &mut serving => ended,
+                () = ready => {
+                    write_context(app, &url, &token_file);
+                    let ready = Ready { broker: broker.as_ref(), url: &url, agent_line: &agent_line, token_file: &token_file, began };
+                    let told = announce(app, &settings, &data, &ready);
+                    if told.is_err() {
+                        tokens.drain.cancel();
+                    }
+                    let (exit, ended) = serving.await;
+                    (exit, ended.and(told))
+                }
+            }
+        };
         if let Some(broker) = broker {
             broker.stop().await;
         }
         ended.map(|()| exit)
     }
+}
+
+/// What is said when everything runs.
+struct Ready<'a> {
+    broker: Option<&'a Broker>,
+    url: &'a str,
+    agent_line: &'a str,
+    token_file: &'a Path,
+    began: Instant,
 }
 
 async fn bring_up(settings: &Settings, data: &Path) -> Result<Running, Failure> {
@@ -166,13 +190,13 @@ fn write_context(app: &App, url: &str, token_file: &Path) {
     }
 }
 
-fn announce(app: &App, settings: &Settings, data: &DataDir, running: &Running, url: &str, began: Instant) -> Result<(), Failure> {
+fn announce(app: &App, settings: &Settings, data: &DataDir, ready: &Ready<'_>) -> Result<(), Failure> {
     let pid = std::process::id();
-    let broker = running.broker.as_ref();
+    let Ready { broker, url, agent_line, token_file, began } = ready;
     let nats_url = broker.map(|broker| broker.endpoint.url()).or_else(|| settings.nats.url.clone());
     let document = json!({
         "url": url, "nats_url": nats_url, "nats_token_file": broker.map(|broker| &broker.endpoint.token_file),
-        "nats_pid": broker.map(Broker::pid), "pid": pid, "data": data.path(), "token_file": running.token_file,
+        "nats_pid": broker.map(Broker::pid), "pid": pid, "data": data.path(), "token_file": token_file,
     });
     let broker_line = broker.map_or_else(
         || format!("broker        {}, not ours", nats_url.as_deref().unwrap_or_default()),
@@ -185,7 +209,7 @@ fn announce(app: &App, settings: &Settings, data: &DataDir, running: &Running, u
              current\n  \u{2714} {}\nReady in {:.1} s. Ctrl-C stops it; running jobs get {} s.      Try:  longshore run -- echo hello",
             env!("CARGO_PKG_VERSION"),
             data.path().display(),
-            running.agent_line,
+            agent_line,
             began.elapsed().as_secs_f64(),
             DRAIN_WITHIN.as_secs(),
         )
