@@ -60,10 +60,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(max: usize) -> Self {
-        let mut dispatcher =
-            Self { max: max.max(1), running: BTreeSet::new(), held: VecDeque::new(), asked: 0, draining: false, effects: VecDeque::new() };
-        dispatcher.ask();
-        dispatcher
+        Self { max: max.max(1), running: BTreeSet::new(), held: VecDeque::new(), asked: 0, draining: false, effects: VecDeque::new() }
     }
 
     pub(crate) fn handle(&mut self, input: Input) {
@@ -83,12 +80,12 @@ impl Dispatcher {
                 self.effects.extend(self.held.drain(..).map(Effect::HandBack));
             }
         }
-        self.ask();
         debug_assert!(self.running.len() <= self.max, "more runs than there are slots");
     }
 
+    /// What to do next. Work is asked for last, and in one go for everything that was handled since.
     pub(crate) fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| self.ask())
     }
 
     /// Pieces of work that run.
@@ -127,13 +124,14 @@ impl Dispatcher {
         self.effects.push_back(Effect::Start(key));
     }
 
-    fn ask(&mut self) {
+    fn ask(&mut self) -> Option<Effect> {
         let spoken_for = self.running.len() + self.held.len() + self.asked;
-        if !self.draining && spoken_for < self.max {
-            let free = self.max - spoken_for;
-            self.asked += free;
-            self.effects.push_back(Effect::Pull(free));
+        let free = self.max.saturating_sub(spoken_for);
+        if self.draining || free == 0 {
+            return None;
         }
+        self.asked += free;
+        Some(Effect::Pull(free))
     }
 }
 
@@ -153,6 +151,7 @@ mod tests {
     fn fresh(max: usize) -> Dispatcher {
         let mut dispatcher = Dispatcher::new(max);
         assert_eq!(dispatcher.next_effect(), Some(Effect::Pull(max)));
+        assert_eq!(dispatcher.next_effect(), None);
         dispatcher
     }
 
@@ -163,6 +162,16 @@ mod tests {
         assert_eq!(effects(&mut dispatcher, Input::Pulled(key(2))), [Effect::Start(key(2))]);
         assert_eq!(effects(&mut dispatcher, Input::Finished(key(1))), [Effect::Pull(1)]);
         assert_eq!(effects(&mut dispatcher, Input::PullEnded { unused: 1 }), [Effect::Pull(1)]);
+    }
+
+    #[test]
+    fn several_ends_ask_in_one_go() {
+        let mut dispatcher = fresh(3);
+        for n in 1..=3 {
+            effects(&mut dispatcher, Input::Pulled(key(n)));
+        }
+        dispatcher.handle(Input::Finished(key(1)));
+        assert_eq!(effects(&mut dispatcher, Input::Finished(key(2))), [Effect::Pull(2)]);
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Runtime {
                     self.drain();
                 }
             }
+            self.take_what_is_ready();
             self.perform().await;
         }
         // Whatever a pull had delivered but nobody looked at goes back at once.
@@ -205,6 +206,22 @@ impl Runtime {
             self.give_back_unseen().await;
         }
         self.give_back_unseen().await;
+    }
+
+    /// Handles everything else that has happened already, so that what follows from it is done, and asked for, together.
+    fn take_what_is_ready(&mut self) {
+        while let Some(ended) = self.workers.try_join_next() {
+            match ended {
+                Ok((key, settled)) => self.ended(key, settled),
+                Err(_) => self.reap_failed(),
+            }
+        }
+        while let Ok(event) = self.deliveries.1.try_recv() {
+            match event {
+                PullEvent::Delivery(delivery) => self.offer(*delivery, Input::Pulled),
+                PullEvent::Ended { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
+            }
+        }
     }
 
     async fn give_back_unseen(&mut self) {

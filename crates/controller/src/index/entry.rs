@@ -37,13 +37,15 @@ pub(crate) struct Entry {
 pub(crate) struct Share {
     pub(crate) id: ExecutionId,
     pub(crate) execution: Execution,
+    /// When the broker stored its newest event, or the job: the one clock that hosts share.
+    pub(crate) changed_at: Timestamp,
     /// Where the answer stands in the ledger's second sequence.
     pub(crate) answered_at: Option<Revision>,
 }
 
 impl Entry {
     pub(crate) fn new(definition: &Definition, stored_at: Timestamp) -> Self {
-        let share = |id: &ExecutionId| Share { id: *id, execution: Execution::default(), answered_at: None };
+        let share = |id: &ExecutionId| Share { id: *id, execution: Execution::default(), changed_at: stored_at, answered_at: None };
         Self {
             id: definition.id,
             operation: definition.operation.clone(),
@@ -63,9 +65,11 @@ impl Entry {
         }
     }
 
-    /// Folds an event; one of an execution that the job does not have is no change.
-    pub(crate) fn apply(&mut self, execution: ExecutionId, event: &Event) -> Result<Applied, Refused> {
-        self.share_mut(execution).map_or(Ok(Applied::Duplicate), |share| share.execution.apply(event))
+    /// Folds an event that the broker stored at `at`; one of an execution that the job does not have is no change.
+    pub(crate) fn apply(&mut self, execution: ExecutionId, event: &Event, at: Timestamp) -> Result<Applied, Refused> {
+        let Some(share) = self.share_mut(execution) else { return Ok(Applied::Duplicate) };
+        share.changed_at = share.changed_at.max(at);
+        share.execution.apply(event)
     }
 
     /// Folds an answer that stands at `place`.

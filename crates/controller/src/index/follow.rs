@@ -57,7 +57,7 @@ fn take(app: &App, position: Position, at: Timestamp, fact: Fact, now: Timestamp
             (Source::Queue, timeline::submitted(&definition, status), effect.is_settled)
         }
         Fact::Happened { job, execution, event } => {
-            let effect = app.index_mut().happen(job, execution, &event, now);
+            let effect = app.index_mut().happen(job, execution, &event, at, now);
             (Source::Queue, timeline::happened(job, execution, &event, effect.status), effect.is_settled)
         }
         Fact::Answered(answer) => {

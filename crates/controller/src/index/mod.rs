@@ -19,7 +19,7 @@ use longshore_model::wire::record::{Answer, Definition, Event};
 use longshore_model::{ExecutionId, JobId, JobStatus};
 use longshore_store::Revision;
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, Share};
 pub(crate) use filter::Filter;
 pub(crate) use follow::follow;
 use orphans::{Orphan, Orphans};
@@ -74,7 +74,7 @@ impl Index {
         let mut entry = Entry::new(definition, stored_at);
         for orphan in self.orphans.take(id) {
             let applied = match &orphan {
-                Orphan::Event(execution, event) => entry.apply(*execution, event),
+                Orphan::Event(execution, event, at) => entry.apply(*execution, event, *at),
                 Orphan::Answer(answer, place) => entry.apply_answer(answer, *place),
             };
             note_refusal(&mut entry, applied);
@@ -90,12 +90,12 @@ impl Index {
         self.effect(id, now)
     }
 
-    /// Takes an event.
-    pub(crate) fn happen(&mut self, id: JobId, execution: ExecutionId, event: &Event, now: Timestamp) -> Effect {
+    /// Takes an event that the broker stored at `at`.
+    pub(crate) fn happen(&mut self, id: JobId, execution: ExecutionId, event: &Event, at: Timestamp, now: Timestamp) -> Effect {
         if !self.jobs.contains_key(&id) {
-            self.keep_aside(id, Orphan::Event(execution, event.clone()));
+            self.keep_aside(id, Orphan::Event(execution, event.clone(), at));
         }
-        self.change(id, now, |entry| entry.apply(execution, event))
+        self.change(id, now, |entry| entry.apply(execution, event, at))
     }
 
     /// Takes an answer that stands at `place`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use jiff::Timestamp;
 use longshore_model::wire::record::{Answer, Event};
 use longshore_model::{ExecutionId, JobId};
 use longshore_store::Revision;
@@ -14,7 +15,7 @@ const RECORDS_OF_ONE_MAX: usize = 1024;
 /// A record without a definition.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Orphan {
-    Event(ExecutionId, Event),
+    Event(ExecutionId, Event, Timestamp),
     Answer(Box<Answer>, Revision),
 }
 
@@ -64,7 +65,7 @@ mod tests {
         let event = Event { schema: SCHEMA, at: jiff::Timestamp::UNIX_EPOCH, kind: EventKind::Expired };
         let mut orphans = Orphans::default();
         for job in 0..ORPHANED_JOBS_MAX as u128 + 10 {
-            orphans.keep(JobId::from_bits(job), Orphan::Event(ExecutionId::Any, event.clone()));
+            orphans.keep(JobId::from_bits(job), Orphan::Event(ExecutionId::Any, event.clone(), Timestamp::UNIX_EPOCH));
         }
         assert_eq!(orphans.jobs.len(), ORPHANED_JOBS_MAX);
         assert!(orphans.take(JobId::from_bits(3)).is_empty());

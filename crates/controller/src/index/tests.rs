@@ -57,7 +57,7 @@ fn answer(id: u128, outcome: Outcome) -> Answer {
 fn feed(index: &mut Index, id: u128, step: usize) {
     match step {
         0 => drop(index.define(&definition(id), NOW, NOW)),
-        1 => drop(index.happen(JobId::from_bits(id), ExecutionId::Any, &started(1), NOW)),
+        1 => drop(index.happen(JobId::from_bits(id), ExecutionId::Any, &started(1), NOW, NOW)),
         _ => drop(index.answer(&answer(id, Outcome::Completed), 1, NOW)),
     }
 }
@@ -111,7 +111,7 @@ fn a_record_that_contradicts_the_history_is_skipped() {
     let mut index = Index::default();
     (0..3).for_each(|step| feed(&mut index, 1, step));
     index.answer(&answer(1, Outcome::Failed), 2, NOW);
-    index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Expired), NOW);
+    index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Expired), NOW, NOW);
     let entry = index.get(JobId::from_bits(1)).unwrap();
     assert_eq!(entry.shares[0].execution.state(), ExecutionState::Completed);
     assert!(entry.is_odd);
@@ -122,7 +122,7 @@ fn a_record_that_contradicts_the_history_is_skipped() {
 fn ended_without_an_answer_is_owed_until_it_comes() {
     let mut index = Index::default();
     feed(&mut index, 1, 0);
-    let effect = index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Cancelled { by: "ada".to_owned() }), NOW);
+    let effect = index.happen(JobId::from_bits(1), ExecutionId::Any, &event(EventKind::Cancelled { by: "ada".to_owned() }), NOW, NOW);
     assert_eq!(effect, Effect { status: Some(JobStatus::Cancelled), is_settled: false });
     assert_eq!(index.owing(None, 10), [JobId::from_bits(1)]);
     assert!(index.answer(&answer(1, Outcome::Cancelled), 1, NOW).is_settled);

@@ -10,51 +10,47 @@ use longshore_store::{Appended, Error as StoreError};
 
 use super::{CONFLICTS_MAX, Cursor, after, candidates, each};
 use crate::app::{App, fold};
+use crate::index::Share;
 
 /// For staging, collecting, killing, skewed clocks, and the way to the ledger.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// One pass.
+/// One pass. When an attempt began is read off the broker's clock: the agent's may be an hour wrong.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
     let lease = app.config.lease;
-    let (jobs, next) =
-        candidates(&app, cursor, |entry| entry.shares.iter().any(|share| is_silent(&share.execution, entry.timeout, lease, now)));
+    let is_silent = |share: &Share, timeout: Duration| {
+        share.execution.state() == ExecutionState::Running && now > after(after(share.changed_at, timeout), GRACE.saturating_add(lease))
+    };
+    let (jobs, next) = candidates(&app, cursor, |entry| entry.shares.iter().any(|share| is_silent(share, entry.timeout)));
     for job in jobs {
-        each("lost", job, look(&app, job, now).await)?;
+        let silent: Vec<(ExecutionId, u32)> = app.index().get(job).map_or_else(Vec::new, |entry| {
+            let shares = entry.shares.iter().filter(|share| is_silent(share, entry.timeout));
+            shares.map(|share| (share.id, share.execution.attempts())).collect()
+        });
+        for (execution, attempt) in silent {
+            each("lost", job, give_up(&app, job, execution, attempt, now).await)?;
+        }
     }
     Ok(next)
 }
 
-async fn look(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError> {
-    let Some(record) = app.load(job).await? else { return Ok(()) };
-    for execution in &record.definition.executions {
-        give_up(app, job, *execution, now).await?;
-    }
-    Ok(())
-}
-
-async fn give_up(app: &App, job: JobId, execution: ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+/// Records an attempt as lost, if it is still the newest one and runs, as far as the ledger knows.
+async fn give_up(app: &App, job: JobId, execution: ExecutionId, attempt: u32, now: Timestamp) -> Result<(), StoreError> {
     for _ in 0..CONFLICTS_MAX {
         let Some(record) = app.load(job).await? else { return Ok(()) };
-        let timeout = Duration::from_millis(record.definition.timeout_ms);
         let shares = fold(&record);
-        let Some((_, state)) = shares.0.iter().find(|(id, state)| *id == execution && is_silent(state, timeout, app.config.lease, now))
-        else {
+        let is_it = |state: &Execution| state.state() == ExecutionState::Running && state.attempts() == attempt;
+        if !shares.0.iter().any(|(id, state)| *id == execution && is_it(state)) {
             return Ok(());
-        };
-        let event = Event { schema: SCHEMA, at: now, kind: EventKind::Lost { attempt: state.attempts() } };
+        }
+        let event = Event { schema: SCHEMA, at: now, kind: EventKind::Lost { attempt } };
         match app.store.ledger.append(job, execution, record.revision(execution), &event).await? {
             Appended::Conflict => {}
             Appended::Stored(_) => {
-                tracing::warn!(job.id = %job, %execution, attempt = state.attempts(), "an agent did not answer in time");
+                tracing::warn!(job.id = %job, %execution, attempt, "an agent did not answer in time");
                 return Ok(());
             }
         }
     }
     Ok(())
-}
-
-fn is_silent(execution: &Execution, timeout: Duration, lease: Duration, now: Timestamp) -> bool {
-    execution.state() == ExecutionState::Running
-        && execution.started_at().is_some_and(|started| now > after(after(started, timeout), GRACE.saturating_add(lease)))
 }

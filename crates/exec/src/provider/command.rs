@@ -31,9 +31,19 @@ pub(crate) async fn run(host: &Host, command: &Command, output: Arc<dyn Output>,
 pub(crate) fn from_fault(fault: &Fault) -> Finished {
     match fault {
         Fault::NotStarted(error) => not_started(error),
-        Fault::Supervisor { .. } | Fault::SupervisorHangs | Fault::SupervisorDied { .. } => {
-            Finished::host_fault(format!("could not {}", chain(fault)))
+        Fault::Supervisor { .. } => Finished::host_fault(format!("could not {}", chain(fault))),
+        Fault::SupervisorHangs | Fault::SupervisorDied { .. } => {
+            // With survivors about, another attempt could meet them: it is not for the retry policy to start one.
+            Finished { transient: is_verified(fault), ..Finished::host_fault(format!("could not {}", chain(fault))) }
         }
+    }
+}
+
+/// Whether it is known that no process is left after this fault.
+pub(crate) fn is_verified(fault: &Fault) -> bool {
+    match fault {
+        Fault::NotStarted(_) | Fault::Supervisor { .. } | Fault::SupervisorDied { verified: true } => true,
+        Fault::SupervisorHangs | Fault::SupervisorDied { verified: false } => false,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::executor::Host;
 use crate::files;
 use crate::finished::Finished;
 use crate::process::{Exit, Program, Sink, Stop, Stops};
-use crate::provider::command::{ending, from_fault};
+use crate::provider::command::{ending, from_fault, is_verified};
 use crate::{Output, Task};
 
 /// What became of the steps.
@@ -137,7 +137,13 @@ async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sin
                 sink.remark(&format!("[longshore] {}\n", failure.message)).await;
             }
             let captured = sink.finish();
-            return Ended { exit: None, elapsed: began.elapsed(), truncated: captured.cut, verified: true, trouble: Some(trouble) };
+            return Ended {
+                exit: None,
+                elapsed: began.elapsed(),
+                truncated: captured.cut,
+                verified: is_verified(&fault),
+                trouble: Some(trouble),
+            };
         }
     };
     let captured = sink.finish();
