@@ -59,7 +59,7 @@ pub(crate) fn ci() -> Result<()> {
         run(tests(&nats_server, &[]))
     });
     stages.run("documentation", || {
-        let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+        let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         run(command)
     });

@@ -84,8 +84,8 @@ pub trait Ledger: Send + Sync {
     /// Stores a definition and announces it to whom it concerns, in one step that a crash cannot split.
     async fn create(&self, definition: &Definition) -> Result<Created, Error>;
 
-    /// Appends an event to an execution's history, if nothing was appended to it since `after` and the job has not been deleted.
-    /// For the first event `after` is the definition's revision.
+    /// Appends an event to an execution's history, if nothing was appended to the job's since `after` and it has not been deleted. For
+    /// the first event `after` is the definition's revision.
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error>;
 
     /// Stores an execution's answer, unless it has one.

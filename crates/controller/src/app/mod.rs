@@ -1,4 +1,4 @@
-//! Use cases, one a file. They take parsed values and a [`Caller`](longshore_model::access::Caller), check what it may, decide from the
+//! Use cases, one a file. They take parsed values and a [`Caller`], check what it may, decide from the
 //! ledger, and write under its guard. No HTTP here.
 
 pub(crate) mod artifacts;

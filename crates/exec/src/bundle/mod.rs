@@ -1,7 +1,7 @@
 //! Bundles: a directory as one file, a tar packed with zstd. Also the form in which artifacts come back.
 //!
 //! The same names, contents, modes and times give the same bytes and so the same digest: entries are sorted, owners are 0, and
-//! nothing else of the packing host gets in. Unpacking trusts nothing: see [`unpack`].
+//! nothing else of the packing host gets in. Unpacking trusts nothing: see [`mod@unpack`].
 
 mod pack;
 mod tree;

@@ -1,5 +1,5 @@
 //! The life of a job: parsed submissions ([`submission`]), the accepted job ([`definition`]), each execution's state as a fold over
-//! what was recorded ([`state`]), what an agent may do with a delivery ([`claim`]), and the job's status as a function of its
+//! what was recorded ([`state`]), what an agent may do with a delivery ([`mod@claim`]), and the job's status as a function of its
 //! executions ([`aggregate`]).
 
 mod aggregate;

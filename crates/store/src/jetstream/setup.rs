@@ -55,7 +55,7 @@ fn bucket(link: &Link, name: &str, max_age: Duration, max_bytes: u64) -> Config 
         max_messages_per_subject: 1,
         allow_rollup: true,
         deny_delete: true,
-        // Reads that lead to a decision go through the leader; see `Link::read`.
+        // Reads that lead to a decision see what the leader has; see `Link::read_all`.
         allow_direct: true,
         ..base(link, max_age, max_bytes)
     }
@@ -223,6 +223,7 @@ fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
         ("its history per subject", wanted.max_messages_per_subject.max(0).to_string(), found.max_messages_per_subject.max(0).to_string()),
         ("its subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
         ("its source", transforms(wanted), transforms(found)),
+        ("what it republishes", format!("{:?}", wanted.republish), format!("{:?}", found.republish)),
         ("its marker setting", format!("{:?}", wanted.allow_message_ttl), format!("{:?}", found.allow_message_ttl)),
     ];
     for (what, wanted_value, found_value) in pairs {

@@ -1,0 +1,42 @@
+//! Records as earlier versions wrote them must keep loading, and what is written today is written in the same words.
+
+use longshore_model::job::Job;
+use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The record, which has survived being read and written.
+fn survives<T: DeserializeOwned + Serialize>(golden: &str) -> T {
+    let written: serde_json::Value = serde_json::from_str(golden).expect("the golden file is JSON");
+    let record: T = serde_json::from_value(written.clone()).expect("the golden record loads");
+    assert_eq!(serde_json::to_value(&record).expect("the record is JSON"), written, "it is written as it was");
+    record
+}
+
+#[test]
+fn definitions_of_schema_1_load() {
+    let definition: Definition = survives(include_str!("golden/definition.1.json"));
+    let job = Job::try_from(definition).expect("its operation and arguments still exist");
+    assert_eq!(job.retry.max_attempts(), 3);
+}
+
+#[test]
+fn events_of_schema_1_load() {
+    assert_eq!(survives::<Vec<Event>>(include_str!("golden/events.1.json")).len(), 6, "one of each kind");
+}
+
+#[test]
+fn answers_of_schema_1_load() {
+    assert_eq!(survives::<Answer>(include_str!("golden/answer.1.json")).attempts, 2);
+}
+
+#[test]
+fn reservations_of_schema_1_load() {
+    survives::<Reservation>(include_str!("golden/reservation.1.json"));
+}
+
+#[test]
+fn heartbeats_of_schema_1_load() {
+    survives::<Heartbeat>(include_str!("golden/heartbeat.1.json"));
+}
