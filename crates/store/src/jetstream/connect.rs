@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::config::{Auth, Config};
 use super::link::{Link, TRY};
+use super::mux::Mux;
 use super::{feed, ledger, logs, objects, registry, setup, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
@@ -63,7 +64,8 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         return Err(ConnectError::TooOld { found: version });
     }
     let context = ContextBuilder::new().timeout(TRY * 2).ack_timeout(TRY).max_ack_inflight(8192).build(client.clone());
-    let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects });
+    let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
+    let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux });
     setup::ensure(&link).await.map_err(ConnectError::Setup)?;
     Ok(Store {
         ledger: Arc::new(ledger::JetStreamLedger::open(link.clone()).await.map_err(ConnectError::Setup)?),

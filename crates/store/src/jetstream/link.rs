@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::mux::Mux;
 use crate::layout::Layout;
 use crate::{Error, Revision};
 
@@ -41,6 +42,7 @@ pub(super) struct Link {
     pub(super) layout: Layout,
     pub(super) config: super::Config,
     pub(super) reconnects: broadcast::Sender<()>,
+    pub(super) mux: Mux,
 }
 
 /// What became of a guarded write.

@@ -6,6 +6,7 @@ mod feed;
 mod ledger;
 mod link;
 mod logs;
+mod mux;
 mod objects;
 mod pull;
 mod read;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -60,11 +59,10 @@ impl Link {
     async fn read_direct(&self, stream: &str, filter: &str) -> Option<Vec<Stored>> {
         let mut all: Vec<Stored> = Vec::new();
         loop {
-            let inbox = self.client.new_inbox();
-            let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
+            let mut answers = self.mux.route();
             let first = all.last().map_or(1, |last| last.sequence + 1);
             let request = json!({ "seq": first, "batch": BATCH, "next_by_subj": filter }).to_string();
-            self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request.into()).await.ok()?;
+            self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
             let more = loop {
                 let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;
                 match message.status {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{self, Consumer};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -276,12 +276,13 @@ struct QueueLease {
 }
 
 impl QueueLease {
+    /// Sends an acknowledgement and waits until the broker has taken it.
     async fn confirmed(&self, kind: AckKind, doing: &'static str) -> Result<(), Error> {
-        let lost = |reason: String| Error::Unavailable { doing, source: Some(reason.into()) };
-        match tokio::time::timeout(super::link::TRY, self.acker.double_ack_with(kind)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(fault)) => Err(lost(fault.to_string())),
-            Err(_) => Err(lost("no confirmation in time".to_owned())),
+        let Some(subject) = self.token.clone() else { return Ok(()) };
+        let request = Request::new().payload(kind.into()).timeout(Some(super::link::TRY));
+        match self.link.client.send_request(subject, request).await {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(Error::unavailable(doing, fault)),
         }
     }
 }
