@@ -99,6 +99,7 @@ pub(crate) async fn carry(ctx: Arc<Context>, key: Key, delivery: Delivery, signa
 impl Worker {
     async fn settle(mut self, job: &Job, before: Before, definition: Revision) -> Settled {
         let mut known = (before == Before::Nothing).then(|| Standing { execution: Execution::default(), revision: definition });
+        let mut vouched_for = None;
         loop {
             let standing = match known.take() {
                 Some(standing) => standing,
@@ -111,11 +112,9 @@ impl Worker {
                 tracing::info!(job.id = %job.id, "claim lapsed before work began; leaving it to whoever has it now");
                 return Settled::Done;
             }
-            let is_holder_gone = match before {
-                Before::Nothing => false,
-                Before::LapsedClaim => true,
-                Before::Announcement(seen) => seen == standing.revision,
-            };
+            // What the delivery proves, it proves of the attempt that was the newest when it was first looked at.
+            let attempts = standing.execution.attempts();
+            let is_holder_gone = *vouched_for.get_or_insert_with(|| vouches(before, &standing).then_some(attempts)) == Some(attempts);
             let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
             match claim(job, &standing.execution, claimant, Timestamp::now()) {
                 Decision::Start { attempt } => {
@@ -291,6 +290,15 @@ impl Worker {
             finished_at: Timestamp::now(),
             duration_ms: None,
         }
+    }
+}
+
+/// Whether a delivery proves that the holder of the newest attempt is gone.
+fn vouches(before: Before, standing: &Standing) -> bool {
+    match before {
+        Before::Nothing => false,
+        Before::LapsedClaim => true,
+        Before::Announcement(seen) => seen == standing.revision,
     }
 }
 

@@ -5,6 +5,7 @@
 mod disk_full;
 mod fleet;
 mod hostile;
+mod job;
 mod kill;
 mod promises;
 mod run;

@@ -6,17 +6,17 @@ use std::process::Output;
 use crate::fleet::{Fleet, longshore};
 
 /// A user in a directory of her own, with the fleet's token.
-struct User<'a> {
+pub(crate) struct User<'a> {
     fleet: &'a Fleet,
     dir: tempfile::TempDir,
 }
 
 impl<'a> User<'a> {
-    fn of(fleet: &'a Fleet) -> Self {
+    pub(crate) fn of(fleet: &'a Fleet) -> Self {
         Self { fleet, dir: tempfile::tempdir().unwrap() }
     }
 
-    async fn types(&self, words: &[&str]) -> Output {
+    pub(crate) async fn types(&self, words: &[&str]) -> Output {
         let (url, token_file) = (self.fleet.controller.said("url"), self.fleet.controller.said("token_file"));
         let flags = ["--url", &url, "--token-file", &token_file];
         let words: Vec<&str> = flags.into_iter().chain(words.iter().copied()).collect();
@@ -30,7 +30,7 @@ impl<'a> User<'a> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
