@@ -38,7 +38,10 @@ pub(crate) async fn put(
     }
     let verdict = Arc::new(Mutex::new(None));
     let checked = check(content, sha256.to_owned(), Arc::clone(&verdict));
-    let outcome = app.store.objects.put(&bundle_name(sha256), Box::pin(StreamReader::new(checked))).await;
+    // In a task of its own: a client that goes away ends the content, and the store then removes what it had taken of it.
+    let (objects, name) = (Arc::clone(&app.store.objects), bundle_name(sha256));
+    let storing = app.streams.spawn(async move { objects.put(&name, Box::pin(StreamReader::new(checked))).await });
+    let outcome = storing.await.map_err(|error| Error::Upload(io::Error::other(error)))?;
     // The store saw a broken stream; why it broke was noted.
     if let Some(refused) = verdict.lock().expect("no holder of this lock panics").take() {
         return Err(refused);
