@@ -1,36 +1,76 @@
 //! Who waits for which job. A waiter registers before it looks, so that no change falls between the look and the wait.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use longshore_model::JobId;
+use longshore_model::wire::record::{Answer, Event};
+use longshore_model::{ExecutionId, JobId};
+use longshore_store::{Fact, Position, Revision};
 use tokio::sync::watch;
 
 /// Everybody who waits, by job.
 #[derive(Default)]
 pub(crate) struct Waiters {
-    jobs: Arc<Mutex<HashMap<JobId, watch::Sender<u64>>>>,
+    jobs: Arc<Mutex<HashMap<JobId, Waiting>>>,
+}
+
+struct Waiting {
+    changes: watch::Sender<u64>,
+    /// For a job that is being submitted: what the feed has told of it, from its first moment on.
+    told: Option<Told>,
+}
+
+/// What the feed has told of one job.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) events: Vec<(Revision, ExecutionId, Event)>,
+    pub(crate) answers: Vec<Answer>,
 }
 
 /// A place in the queue for one job's changes. Dropping it gives up the place.
 pub(crate) struct Ticket {
     job: JobId,
     changes: watch::Receiver<u64>,
-    jobs: Arc<Mutex<HashMap<JobId, watch::Sender<u64>>>>,
+    jobs: Arc<Mutex<HashMap<JobId, Waiting>>>,
 }
 
 impl Waiters {
     /// Takes a place; changes from now on are not missed.
     pub(crate) fn register(&self, job: JobId) -> Ticket {
-        let mut jobs = self.jobs.lock().expect("no holder of this lock panics");
-        let changes = jobs.entry(job).or_insert_with(|| watch::Sender::new(0)).subscribe();
-        Ticket { job, changes, jobs: Arc::clone(&self.jobs) }
+        self.ticket(job, None)
+    }
+
+    /// Takes a place for a job that nobody knows yet: everything that the feed will tell of it is kept for the one who waits.
+    pub(crate) fn register_new(&self, job: JobId) -> Ticket {
+        self.ticket(job, Some(Told::default()))
+    }
+
+    fn ticket(&self, job: JobId, told: Option<Told>) -> Ticket {
+        let mut jobs = lock(&self.jobs);
+        let waiting = jobs.entry(job).or_insert_with(|| Waiting { changes: watch::Sender::new(0), told });
+        Ticket { job, changes: waiting.changes.subscribe(), jobs: Arc::clone(&self.jobs) }
+    }
+
+    /// Keeps a fact for whoever has waited since before the job was known.
+    pub(crate) fn tell(&self, position: Position, fact: &Fact) {
+        let job = match fact {
+            Fact::Happened { job, .. } => *job,
+            Fact::Answered(answer) => answer.job,
+            Fact::Defined(_) | Fact::Deleted(_) => return,
+        };
+        if let Some(Waiting { told: Some(told), .. }) = lock(&self.jobs).get_mut(&job) {
+            match fact {
+                Fact::Happened { execution, event, .. } => told.events.push((position.queue, *execution, event.clone())),
+                Fact::Answered(answer) => told.answers.push((**answer).clone()),
+                Fact::Defined(_) | Fact::Deleted(_) => {}
+            }
+        }
     }
 
     /// Tells everybody who waits for `job` that it changed.
     pub(crate) fn wake(&self, job: JobId) {
-        if let Some(sender) = self.jobs.lock().expect("no holder of this lock panics").get(&job) {
-            sender.send_modify(|count| *count += 1);
+        if let Some(waiting) = lock(&self.jobs).get(&job) {
+            waiting.changes.send_modify(|count| *count += 1);
         }
     }
 }
@@ -43,16 +83,25 @@ impl Ticket {
             std::future::pending::<()>().await;
         }
     }
+
+    /// Everything that the feed has told of the job, if this place was taken before the job was known.
+    pub(crate) fn told(&self) -> Option<Told> {
+        lock(&self.jobs).get(&self.job).and_then(|waiting| waiting.told.clone())
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut jobs = self.jobs.lock().expect("no holder of this lock panics");
+        let mut jobs = lock(&self.jobs);
         // This ticket's own receiver still counts.
-        if jobs.get(&self.job).is_some_and(|sender| sender.receiver_count() <= 1) {
+        if jobs.get(&self.job).is_some_and(|waiting| waiting.changes.receiver_count() <= 1) {
             jobs.remove(&self.job);
         }
     }
+}
+
+fn lock(jobs: &Mutex<HashMap<JobId, Waiting>>) -> MutexGuard<'_, HashMap<JobId, Waiting>> {
+    jobs.lock().expect("no holder of this lock panics")
 }
 
 #[cfg(test)]

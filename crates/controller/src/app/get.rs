@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use longshore_model::JobId;
 use longshore_model::access::Caller;
 use longshore_model::limits::WAIT_MAX;
+use longshore_model::wire::record::EventKind;
 use longshore_model::wire::rest::JobView;
+use longshore_model::{ExecutionId, JobId};
+use longshore_store::JobRecord;
 
-use super::{App, Error, job_view, permit};
+use super::{App, Error, fold, job_view, permit};
+use crate::wait::{Ticket, Told};
 
 /// Reads a job; with `wait`, when it has ended or the time is up.
 pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Duration>) -> Result<JobView, Error> {
@@ -36,6 +39,24 @@ pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<J
             return Ok(view);
         }
     }
+    wait_until_final(app, id, &mut ticket, wait).await;
+    load(app, id).await
+}
+
+/// The same for a job that was just submitted, by what the feed told since before it was stored: in most cases nothing need be read.
+pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, record: JobRecord, wait: Duration) -> Result<JobView, Error> {
+    let id = record.definition.id;
+    wait_until_final(app, id, &mut ticket, wait).await;
+    let Some(Told { events, answers }) = ticket.told() else { return load(app, id).await };
+    let record = JobRecord { events, answers, ..record };
+    let shares = fold(&record);
+    // Answers travel apart from events: the one may have been told without the other.
+    let started = |id: &ExecutionId| record.events_of(*id).filter(|event| matches!(event.kind, EventKind::Started { .. })).count();
+    let is_whole = shares.0.iter().all(|(id, execution)| execution.is_answered() && started(id) == execution.attempts() as usize);
+    if is_whole { Ok(job_view(&record, app.index().retries_of(id), app.now())) } else { load(app, id).await }
+}
+
+async fn wait_until_final(app: &App, id: JobId, ticket: &mut Ticket, wait: Duration) {
     let is_over = |app: &App| app.index().get(id).is_none_or(|entry| entry.status(app.now()).is_final());
     let ended = async {
         loop {
@@ -50,5 +71,4 @@ pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<J
         () = tokio::time::sleep(wait.min(WAIT_MAX)) => {}
         () = app.drain.cancelled() => {}
     }
-    load(app, id).await
 }

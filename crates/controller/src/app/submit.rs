@@ -14,11 +14,15 @@ use longshore_model::wire::rest::{JobRequest, JobView};
 use longshore_store::{Created, JobRecord, bundle_name};
 use sha2::{Digest, Sha256};
 
+use crate::wait::Ticket;
+
 use super::{App, Error, job_view, permit};
 
 /// What became of a submission.
 pub(crate) struct Submitted {
     pub(crate) job: JobView,
+    /// For a job that is new: a place from before it was stored, and what was stored.
+    pub(crate) watched: Option<(Ticket, JobRecord)>,
     /// Whether this is the job of an earlier submission with the same key.
     pub(crate) is_replayed: bool,
 }
@@ -43,7 +47,7 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
     if held.job != wanted.job
         && let Some(record) = app.load(held.job).await?
     {
-        return Ok(Submitted { job: view_of(app, &record, now), is_replayed: true });
+        return Ok(Submitted { job: view_of(app, &record, now), watched: None, is_replayed: true });
     }
     accept(app, caller, submission, held.job, None).await
 }
@@ -71,18 +75,19 @@ pub(super) async fn accept(
     let now = app.now();
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
     let definition = Definition::from(&job);
+    let ticket = app.waiters.register_new(id);
     match app.store.ledger.create(&definition).await? {
         Created::Stored(revision) => {
             // Read your writes: the feed tells the same a moment later.
             app.index_mut().define(&definition, now, now);
             tracing::info!(job.id = %id, operation = %definition.operation, target = %definition.target, caller = %caller.name, "job accepted");
             let record = JobRecord { definition, definition_revision: revision, stored_at: now, events: Vec::new(), answers: Vec::new() };
-            Ok(Submitted { job: view_of(app, &record, now), is_replayed: false })
+            Ok(Submitted { job: view_of(app, &record, now), watched: Some((ticket, record)), is_replayed: false })
         }
         // Another try of the same submission was first.
         Created::Exists => {
             let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-            Ok(Submitted { job: view_of(app, &record, now), is_replayed: true })
+            Ok(Submitted { job: view_of(app, &record, now), watched: None, is_replayed: true })
         }
     }
 }

@@ -50,6 +50,7 @@ async fn read(app: &App, position: &mut Position) -> Result<(), longshore_store:
 
 /// Takes one fact: the index first, so that whoever is woken finds it there.
 fn take(app: &App, position: Position, at: Timestamp, fact: Fact, now: Timestamp) {
+    app.waiters.tell(position, &fact);
     let (source, entry, is_settled) = match fact {
         Fact::Defined(definition) => {
             let effect = app.index_mut().define(&definition, at, now);

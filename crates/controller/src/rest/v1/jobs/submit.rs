@@ -46,7 +46,11 @@ pub(super) async fn submit(
     let mut status = if submitted.is_replayed { StatusCode::OK } else { StatusCode::CREATED };
     if let Some(wait) = wait.duration(app.config.job_timeout) {
         // Accepted is accepted: a broker that goes away now must not hide the id.
-        match get::when_final(&app, job.id, wait).await {
+        let ended = match submitted.watched {
+            Some((ticket, record)) => get::when_first_final(&app, ticket, record, wait).await,
+            None => get::when_final(&app, job.id, wait).await,
+        };
+        match ended {
             Ok(view) => job = view,
             Err(error) => tracing::warn!(job.id = %job.id, error = %crate::app::chain(&error), "a submission could not wait for its end"),
         }
