@@ -4,6 +4,9 @@ use comfy_table::{ContentArrangement, presets};
 
 use crate::output::Output;
 
+/// Columns of a terminal that tables are still narrowed to.
+const NARROWEST: u16 = 40;
+
 /// Rows under headings.
 pub(crate) struct Table {
     table: comfy_table::Table,
@@ -14,7 +17,9 @@ impl Table {
     pub(crate) fn new(out: &Output, headings: &[&str]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        table.set_content_arrangement(if out.stdout_is_terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+        // Some terminals do not know how wide they are and say 0.
+        let is_narrowed = out.stdout_is_terminal && table.width().is_some_and(|columns| columns >= NARROWEST);
+        table.set_content_arrangement(if is_narrowed { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
         table.set_header(headings.iter().copied());
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));

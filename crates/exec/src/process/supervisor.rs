@@ -82,9 +82,10 @@ fn start(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
     rustix::fs::access(&spec.cwd, Access::EXEC_OK).map_err(|errno| (StartFault::Directory, errno.into()))?;
     let mut command = Command::new(program);
     command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(Stdio::null());
-    // SAFETY: between fork and exec only two system calls are made, no memory is allocated and no lock is taken.
+    // SAFETY: between fork and exec only system calls are made, no memory is allocated and no lock is taken.
     unsafe {
         command.pre_exec(|| {
+            hear_every_signal()?;
             setsid()?;
             // If somebody kills the supervisor, at least the program goes with it.
             set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -94,6 +95,17 @@ fn start(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
     let child = command.spawn().map_err(|error| (StartFault::Program, error))?;
     // The child is reaped by `Family::reap`, like everything else below us.
     Ok(Pid::from_child(&child))
+}
+
+/// Undoes what [`Signals::hold`] did: `Command` lets children inherit the mask.
+fn hear_every_signal() -> io::Result<()> {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set before anything reads it.
+    let done = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn end(family: &mut Family, agent: &mut Agent, signals: &Signals, grace: Duration) -> bool {
@@ -228,7 +240,7 @@ impl Signals {
     fn hold() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `sigemptyset` initialises the set before anything reads it, the signal numbers are valid, and the descriptor
-        // that `signalfd` gives is new and nobody else's. `Command` gives children an empty mask again.
+        // that `signalfd` gives is new and nobody else's.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2] {

@@ -35,6 +35,21 @@ async fn success_and_signals_are_told_apart() {
     assert_eq!(finished.result.unwrap()["signal"], 11);
 }
 
+/// The supervisor blocks signals to wait for them; its program must not inherit that.
+#[tokio::test]
+async fn programs_hear_every_signal() {
+    let bench = Bench::new();
+    for (script, stdout) in [
+        ("grep SigBlk /proc/self/status | tr -d '\\t'", "SigBlk:0000000000000000\n"),
+        ("sleep 0.01 & wait; echo waited", "waited\n"),
+        ("trap 'echo heard; exit 0' TERM; kill -TERM $$; echo deaf", "heard\n"),
+        ("timeout 0.1 sleep 600; echo $?", "124\n"),
+    ] {
+        let finished = bench.run(shell(script)).await;
+        assert_eq!(finished.result.unwrap()["stdout"], stdout, "{script}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_start_is_named() {
     let bench = Bench::new();

