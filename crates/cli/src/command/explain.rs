@@ -14,13 +14,13 @@ use crate::settings::Keys;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples\n  longshore explain no_agent\n  longshore explain nats.kv.ttl\n  longshore explain exit-codes")]
 pub(crate) struct Explain {
-    /// An error code, a setting such as `nats.url`, or `exit-codes`.
+    /// An error code, a setting such as `nats.url`, an exit code such as `6`, or `exit-codes`.
     what: String,
 }
 
 impl Explain {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {
-        if self.what == "exit-codes" {
+        if self.what == "exit-codes" || self.what.bytes().all(|byte| byte.is_ascii_digit()) {
             app.out.lines(exit::TABLE)?;
             return Ok(Exit::Done);
         }

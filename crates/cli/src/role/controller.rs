@@ -76,7 +76,8 @@ pub(crate) async fn connect(config: &jetstream::Config) -> Result<Store, Failure
     jetstream::connect(config).await.map_err(|error| match &error {
         ConnectError::Connect { .. } => Failure::new(Exit::Unreachable, "the broker could not be reached")
             .caused_by(&error)
-            .hint("a managed broker needs its token:     --nats-token-file FILE")
+            .hint("start it:     longshore nats start")
+            .hint("if it runs, a managed broker needs its token:     --nats-token-file FILE")
             .code("broker"),
         ConnectError::TooOld { .. } | ConnectError::Credentials(_) | ConnectError::Name(_) | ConnectError::Setup(_) => {
             Failure::new(Exit::Failed, "the broker cannot be used").caused_by(&error).code("broker")

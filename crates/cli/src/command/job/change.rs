@@ -64,7 +64,7 @@ impl Delete {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         each(app, &self.ids, "deleted", async |client, id| {
             client.delete(id, self.force).await.map_err(|error| {
-                let hint = format!("wait for it     longshore job wait {0}\nor cancel it    longshore job delete --force {0}", id.short());
+                let hint = format!("wait for it     longshore job wait {0}\nor cancel it    longshore job cancel {0}\nor end and delete it    longshore job delete --force {0}", id.short());
                 Failure::from(error).hint_instead(ErrorCode::JobRunning, hint)
             })?;
             let document = serde_json::json!({ "id": id, "deleted": true });
