@@ -45,7 +45,7 @@ pub(crate) struct Context {
     pub(crate) executor: Executor,
     pub(crate) journal: Journal,
     pub(crate) bundles: PathBuf,
-    /// Answers of an earlier process that the ledger does not have yet.
+    /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<HashMap<Key, Answer>>,
 }
 
@@ -134,13 +134,15 @@ impl Worker {
                 }
                 Decision::Lose { attempt } => {
                     let event = Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Lost { attempt } };
-                    if let Some(Appended::Stored(_)) = self.append(standing.revision, &event).await {
-                        tracing::warn!(job.id = %job.id, attempt, "recorded as lost: its agent went away while it ran");
-                        self.claim.done().await;
-                        return Settled::Done;
-                    }
-                    if self.signals.stop.is_cancelled() {
-                        return Settled::Done;
+                    match self.append(standing.revision, &event).await {
+                        Some(Appended::Conflict) => {}
+                        Some(Appended::Stored(_)) => {
+                            tracing::warn!(job.id = %job.id, attempt, "recorded as lost: its agent went away while it ran");
+                            self.claim.done().await;
+                            return Settled::Done;
+                        }
+                        // We are to stop, or it cannot be written: deciding again at once would only end here again.
+                        None => return Settled::Done,
                     }
                 }
                 Decision::Finish { outcome, failure } => {
@@ -263,7 +265,9 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::error!(job.id = %answer.job, %error, "the answer cannot be stored");
-                    self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer) });
+                    self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
+                    // When the work is offered again it must not be taken for interrupted: it was done.
+                    self.ctx.owed.lock().expect("no holder of this lock panics").insert(self.key, answer);
                     return Settled::Done;
                 }
             }

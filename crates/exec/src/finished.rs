@@ -109,17 +109,6 @@ pub(crate) fn is_host_fault(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|errno| faults.iter().any(|fault| fault.raw_os_error() == errno))
 }
 
-/// An error and its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

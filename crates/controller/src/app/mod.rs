@@ -17,7 +17,8 @@ pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod submit;
 
-pub(crate) use error::{Error, chain};
+pub(crate) use error::Error;
+pub(crate) use longshore_model::wire::problem::chain;
 pub(crate) use record::{Place, fold, job_view, lines};
 pub(crate) use state::App;
 

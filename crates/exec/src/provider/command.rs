@@ -6,12 +6,12 @@ use std::sync::Arc;
 use longshore_model::limits::LOG_BYTES_PER_STEP_MAX;
 use longshore_model::operation::Command;
 use longshore_model::unit::Span;
-use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::problem::{ErrorCode, chain};
 use longshore_model::wire::result::CommandResult;
 
 use crate::Output;
 use crate::executor::Host;
-use crate::finished::{Finished, chain, is_host_fault};
+use crate::finished::{Finished, is_host_fault};
 use crate::process::{Captured, Exit, Fault, NotStarted, Program, Ran, Sink, StartFault, Stop, Stops};
 
 /// Runs the program to its end.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use longshore_model::operation::WorkspaceRun;
-use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::problem::{ErrorCode, chain};
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::result::{Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
 use tokio::task::spawn_blocking;
@@ -33,7 +33,7 @@ use self::globs::Globs;
 use self::run::Steps;
 use self::stage::{Place, StageError};
 use crate::executor::Host;
-use crate::finished::{Archive, Finished, chain, is_host_fault};
+use crate::finished::{Archive, Finished, is_host_fault};
 use crate::process::{Stop, Stops, random_text};
 use crate::{Output, Task};
 
