@@ -127,7 +127,9 @@ impl Dispatcher {
     fn ask(&mut self) -> Option<Effect> {
         let spoken_for = self.running.len() + self.held.len() + self.asked;
         let free = self.max.saturating_sub(spoken_for);
-        if self.draining || free == 0 {
+        // While others are still asked for a few more can wait: one request for many costs the broker less than many for one.
+        let few = free <= self.max / 8;
+        if self.draining || free == 0 || (few && self.asked > 0) {
             return None;
         }
         self.asked += free;
@@ -146,6 +148,20 @@ mod tests {
     fn effects(dispatcher: &mut Dispatcher, input: Input) -> Vec<Effect> {
         dispatcher.handle(input);
         std::iter::from_fn(|| dispatcher.next_effect()).collect()
+    }
+
+    #[test]
+    fn a_few_free_slots_are_asked_for_with_the_next_ones_unless_nothing_else_is() {
+        let mut dispatcher = Dispatcher::new(16);
+        assert_eq!(dispatcher.next_effect(), Some(Effect::Pull(16)));
+        for n in 0..4 {
+            assert_eq!(effects(&mut dispatcher, Input::Pulled(key(n))), [Effect::Start(key(n))]);
+        }
+        assert_eq!(effects(&mut dispatcher, Input::Finished(key(0))), []);
+        assert_eq!(effects(&mut dispatcher, Input::Finished(key(1))), []);
+        assert_eq!(effects(&mut dispatcher, Input::Finished(key(2))), [Effect::Pull(3)]);
+        assert_eq!(effects(&mut dispatcher, Input::Finished(key(3))), []);
+        assert_eq!(effects(&mut dispatcher, Input::PullEnded { unused: 15 }), [Effect::Pull(16)]);
     }
 
     fn fresh(max: usize) -> Dispatcher {

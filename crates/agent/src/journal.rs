@@ -1,21 +1,30 @@
-//! What this agent has in hand, on disk: one small file per execution, so that a killed process's work is given back, and its finished
-//! answers delivered, as soon as the agent is started again.
+//! What this agent has in hand, on disk, so that a killed process's work is given back, and its finished answers delivered, as soon as
+//! the agent is started again.
 //!
-//! The files survive the process, not a power cut; after one, the broker's own time-outs give the work back.
+//! One file that is only appended to: a file for each execution costs more than the rest of a small job together (ext4 looks for an inode
+//! that was not freed a moment ago). Each record begins with a line feed, so one that was torn spoils no other. What is forgotten is cut
+//! off when nothing is in hand, and rewritten away when the file has grown large.
+//!
+//! The file survives the process, not a power cut; after one, the broker's own time-outs give the work back.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use longshore_model::wire::record::Answer;
+use longshore_model::{ExecutionId, JobId};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::dispatcher::Key;
 
-const SUFFIX: &str = ".json";
+/// Where the file is cut off, if nothing is in hand.
+const IDLE_BYTES_MAX: u64 = 64 << 10;
+/// Where it is rewritten; or at twice of what is in hand, if that is more.
+const BYTES_MAX: u64 = 16 << 20;
 
 /// One execution in hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,101 +37,181 @@ pub(crate) struct Entry {
     pub(crate) answer: Option<Answer>,
 }
 
-/// The directory, locked for this process.
+#[derive(Serialize, Deserialize)]
+struct Record<E> {
+    job: JobId,
+    execution: ExecutionId,
+    /// `None` when it was forgotten.
+    entry: Option<E>,
+}
+
+/// The file, locked for this process.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
-    dir: PathBuf,
+    path: PathBuf,
+    state: Arc<Mutex<State>>,
     _lock: Arc<File>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    bytes: u64,
+    rewrite_at: u64,
+    in_hand: BTreeSet<Key>,
 }
 
 impl Journal {
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
         let state = |source| Error::State { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock")).map_err(state)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: Arc::new(lock) }),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Busy(dir.to_owned())),
-            Err(fs::TryLockError::Error(source)) => Err(state(source)),
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(Error::Busy(dir.to_owned())),
+            Err(fs::TryLockError::Error(source)) => return Err(state(source)),
         }
+        let path = dir.join("in-hand");
+        let state = State::rewritten(&path).map_err(state)?;
+        Ok(Self { path, state: Arc::new(Mutex::new(state)), _lock: Arc::new(lock) })
     }
 
     /// Notes an execution, replacing what was noted of it. A fault is reported to the log only: the journal makes recovery quick, not possible.
     pub(crate) fn note(&self, key: Key, entry: &Entry) {
-        if let Err(error) = self.try_note(key, entry) {
-            tracing::warn!(%error, job.id = %key.0, "could not note an execution in the journal");
-        }
+        self.record(key, Some(entry));
     }
 
-    fn try_note(&self, key: Key, entry: &Entry) -> io::Result<()> {
-        let (path, text) = (self.path(key), serde_json::to_vec(entry)?);
-        let open = |path: &Path| OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
-        if entry.answer.is_none() {
-            // A token that a kill tears is unreadable, is removed at the next start, and its claim lapses by itself.
-            return open(&path)?.write_all(&text);
-        }
-        let draft = path.with_extension("draft");
-        open(&draft)?.write_all(&text)?;
-        fs::rename(draft, path)
-    }
-
+    /// Safe to repeat.
     pub(crate) fn forget(&self, key: Key) {
-        if let Err(error) = fs::remove_file(self.path(key))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, job.id = %key.0, "could not remove an execution from the journal");
+        self.record(key, None);
+    }
+
+    fn record(&self, key: Key, entry: Option<&Entry>) {
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        if let Err(error) = state.append(key, entry).and_then(|()| state.shorten(&self.path)) {
+            tracing::warn!(%error, job.id = %key.0, "could not write to the journal");
         }
     }
 
-    /// What an earlier process had in hand. Unreadable files are removed: the broker's time-outs stand in for them.
+    /// What an earlier process had in hand. What cannot be read is left out: the broker's time-outs stand in for it.
     pub(crate) fn left_behind(&self) -> Vec<(Key, Entry)> {
-        let Ok(files) = fs::read_dir(&self.dir) else { return Vec::new() };
-        let mut entries: Vec<_> = files.filter_map(Result::ok).filter_map(|file| Self::read(&file.path())).collect();
-        entries.sort_by_key(|(key, _)| *key);
-        entries
-    }
-
-    fn read(path: &Path) -> Option<(Key, Entry)> {
-        let name = path.file_name()?.to_str()?;
-        let key =
-            name.strip_suffix(SUFFIX)?.split_once('.').and_then(|(job, execution)| Some((job.parse().ok()?, execution.parse().ok()?)));
-        let entry = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        match (key, entry) {
-            (Some(key), Some(entry)) => Some((key, entry)),
-            _ => {
-                tracing::warn!(path = %path.display(), "removed an unreadable journal entry");
-                let _ = fs::remove_file(path);
-                None
+        let _still = self.state.lock().expect("no holder of this lock panics");
+        match fs::read(&self.path) {
+            Ok(text) => newest(&text).into_iter().collect(),
+            Err(error) => {
+                tracing::warn!(%error, path = %self.path.display(), "could not read the journal");
+                Vec::new()
             }
         }
     }
+}
 
-    fn path(&self, (job, execution): Key) -> PathBuf {
-        self.dir.join(format!("{job}.{execution}{SUFFIX}"))
+impl State {
+    /// The file with nothing but what is in hand.
+    fn rewritten(path: &Path) -> io::Result<Self> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let draft = path.with_extension("draft");
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        let mut state = Self { file, bytes: 0, rewrite_at: 0, in_hand: BTreeSet::new() };
+        for (key, entry) in newest(&text) {
+            state.append(key, Some(&entry))?;
+        }
+        fs::rename(&draft, path)?;
+        state.rewrite_at = BYTES_MAX.max(2 * state.bytes);
+        Ok(state)
     }
+
+    fn append(&mut self, key: Key, entry: Option<&Entry>) -> io::Result<()> {
+        let was_in_hand = match entry {
+            Some(_) => !self.in_hand.insert(key),
+            None => self.in_hand.remove(&key),
+        };
+        if entry.is_none() && !was_in_hand {
+            return Ok(());
+        }
+        let mut line = vec![b'\n'];
+        serde_json::to_writer(&mut line, &Record { job: key.0, execution: key.1, entry })?;
+        self.bytes += line.len() as u64;
+        self.file.write_all(&line)
+    }
+
+    fn shorten(&mut self, path: &Path) -> io::Result<()> {
+        if self.bytes > self.rewrite_at || (self.in_hand.is_empty() && self.bytes > IDLE_BYTES_MAX) {
+            *self = Self::rewritten(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// The newest entry of every execution that was not forgotten.
+fn newest(text: &[u8]) -> BTreeMap<Key, Entry> {
+    let mut entries = BTreeMap::new();
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(Record { job, execution, entry: Some(entry) }) => entries.insert((job, execution), entry),
+            Ok(Record { job, execution, entry: None }) => entries.remove(&(job, execution)),
+            Err(error) => {
+                tracing::warn!(%error, "passed over an unreadable record of the journal");
+                None
+            }
+        };
+    }
+    entries
 }
 
 #[cfg(test)]
 mod tests {
-    use longshore_model::{ExecutionId, JobId};
-
     use super::*;
 
+    fn key(n: u128) -> Key {
+        (JobId::from_bits(n), ExecutionId::Any)
+    }
+
+    fn entry(token: &str) -> Entry {
+        Entry { token: Some(token.to_owned()), answer: None }
+    }
+
     #[test]
-    fn entries_survive_the_process_and_nonsense_is_cleared_away() {
+    fn entries_survive_the_process_and_nonsense_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
-        let key = (JobId::from_bits(1), ExecutionId::Any);
-        let entry = Entry { token: Some("$JS.ACK.x".into()), answer: None };
         let journal = Journal::open(dir.path()).unwrap();
-        journal.note(key, &entry);
+        journal.note(key(1), &entry("first"));
+        journal.note(key(1), &entry("second"));
+        journal.note(key(2), &entry("other"));
+        journal.forget(key(2));
         assert!(matches!(Journal::open(dir.path()), Err(Error::Busy(_))));
         drop(journal);
-        let nonsense = dir.path().join(format!("{}.any.json", JobId::from_bits(2)));
-        fs::write(&nonsense, "{").unwrap();
+        let mut file = OpenOptions::new().append(true).open(dir.path().join("in-hand")).unwrap();
+        file.write_all(b"\n{\"job\":\"torn").unwrap();
         let journal = Journal::open(dir.path()).unwrap();
-        assert_eq!(journal.left_behind(), [(key, entry)]);
-        assert!(!nonsense.exists());
-        journal.forget(key);
+        journal.note(key(3), &entry("third"));
+        assert_eq!(journal.left_behind(), [(key(1), entry("second")), (key(3), entry("third"))]);
+        journal.forget(key(1));
+        journal.forget(key(3));
         assert_eq!(journal.left_behind(), []);
+    }
+
+    #[test]
+    fn the_file_stays_small_however_much_passes_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let size = || fs::metadata(dir.path().join("in-hand")).unwrap().len();
+        for n in 1..=2000 {
+            journal.note(key(n), &entry("short"));
+            journal.forget(key(n));
+            assert!(size() <= IDLE_BYTES_MAX);
+        }
+        journal.note(key(1), &entry("stays"));
+        let long = "x".repeat(1 << 20);
+        for n in 2..=40 {
+            journal.note(key(n), &entry(&long));
+            journal.forget(key(n));
+            assert!(size() <= BYTES_MAX);
+        }
+        assert_eq!(journal.left_behind(), [(key(1), entry("stays"))]);
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use longshore_exec::{Executor, SupervisorCommand};
 use longshore_model::AgentId;
 use longshore_store::Store;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// What an agent needs to know.
@@ -104,6 +105,12 @@ impl Agent {
     /// # Errors
     /// The broker is gone for good.
     pub async fn run(self, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
-        runtime::run(self, drain, stop).await
+        // On a worker thread, beside the tasks that it talks to: a caller that blocks on this would be woken for every event.
+        let mut alone = JoinSet::new();
+        alone.spawn(runtime::run(self, drain, stop));
+        match alone.join_next().await.expect("it was spawned just above") {
+            Ok(ended) => ended,
+            Err(fault) => std::panic::resume_unwind(fault.into_panic()),
+        }
     }
 }

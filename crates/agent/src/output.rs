@@ -62,7 +62,7 @@ impl Output for Sink {
 }
 
 async fn pump(source: Source, logs: Arc<dyn Logs>, mut pieces: mpsc::Receiver<Piece>) {
-    let mut waiting = Vec::with_capacity(BATCH);
+    let mut waiting = Vec::new();
     let mut seq = 0;
     while pieces.recv_many(&mut waiting, BATCH).await > 0 {
         let records = number(source, merge(waiting.drain(..)), &mut seq);

@@ -85,7 +85,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     background.spawn(deliver_owed(ctx.clone(), silence.clone()));
     let mut runtime = Runtime {
         dispatcher: Dispatcher::new(ctx.config.max_jobs),
-        ctx,
+        ctx: ctx.clone(),
         offered: HashMap::new(),
         workers: JoinSet::new(),
         signals: BTreeMap::new(),
@@ -102,6 +102,9 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     silence.cancel();
     while background.join_next().await.is_some() {}
     executor.close().await;
+    if let Err(error) = ctx.store.work.flush().await {
+        tracing::debug!(%error, "some claims may only end by themselves");
+    }
     Ok(())
 }
 

@@ -209,7 +209,8 @@ async fn a_restarted_agent_answers_for_what_its_killed_process_held() {
     let journal = bench.dir.path().join(me.to_string()).join("journal");
     std::fs::create_dir_all(&journal).unwrap();
     let token = delivery.lease.token().unwrap();
-    std::fs::write(journal.join(format!("{}.any.json", job.id)), serde_json::json!({ "token": token }).to_string()).unwrap();
+    let record = serde_json::json!({ "job": job.id, "execution": "any", "entry": { "token": token } });
+    std::fs::write(journal.join("in-hand"), format!("\n{record}")).unwrap();
     let since = Instant::now();
     bench.start_agent(me, 1).await;
     let answer = bench.answer(job.id, ExecutionId::Any).await;
