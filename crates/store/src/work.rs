@@ -70,7 +70,8 @@ pub trait Lease: Send + Sync {
     /// Extends the claim; counts from now. Safe to repeat.
     async fn extend(&self) -> Result<(), Error>;
 
-    /// Ends the claim: the work needs no agent any more. Confirmed by the broker before it returns. Safe to repeat.
+    /// Ends the claim: the work needs no agent any more. Safe to repeat. An end that is lost on its way is
+    /// harmless: the work is offered again, and found finished.
     async fn done(&self) -> Result<(), Error>;
 
     /// Gives the work back, to be offered again after `delay`. Safe to repeat.
@@ -97,6 +98,9 @@ pub trait Work: Send + Sync {
 
     /// Gives back what an earlier process of the agent held when it ended. Unknown tokens are ignored.
     async fn give_back(&self, token: &str) -> Result<(), Error>;
+
+    /// Returns when everything that was said to the broker without waiting for its word is on its way: before a process ends.
+    async fn flush(&self) -> Result<(), Error>;
 
     /// Hints to an agent that a job's end was asked for.
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error>;

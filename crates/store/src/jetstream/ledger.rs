@@ -1,5 +1,6 @@
 //! The ledger on two KV buckets.
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use longshore_model::operation::{Kind, Operation};
@@ -63,7 +64,7 @@ impl Ledger for JetStreamLedger {
             .definition(definition, kind_of(definition))
             .ok_or_else(|| Error::Refused { doing: "storing a job", reason: "its set of executions has no route".into() })?;
         let value = to_json(definition, "definition")?;
-        match self.link.write(subject, value, Guard::Absent, "storing a job").await? {
+        match self.link.write(subject, value, HeaderMap::new(), Guard::Absent, "storing a job").await? {
             Written::Stored(revision) => Ok(Created::Stored(revision)),
             Written::Guarded => Ok(Created::Exists),
         }
@@ -77,9 +78,9 @@ impl Ledger for JetStreamLedger {
         let filter = self.link.layout.history(job);
         let subject = self.link.layout.event(job, execution, after);
         let value = to_json(event, "event")?;
-        match self.link.write(subject.clone(), value.clone(), Guard::Last(&filter, after), "recording an event").await? {
+        match self.link.write(subject.clone(), value.clone(), HeaderMap::new(), Guard::Last(&filter, after), "recording an event").await? {
             Written::Stored(revision) => Ok(Appended::Stored(revision)),
-            // The broker looks at the guard before the message id: our own write may be what stands in the way.
+            // Our own earlier try may be what stands in the way.
             Written::Guarded => match self.link.read_last(&self.queue, &subject, "reading an event").await? {
                 Some(message) if message.payload == value => Ok(Appended::Stored(message.sequence)),
                 Some(_) | None => Ok(Appended::Conflict),
@@ -90,9 +91,9 @@ impl Ledger for JetStreamLedger {
     async fn answer(&self, answer: &Answer) -> Result<Answered, Error> {
         let subject = self.link.layout.answer(answer.job, answer.execution);
         let value = to_json(answer, "answer")?;
-        match self.link.write(subject, value, Guard::Absent, "storing an answer").await? {
+        match self.link.write(subject, value, HeaderMap::new(), Guard::Absent, "storing an answer").await? {
             Written::Stored(_) => Ok(Answered::Stored),
-            // Ours, from before the broker forgot the message id, or somebody else's?
+            // Our own earlier try, or somebody else's?
             Written::Guarded if self.load_answer(answer.job, answer.execution).await?.as_ref() == Some(answer) => Ok(Answered::Stored),
             Written::Guarded => Ok(Answered::Exists),
         }
@@ -115,7 +116,7 @@ impl Ledger for JetStreamLedger {
         }
         let subject = self.link.layout.idempotency(key_hash);
         let value = to_json(reservation, "reservation")?;
-        match self.link.write(subject.clone(), value, Guard::Absent, "reserving an idempotency key").await? {
+        match self.link.write(subject.clone(), value, HeaderMap::new(), Guard::Absent, "reserving an idempotency key").await? {
             Written::Stored(_) => Ok(reservation.clone()),
             Written::Guarded => {
                 let message = self.link.read_last(&self.queue, &subject, "reading an idempotency key").await?;

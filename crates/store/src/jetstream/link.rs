@@ -1,6 +1,5 @@
 //! The connection, and the two things every store does with it: a write that takes effect once, and a read through the leader.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,8 +53,6 @@ pub(super) enum Written {
 
 /// What a write demands of the stream.
 pub(super) enum Guard<'a> {
-    /// Nothing.
-    None,
     /// Nothing is stored under the subject itself.
     Absent,
     /// The newest message under this filter has this sequence.
@@ -68,33 +65,46 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
-    /// Publishes and waits until the stream has it. The same content counts as the same write, by whomever it is repeated.
-    pub(super) async fn write(&self, subject: String, value: Bytes, guard: Guard<'_>, doing: &'static str) -> Result<Written, Error> {
-        self.write_as(message_id(&subject, &value), subject, value, HeaderMap::new(), guard, doing).await
-    }
-
-    /// The same under a message id of the caller's. Repeats with that id, so that it takes effect once.
-    pub(super) async fn write_as(
+    /// Publishes under a guard and waits until the stream has it. The guard also keeps a repeat from taking effect twice: the broker looks
+    /// at it before any message id, so what it refuses may be the caller's own earlier try.
+    pub(super) async fn write(
         &self,
-        id: String,
         subject: String,
         value: Bytes,
         mut headers: HeaderMap,
         guard: Guard<'_>,
         doing: &'static str,
     ) -> Result<Written, Error> {
-        if value.len() > RECORD_BYTES_MAX {
-            return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX });
-        }
         match guard {
-            Guard::None => {}
             Guard::Absent => headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0"),
             Guard::Last(filter, revision) => {
                 headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
                 headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", filter);
             }
         }
+        self.publish(subject, value, headers, doing).await
+    }
+
+    /// Publishes under a message id and waits until the stream has it. Repeats have that id, so that it takes effect once. Gives its place.
+    pub(super) async fn write_as(
+        &self,
+        id: String,
+        subject: String,
+        value: Bytes,
+        mut headers: HeaderMap,
+        doing: &'static str,
+    ) -> Result<Revision, Error> {
         headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        match self.publish(subject, value, headers, doing).await? {
+            Written::Stored(place) => Ok(place),
+            Written::Guarded => Err(Error::Refused { doing, reason: "the broker saw a guard where there was none".into() }),
+        }
+    }
+
+    async fn publish(&self, subject: String, value: Bytes, headers: HeaderMap, doing: &'static str) -> Result<Written, Error> {
+        if value.len() > RECORD_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX });
+        }
         let deadline = Instant::now() + BUDGET;
         loop {
             let fault = match self.try_write(subject.clone(), value.clone(), headers.clone()).await {
@@ -199,13 +209,6 @@ pub(super) type Stored = async_nats::jetstream::message::StreamMessage;
 
 /// Shared ownership of the connection.
 pub(super) type Shared = Arc<Link>;
-
-/// The same write has the same id, however often and by whomever it is repeated.
-fn message_id(subject: &str, value: &[u8]) -> String {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    format!("{subject} {:016x}", hasher.finish())
-}
 
 fn broker_error(fault: &PublishError) -> Option<&async_nats::jetstream::Error> {
     std::error::Error::source(fault).and_then(|source| source.downcast_ref())

@@ -9,7 +9,7 @@ use futures::stream::{self, FuturesOrdered};
 use longshore_model::JobId;
 use longshore_model::wire::log::{LogRecord, LogStream as Output};
 
-use super::link::{Guard, Shared};
+use super::link::Shared;
 use super::tail::{From, Item, Tail};
 use crate::{Error, LogStream, Logs, Revision, StoredLog};
 
@@ -45,7 +45,6 @@ impl Logs for JetStreamLogs {
                     subject,
                     Bytes::copy_from_slice(&record.bytes),
                     headers(record),
-                    Guard::None,
                     "storing output",
                 )
             })

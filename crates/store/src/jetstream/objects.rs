@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
-use super::link::{Guard, Shared, to_json};
+use super::link::{Shared, to_json};
 use crate::{Error, ObjectInfo, ObjectReader, Objects};
 
 /// Bytes of a piece, as the client has it.
@@ -58,7 +58,7 @@ impl JetStreamObjects {
             size += chunk.len();
             // Pieces of the same content are different writes.
             let id = format!("{upload} {chunks}");
-            self.link.write_as(id, subject.clone(), chunk, HeaderMap::new(), Guard::None, STORING).await?;
+            self.link.write_as(id, subject.clone(), chunk, HeaderMap::new(), STORING).await?;
             chunks += 1;
         }
         let info = Stored {
@@ -78,7 +78,7 @@ impl JetStreamObjects {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_ROLLUP, "sub");
         let subject = self.link.layout.object_info(&URL_SAFE.encode(name));
-        self.link.write_as(format!("{upload} info"), subject, to_json(&info, "object")?, headers, Guard::None, STORING).await?;
+        self.link.write_as(format!("{upload} info"), subject, to_json(&info, "object")?, headers, STORING).await?;
         Ok(info)
     }
 

@@ -8,7 +8,7 @@ use futures::stream;
 use longshore_model::AgentId;
 use longshore_model::wire::agent::Heartbeat;
 
-use super::link::{Guard, Shared, from_json, to_json};
+use super::link::{Shared, from_json, to_json};
 use super::tail::{From, Item, Tail};
 use crate::layout::Layout;
 use crate::{Error, Registry, RegistryEvent, RegistryStream};
@@ -35,7 +35,7 @@ impl Registry for JetStreamRegistry {
         headers.insert(TTL, format!("{}s", self.link.config.registry.ttl.as_secs().max(1)));
         let subject = self.link.layout.heartbeat(heartbeat.agent);
         let id = format!("{subject} {}", moment());
-        self.link.write_as(id, subject, to_json(heartbeat, "heartbeat")?, headers, Guard::None, "sending a heartbeat").await?;
+        self.link.write_as(id, subject, to_json(heartbeat, "heartbeat")?, headers, "sending a heartbeat").await?;
         Ok(())
     }
 
@@ -46,7 +46,7 @@ impl Registry for JetStreamRegistry {
         headers.insert(TTL, "60s");
         let subject = self.link.layout.heartbeat(agent);
         let id = format!("{subject} left {}", moment());
-        self.link.write_as(id, subject, Bytes::new(), headers, Guard::None, "leaving the registry").await?;
+        self.link.write_as(id, subject, Bytes::new(), headers, "leaving the registry").await?;
         Ok(())
     }
 

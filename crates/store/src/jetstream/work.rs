@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, broadcast};
 use tokio::time::Instant;
 
 use super::ledger::kind_of;
-use super::link::{Guard, Shared, Written, from_json, to_json};
+use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::pull;
 use super::setup;
 use crate::layout::Layout;
@@ -150,6 +150,10 @@ impl Work for JetStreamWork {
         self.link.client.flush().await.map_err(|error| fault(&error))
     }
 
+    async fn flush(&self) -> Result<(), Error> {
+        self.link.client.flush().await.map_err(|fault| Error::unavailable("flushing", fault))
+    }
+
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
         let subject = self.link.layout.cancel(agent);
         self.link.client.publish(subject, job.to_string().into()).await.map_err(|fault| Error::unavailable("signalling a cancel", fault))
@@ -167,7 +171,7 @@ impl Work for JetStreamWork {
                 ExecutionId::Agent(agent) => {
                     let key = self.link.layout.inbox_key(*agent, definition.id);
                     if self.link.read_last(&self.inbox, &key, DOING).await?.is_none() {
-                        self.link.write_as(unique(&key), key, value.clone(), headers.clone(), Guard::Absent, DOING).await?;
+                        self.link.write(key, value.clone(), headers.clone(), Guard::Absent, DOING).await?;
                         announced = true;
                     }
                 }
@@ -176,12 +180,9 @@ impl Work for JetStreamWork {
                     if self.is_announced(&subject, absence).await? {
                         continue;
                     }
-                    let written =
-                        self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), Guard::None, DOING).await?;
-                    if let Written::Stored(place) = written {
-                        // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
-                        let _ = self.work.purge().filter(subject).sequence(place).await;
-                    }
+                    let place = self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), DOING).await?;
+                    // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
+                    let _ = self.work.purge().filter(subject).sequence(place).await;
                     announced = true;
                 }
             }
@@ -275,26 +276,18 @@ struct QueueLease {
     again: Option<(String, Bytes, Revision)>,
 }
 
-impl QueueLease {
-    /// Sends an acknowledgement and waits until the broker has taken it.
-    async fn confirmed(&self, kind: AckKind, doing: &'static str) -> Result<(), Error> {
-        let Some(subject) = self.token.clone() else { return Ok(()) };
-        let request = Request::new().payload(kind.into()).timeout(Some(super::link::TRY));
-        match self.link.client.send_request(subject, request).await {
-            Ok(_) => Ok(()),
-            Err(fault) => Err(Error::unavailable(doing, fault)),
-        }
-    }
-}
-
 #[async_trait]
 impl Lease for QueueLease {
     async fn extend(&self) -> Result<(), Error> {
-        self.confirmed(AckKind::Progress, "extending a claim").await
+        let Some(subject) = self.token.clone() else { return Ok(()) };
+        let request = Request::new().payload(AckKind::Progress.into()).timeout(Some(super::link::TRY));
+        self.link.client.send_request(subject, request).await.map_err(|fault| Error::unavailable("extending a claim", fault))?;
+        Ok(())
     }
 
+    /// Without waiting for the broker: an end that is lost costs one look at a finished job, waiting would cost every job a round trip.
     async fn done(&self) -> Result<(), Error> {
-        self.confirmed(AckKind::Ack, "ending a claim").await
+        self.acker.ack().await.map_err(|fault| Error::Unavailable { doing: "ending a claim", source: Some(fault) })
     }
 
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
@@ -302,7 +295,7 @@ impl Lease for QueueLease {
             // Without the delay: whoever takes it reads in the ledger that it is too early, and gives it back with one.
             let mut headers = HeaderMap::new();
             headers.insert(REVISION, revision.to_string());
-            self.link.write_as(unique(&subject), subject, value, headers, Guard::None, "giving work back").await?;
+            self.link.write_as(unique(&subject), subject, value, headers, "giving work back").await?;
             return self.done().await;
         }
         let delay = (!delay.is_zero()).then_some(delay);

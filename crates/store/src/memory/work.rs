@@ -122,6 +122,10 @@ impl Work for Memory {
         Ok(())
     }
 
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
         self.0.state().work.wake(agent, Wake::Cancel(job));
         Ok(())
