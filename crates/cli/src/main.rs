@@ -20,6 +20,10 @@ use clap::Parser;
 use exit::Exit;
 use failure::Failure;
 
+/// Requests and messages are many small allocations that one thread makes and another frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Both are this program called by itself; they must start before anything that makes threads.
     if let Some(code) = role::hidden(std::env::args_os().nth(1).as_deref()) {

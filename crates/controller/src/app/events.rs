@@ -197,7 +197,7 @@ mod tests {
         app.fleet_mut().take(RegistryEvent::Beat(crate::fleet::tests::heartbeat(1, "web-01")));
         app.fleet_mut().take(RegistryEvent::Current);
         let request = serde_json::from_value(json!({"operation": "node.hostname.get"})).unwrap();
-        let id = super::super::submit::submit(&app, &caller, request).await.unwrap().job.id;
+        let id = super::super::submit::submit(&app, &caller, request).await.unwrap().record.definition.id;
         let mut frames = of_job(&app, &caller, id, None).await.unwrap();
         super::super::cancel::cancel(&app, &caller, id).await.unwrap();
         // Without a pause, so that the stream's task sees none of them before it is too late.

@@ -12,6 +12,9 @@ use longshore_store::JobRecord;
 use super::{App, Error, fold, job_view, permit};
 use crate::wait::{Ticket, Told};
 
+/// How long after a job's end the feed may take to tell the rest of it, before it is read instead.
+const REST_WITHIN: Duration = Duration::from_millis(50);
+
 /// Reads a job; with `wait`, when it has ended or the time is up.
 pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Duration>) -> Result<JobView, Error> {
     permit(caller, "job:read")?;
@@ -44,19 +47,37 @@ pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<J
 }
 
 /// The same for a job that was just submitted, by what the feed told since before it was stored: in most cases nothing need be read.
-pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, record: JobRecord, wait: Duration) -> Result<JobView, Error> {
-    let id = record.definition.id;
-    wait_until_final(app, id, &mut ticket, wait).await;
-    let Some(Told { events, answers }) = ticket.told() else { return load(app, id).await };
-    let record = JobRecord { events, answers, ..record };
-    let shares = fold(&record);
-    // Answers travel apart from events: the one may have been told without the other.
-    let started = |id: &ExecutionId| record.events_of(*id).filter(|event| matches!(event.kind, EventKind::Started { .. })).count();
-    let is_whole = shares.0.iter().all(|(id, execution)| execution.is_answered() && started(id) == execution.attempts() as usize);
-    if is_whole { Ok(job_view(&record, app.index().retries_of(id), app.now())) } else { load(app, id).await }
+pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &JobRecord, wait: Duration) -> Result<JobView, Error> {
+    let id = stored.definition.id;
+    if !wait_until_final(app, id, &mut ticket, wait).await {
+        return load(app, id).await;
+    }
+    // Answers travel apart from events: the one may have been told before the other.
+    let whole = async {
+        while let Some(told) = ticket.told() {
+            if let Some(record) = whole(stored, told) {
+                return Some(record);
+            }
+            ticket.changed().await;
+        }
+        None
+    };
+    match tokio::time::timeout(REST_WITHIN, whole).await {
+        Ok(Some(record)) => Ok(job_view(&record, app.index().retries_of(id), app.now())),
+        Ok(None) | Err(_) => load(app, id).await,
+    }
 }
 
-async fn wait_until_final(app: &App, id: JobId, ticket: &mut Ticket, wait: Duration) {
+/// The job's record, if it has ended and all that was told makes a whole.
+fn whole(stored: &JobRecord, Told { events, answers }: Told) -> Option<JobRecord> {
+    let record = JobRecord { events, answers, ..stored.clone() };
+    let started = |id: &ExecutionId| record.events_of(*id).filter(|event| matches!(event.kind, EventKind::Started { .. })).count();
+    let is_whole = fold(&record).0.iter().all(|(id, execution)| execution.is_answered() && started(id) == execution.attempts() as usize);
+    is_whole.then_some(record)
+}
+
+/// Gives whether the job has ended; if not, the time is up, or the controller ends.
+async fn wait_until_final(app: &App, id: JobId, ticket: &mut Ticket, wait: Duration) -> bool {
     let is_over = |app: &App| app.index().get(id).is_none_or(|entry| entry.status(app.now()).is_final());
     let ended = async {
         loop {
@@ -67,8 +88,8 @@ async fn wait_until_final(app: &App, id: JobId, ticket: &mut Ticket, wait: Durat
         }
     };
     tokio::select! {
-        () = ended => {}
-        () = tokio::time::sleep(wait.min(WAIT_MAX)) => {}
-        () = app.drain.cancelled() => {}
+        () = ended => true,
+        () = tokio::time::sleep(wait.min(WAIT_MAX)) => false,
+        () = app.drain.cancelled() => false,
     }
 }

@@ -40,5 +40,5 @@ pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJ
         annotations: job.annotations,
     };
     submit::check_retention(app, &submission, now)?;
-    Ok(submit::accept(app, caller, submission, submit::new_id(), Some(id)).await?.job)
+    Ok(submit::accept(app, caller, submission, submit::new_id(), Some(id)).await?.view(app))
 }

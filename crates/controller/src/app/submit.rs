@@ -20,11 +20,16 @@ use super::{App, Error, job_view, permit};
 
 /// What became of a submission.
 pub(crate) struct Submitted {
-    pub(crate) job: JobView,
-    /// For a job that is new: a place from before it was stored, and what was stored.
-    pub(crate) watched: Option<(Ticket, JobRecord)>,
-    /// Whether this is the job of an earlier submission with the same key.
-    pub(crate) is_replayed: bool,
+    pub(crate) record: JobRecord,
+    /// For a job that is new: a place from before it was stored. Without one this is the job of an earlier submission with the same key.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+impl Submitted {
+    /// The job as it was stored, or as it was found.
+    pub(crate) fn view(&self, app: &App) -> JobView {
+        job_view(&self.record, app.index().retries_of(self.record.definition.id), app.now())
+    }
 }
 
 /// Accepts a job.
@@ -47,7 +52,7 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
     if held.job != wanted.job
         && let Some(record) = app.load(held.job).await?
     {
-        return Ok(Submitted { job: view_of(app, &record, now), watched: None, is_replayed: true });
+        return Ok(Submitted { record, ticket: None });
     }
     accept(app, caller, submission, held.job, None).await
 }
@@ -82,12 +87,12 @@ pub(super) async fn accept(
             app.index_mut().define(&definition, now, now);
             tracing::info!(job.id = %id, operation = %definition.operation, target = %definition.target, caller = %caller.name, "job accepted");
             let record = JobRecord { definition, definition_revision: revision, stored_at: now, events: Vec::new(), answers: Vec::new() };
-            Ok(Submitted { job: view_of(app, &record, now), watched: Some((ticket, record)), is_replayed: false })
+            Ok(Submitted { record, ticket: Some(ticket) })
         }
         // Another try of the same submission was first.
         Created::Exists => {
             let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-            Ok(Submitted { job: view_of(app, &record, now), watched: None, is_replayed: true })
+            Ok(Submitted { record, ticket: None })
         }
     }
 }
@@ -103,10 +108,6 @@ pub(super) fn check_retention(app: &App, submission: &Submission, now: Timestamp
 /// A new job's id: sorts by time.
 pub(super) fn new_id() -> JobId {
     JobId::from_bits(uuid::Uuid::now_v7().as_u128())
-}
-
-fn view_of(app: &App, record: &JobRecord, now: Timestamp) -> JobView {
-    job_view(record, app.index().retries_of(record.definition.id), now)
 }
 
 fn key_hash(caller: &str, key: &str) -> String {

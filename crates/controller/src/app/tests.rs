@@ -102,13 +102,13 @@ async fn at_every_call(mut check: impl AsyncFnMut(Store, App, &Flaky)) {
 }
 
 async fn submitted(store: &Store) -> JobId {
-    submit::submit(&app_on(store.clone()), &caller(), request()).await.unwrap().job.id
+    submit::submit(&app_on(store.clone()), &caller(), request()).await.unwrap().record.definition.id
 }
 
 #[tokio::test]
 async fn a_submission_that_failed_anywhere_is_finished_by_its_repeat_as_one_job() {
     at_every_call(async |store, broken, _| {
-        let first = submit::submit(&broken, &caller(), request()).await.map(|submitted| submitted.job.id);
+        let first = submit::submit(&broken, &caller(), request()).await.map(|submitted| submitted.record.definition.id);
         let second = submitted(&store).await;
         assert!(first.is_err() || first.is_ok_and(|id| id == second));
         // One announcement, for one job.

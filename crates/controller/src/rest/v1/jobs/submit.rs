@@ -41,24 +41,27 @@ pub(super) async fn submit(
     Json(mut request): Json<JobRequest>,
 ) -> Result<Response, Failed> {
     take_key(&headers, &mut request)?;
-    let submitted = app::submit(&app, &caller, request).await?;
-    let mut job = submitted.job;
-    let mut status = if submitted.is_replayed { StatusCode::OK } else { StatusCode::CREATED };
-    if let Some(wait) = wait.duration(app.config.job_timeout) {
-        // Accepted is accepted: a broker that goes away now must not hide the id.
-        let ended = match submitted.watched {
-            Some((ticket, record)) => get::when_first_final(&app, ticket, record, wait).await,
-            None => get::when_final(&app, job.id, wait).await,
-        };
-        match ended {
-            Ok(view) => job = view,
-            Err(error) => tracing::warn!(job.id = %job.id, error = %crate::app::chain(&error), "a submission could not wait for its end"),
+    let mut submitted = app::submit(&app, &caller, request).await?;
+    let id = submitted.record.definition.id;
+    let is_replayed = submitted.ticket.is_none();
+    let (status, job) = match wait.duration(app.config.job_timeout) {
+        None => (if is_replayed { StatusCode::OK } else { StatusCode::CREATED }, submitted.view(&app)),
+        Some(wait) => {
+            let ended = match submitted.ticket.take() {
+                Some(ticket) => get::when_first_final(&app, ticket, &submitted.record, wait).await,
+                None => get::when_final(&app, id, wait).await,
+            };
+            // Accepted is accepted: a broker that goes away now must not hide the id.
+            let job = ended.unwrap_or_else(|error| {
+                tracing::warn!(job.id = %id, error = %crate::app::chain(&error), "a submission could not wait for its end");
+                submitted.view(&app)
+            });
+            (if job.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }, job)
         }
-        status = if job.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    }
-    let location = HeaderValue::from_str(&format!("/api/v1/jobs/{}", job.id)).expect("ids are ASCII");
+    };
+    let location = HeaderValue::from_str(&format!("/api/v1/jobs/{id}")).expect("ids are ASCII");
     let mut response = (status, [(header::LOCATION, location)], axum::Json(job)).into_response();
-    if submitted.is_replayed {
+    if is_replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
