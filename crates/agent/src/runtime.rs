@@ -341,18 +341,30 @@ impl Runtime {
         // Jitter, so that a fleet does not read in one instant.
         let jitter = Duration::from_millis(u64::from(Timestamp::now().subsec_nanosecond().unsigned_abs()) % 5000);
         self.inbox_due = self.waiting.values().min().copied().unwrap_or(now + INBOX_EVERY).min(now + INBOX_EVERY + jitter);
-        match self.ctx.store.work.inbox(self.ctx.config.id).await {
-            Ok(deliveries) => {
-                for delivery in deliveries {
-                    let key = (delivery.definition.id, ExecutionId::Agent(self.ctx.config.id));
-                    if !self.waiting.contains_key(&key) {
-                        self.offer(delivery, Input::Found);
-                    }
+        let mut after = 0;
+        loop {
+            let page = match self.ctx.store.work.inbox(self.ctx.config.id, after).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::debug!(%error, "inbox not read");
+                    self.inbox_due = now + PULL_PAUSE * 4;
+                    return;
+                }
+            };
+            for delivery in page.deliveries {
+                let key = (delivery.definition.id, ExecutionId::Agent(self.ctx.config.id));
+                if !self.waiting.contains_key(&key) {
+                    self.offer(delivery, Input::Found);
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, "inbox not read");
-                self.inbox_due = now + PULL_PAUSE * 4;
+            match page.next {
+                None => return,
+                Some(next) if self.dispatcher.wants_more() => after = next,
+                // The rest as soon as there is room for it.
+                Some(_) => {
+                    self.inbox_due = now;
+                    return;
+                }
             }
         }
     }

@@ -50,6 +50,17 @@ pub enum Before {
     Announcement(Revision),
 }
 
+/// How many entries of an inbox are read at once, or somewhat more.
+pub(crate) const INBOX_PAGE: usize = 1000;
+
+/// A part of an inbox.
+pub struct InboxPage {
+    /// What was addressed to the agent.
+    pub deliveries: Vec<Delivery>,
+    /// The place that the next page begins after; `None` if this was the last.
+    pub next: Option<u64>,
+}
+
 /// One piece of work, offered to one agent.
 pub struct Delivery {
     /// The job.
@@ -90,8 +101,8 @@ pub trait Work: Send + Sync {
     /// Asks for up to `max` pieces of `_any` work.
     async fn pull(&self, max: usize) -> Result<PullStream, Error>;
 
-    /// What is in an agent's inbox, oldest first, up to a thousand; what is beyond is seen when these are done.
-    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error>;
+    /// A page of an agent's inbox, oldest first, after a place in it; 0 is its beginning.
+    async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error>;
 
     /// Hints for an agent, from now on.
     async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error>;

@@ -1,10 +1,12 @@
 //! The agent on a real broker. What needs child processes is tested with the whole program, in `longshore-cli`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
+mod refusals;
+
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longshore_agent::{Agent, Config};
 use longshore_exec::SupervisorCommand;
 use longshore_model::job::Job;
@@ -20,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
-    server: NatsServer,
     store: Store,
-    config: jetstream::Config,
+    /// Without one the agents share `store`.
+    broker: Option<(NatsServer, jetstream::Config)>,
     dir: tempfile::TempDir,
     tasks: JoinSet<()>,
 }
@@ -33,7 +35,15 @@ impl Bench {
         let mut config = jetstream::Config { url: server.url(), ..jetstream::Config::default() };
         adapt(&mut config);
         let store = jetstream::connect(&config).await.unwrap();
-        Self { server, store, config, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new() }
+        Self { broker: Some((server, config)), ..Self::on(store) }
+    }
+
+    fn on(store: Store) -> Self {
+        Self { store, broker: None, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new() }
+    }
+
+    fn broker(&mut self) -> &mut (NatsServer, jetstream::Config) {
+        self.broker.as_mut().unwrap()
     }
 
     async fn start_agent(&mut self, id: AgentId, max_jobs: usize) -> CancellationToken {
@@ -47,7 +57,10 @@ impl Bench {
             heartbeat_every: Duration::from_secs(1),
             kill_grace: Duration::from_secs(1),
         };
-        let store = jetstream::connect(&self.config).await.unwrap();
+        let store = match &self.broker {
+            Some((_, config)) => jetstream::connect(config).await.unwrap(),
+            None => self.store.clone(),
+        };
         let agent = Agent::new(config, store).unwrap();
         let drained = drain.clone();
         self.tasks.spawn(async move { agent.run(drained, CancellationToken::new()).await.unwrap() });
@@ -65,6 +78,10 @@ impl Bench {
     async fn record(&self, job: JobId) -> JobRecord {
         self.store.ledger.load(job).await.unwrap().unwrap()
     }
+}
+
+async fn is_empty(bench: &Bench, inbox_of: AgentId) -> bool {
+    bench.store.work.inbox(inbox_of, 0).await.unwrap().deliveries.is_empty()
 }
 
 fn n_starts(record: &JobRecord) -> usize {
@@ -89,10 +106,10 @@ async fn any_work_and_addressed_work_are_answered_and_leave_nothing_queued() {
         assert_eq!((answer.outcome, answer.attempts, answer.agent), (Outcome::Completed, 1, Some(me)));
         assert_eq!(n_starts(&bench.record(job).await), 1);
     }
-    eventually("an empty inbox", PATIENCE, async || bench.store.work.inbox(me).await.unwrap().is_empty().then_some(())).await;
+    eventually("an empty inbox", PATIENCE, async || is_empty(&bench, me).await.then_some(())).await;
     let definition = Definition::from(&any);
-    let announced = bench.store.work.announce(&definition, 1, 1, Absence::Gone).await.unwrap();
-    assert!(announced, "the queue had nothing left of it");
+    let is_gone = async || bench.store.work.announce(&definition, 1, 1, Absence::Gone).await.unwrap().then_some(());
+    eventually("a queue that has nothing left of it", PATIENCE, is_gone).await;
 }
 
 #[tokio::test]
@@ -215,7 +232,7 @@ async fn a_restarted_agent_answers_for_what_its_killed_process_held() {
     bench.start_agent(me, 1).await;
     let answer = bench.answer(job.id, ExecutionId::Any).await;
     assert_eq!(answer.error.unwrap().code, ErrorCode::Interrupted);
-    assert!(since.elapsed() < bench.config.consumer.ack_wait, "it did not wait for the claim to lapse");
+    assert!(since.elapsed() < bench.broker().1.consumer.ack_wait, "it did not wait for the claim to lapse");
 }
 
 #[tokio::test]
@@ -226,14 +243,33 @@ async fn work_survives_kills_of_the_broker() {
     for n in 0..60 {
         let job = sample::query_any(sample::job_id(n), now);
         if n % 20 == 10 {
-            bench.server.kill();
-            bench.server.restart().await;
+            bench.broker().0.kill();
+            bench.broker().0.restart().await;
         }
         eventually("an accepted submission", PATIENCE, async || bench.store.ledger.create(&Definition::from(&job)).await.ok()).await;
     }
     for n in 0..60 {
         assert_eq!(bench.answer(sample::job_id(n), ExecutionId::Any).await.outcome, Outcome::Completed);
     }
+}
+
+#[tokio::test]
+async fn work_that_is_not_due_does_not_hide_what_came_after_it() {
+    let mut bench = Bench::new(|_| ()).await;
+    let me = sample::agent_id(1);
+    let now = Timestamp::now();
+    let in_an_hour = now.checked_add(SignedDuration::from_hours(1)).unwrap();
+    let to_me = |n| sample::query_host(sample::job_id(n), now, "host-1", me);
+    const NOT_DUE: u64 = 1500;
+    let store = &bench.store;
+    let store_all = futures::stream::iter(0..NOT_DUE).for_each_concurrent(64, |n| async move {
+        let job = Job { not_before: Some(in_an_hour), ..to_me(n) };
+        store.ledger.create(&Definition::from(&job)).await.unwrap();
+    });
+    store_all.await;
+    bench.submit(&to_me(NOT_DUE)).await;
+    bench.start_agent(me, 2).await;
+    assert_eq!(bench.answer(sample::job_id(NOT_DUE), me.into()).await.outcome, Outcome::Completed);
 }
 
 #[tokio::test]

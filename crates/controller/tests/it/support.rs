@@ -174,7 +174,7 @@ impl Agent {
 
     /// Everything in the inbox.
     pub(crate) async fn inbox(&self) -> Vec<Task> {
-        self.store.work.inbox(self.id).await.unwrap().into_iter().map(|delivery| self.task(delivery)).collect()
+        self.store.work.inbox(self.id, 0).await.unwrap().deliveries.into_iter().map(|delivery| self.task(delivery)).collect()
     }
 
     fn task(&self, delivery: Delivery) -> Task {

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::link::{Link, timestamp};
 use crate::{Error, Revision};
 
-/// The most that is read at once of a list that can be long.
-pub(super) const PAGE: usize = 1000;
+/// How much is read at once of a list that can be long.
+pub(super) const PAGE: usize = crate::work::INBOX_PAGE;
 /// Messages in one answer of the broker.
 const BATCH: usize = 256;
 /// How long the broker may take for one answer.
@@ -27,24 +27,37 @@ pub(super) struct Stored {
 }
 
 impl Link {
-    /// Everything under `filter`, oldest first, up to a [`PAGE`].
+    /// Everything under `filter`, oldest first.
+    pub(super) async fn read_all(&self, stream: &str, filter: &str, doing: &'static str) -> Result<Vec<Stored>, Error> {
+        let mut all: Vec<Stored> = Vec::new();
+        loop {
+            let page = self.read_page(stream, filter, all.last().map_or(0, |last| last.sequence), doing).await?;
+            let is_last = page.len() < PAGE;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// What is under `filter` after `after`, oldest first: a [`PAGE`] or somewhat more, or fewer if there are no more.
     ///
     /// On one server a direct read is the leader's and brings all in one answer. With replicas a direct read may be answered by one that
     /// lags, so there the leader is asked message by message.
-    pub(super) async fn read_all(&self, stream: &str, filter: &str, doing: &'static str) -> Result<Vec<Stored>, Error> {
+    pub(super) async fn read_page(&self, stream: &str, filter: &str, after: Revision, doing: &'static str) -> Result<Vec<Stored>, Error> {
         if self.config.replicas == 1
-            && let Some(all) = self.read_direct(stream, filter).await
+            && let Some(page) = self.read_direct(stream, filter, after).await
         {
-            return Ok(all);
+            return Ok(page);
         }
         let handle = self.stream(stream, doing).await?;
-        let mut all = Vec::new();
-        let mut next = 1;
-        while all.len() < PAGE
+        let mut page = Vec::new();
+        let mut next = after + 1;
+        while page.len() < PAGE
             && let Some(message) = self.read_next(&handle, filter, next, doing).await?
         {
             next = message.sequence + 1;
-            all.push(Stored {
+            page.push(Stored {
                 subject: message.subject.to_string(),
                 sequence: message.sequence,
                 time: timestamp(message.time),
@@ -52,29 +65,29 @@ impl Link {
                 payload: message.payload,
             });
         }
-        Ok(all)
+        Ok(page)
     }
 
     /// The same in one request; `None` if the broker did not answer as it should, which the patient way will explain.
-    async fn read_direct(&self, stream: &str, filter: &str) -> Option<Vec<Stored>> {
-        let mut all: Vec<Stored> = Vec::new();
+    async fn read_direct(&self, stream: &str, filter: &str, after: Revision) -> Option<Vec<Stored>> {
+        let mut page: Vec<Stored> = Vec::new();
         loop {
             let mut answers = self.mux.route();
-            let first = all.last().map_or(1, |last| last.sequence + 1);
+            let first = page.last().map_or(after, |last| last.sequence) + 1;
             let request = json!({ "seq": first, "batch": BATCH, "next_by_subj": filter }).to_string();
             self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
             let more = loop {
                 let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;
                 match message.status {
-                    None | Some(StatusCode::OK) => all.push(stored(&message)?),
+                    None | Some(StatusCode::OK) => page.push(stored(&message)?),
                     Some(StatusCode::NOT_FOUND) => break false,
                     // The end of this answer, and how many more there are.
                     Some(status) if status.as_u16() == 204 => break header(&message, "Nats-Num-Pending")? != "0",
                     Some(_) => return None,
                 }
             };
-            if !more || all.len() >= PAGE {
-                return Some(all);
+            if !more || page.len() >= PAGE {
+                return Some(page);
             }
         }
     }

@@ -23,7 +23,8 @@ use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::pull;
 use super::setup;
 use crate::layout::Layout;
-use crate::{Absence, Before, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::work::INBOX_PAGE;
+use crate::{Absence, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// The ledger's revision of a definition that was announced again.
 const REVISION: &str = "Longshore-Revision";
@@ -94,10 +95,12 @@ impl Work for JetStreamWork {
         }
     }
 
-    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error> {
+    async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
         let stream = Layout::bucket_stream(&self.link.layout.inbox_bucket);
         let mut deliveries = Vec::new();
-        for message in self.link.read_all(&stream, &self.link.layout.inbox(agent), "reading the inbox").await? {
+        let page = self.link.read_page(&stream, &self.link.layout.inbox(agent), after, "reading the inbox").await?;
+        let next = page.last().map(|last| last.sequence).filter(|_| page.len() >= INBOX_PAGE);
+        for message in page {
             if message.payload.is_empty() {
                 continue;
             }
@@ -120,7 +123,7 @@ impl Work for JetStreamWork {
                 (Ok(_), None) => tracing::error!(key = %message.subject, "inbox entry without its revision passed over"),
             }
         }
-        Ok(deliveries)
+        Ok(InboxPage { deliveries, next })
     }
 
     async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {

@@ -24,7 +24,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Absence, Before, Delivery, Error, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::work::INBOX_PAGE;
+use crate::{Absence, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// How long a pull waits for work.
 const PULL_LASTS: Duration = Duration::from_secs(30);
@@ -92,7 +93,7 @@ impl Work for Memory {
         Ok(stream::unfold(puller, |mut puller| async move { puller.next().await.map(|delivery| (delivery, puller)) }).boxed())
     }
 
-    async fn inbox(&self, agent: AgentId) -> Result<Vec<Delivery>, Error> {
+    async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
         let state = self.0.state();
         let deliver = |(revision, definition): (&Revision, &Definition)| Delivery {
             definition: definition.clone(),
@@ -102,7 +103,10 @@ impl Work for Memory {
             received: Instant::now(),
             lease: Box::new(InboxLease { shared: Arc::clone(&self.0), agent, revision: *revision }),
         };
-        Ok(state.work.inboxes.get(&agent).into_iter().flatten().map(deliver).collect())
+        let Some(inbox) = state.work.inboxes.get(&agent) else { return Ok(InboxPage { deliveries: Vec::new(), next: None }) };
+        let deliveries: Vec<_> = inbox.range(after + 1..).take(INBOX_PAGE).map(deliver).collect();
+        let next = deliveries.last().map(|delivery| delivery.revision).filter(|_| deliveries.len() == INBOX_PAGE);
+        Ok(InboxPage { deliveries, next })
     }
 
     async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {

@@ -140,7 +140,7 @@ async fn announcements_wait_while_their_stream_is_full_and_none_is_lost() {
     }
     let mut addressed = BTreeSet::new();
     eventually("all addressed work to be found", 2 * PATIENCE, async || {
-        for delivery in store.work.inbox(agent_id(1)).await.ok()? {
+        for delivery in store.work.inbox(agent_id(1), 0).await.ok()?.deliveries {
             addressed.insert(delivery.definition.id);
             delivery.lease.done().await.ok()?;
         }
@@ -236,8 +236,11 @@ async fn load(store: &Store, numbers: std::ops::Range<u64>) {
             store.objects.put(&format!("object-{n}"), Box::pin(&b"content"[..])).await.unwrap();
         }
     }
-    eventually("the inbox to be filled", PATIENCE, async || (!store.work.inbox(agent_id(1)).await.ok()?.is_empty()).then_some(())).await;
-    for delivery in store.work.inbox(agent_id(1)).await.unwrap() {
+    eventually("the inbox to be filled", PATIENCE, async || {
+        (!store.work.inbox(agent_id(1), 0).await.ok()?.deliveries.is_empty()).then_some(())
+    })
+    .await;
+    for delivery in store.work.inbox(agent_id(1), 0).await.unwrap().deliveries {
         delivery.lease.done().await.unwrap();
     }
 }

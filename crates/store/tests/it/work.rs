@@ -25,6 +25,7 @@ conformance!(GENEROUS:
     unknown_tokens_are_ignored,
     host_work_is_in_that_agents_inbox_only,
     an_inbox_is_read_oldest_first,
+    a_long_inbox_is_read_in_pages,
     inbox_work_stays_until_it_is_done,
     new_inbox_work_wakes_its_agent_only,
     a_cancel_is_signalled_to_its_agent_only,
@@ -222,7 +223,7 @@ async fn host_work_is_in_that_agents_inbox_only(store: Store) {
         let inbox = inbox_of(&store, agent_id(n), 1).await;
         assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
     }
-    assert!(store.work.inbox(agent_id(3)).await.unwrap().is_empty());
+    assert!(store.work.inbox(agent_id(3), 0).await.unwrap().deliveries.is_empty());
     assert!(puller.finds(A_WHILE).await.is_none(), "offered to everybody");
 }
 
@@ -235,7 +236,33 @@ async fn an_inbox_is_read_oldest_first(store: Store) {
     let inbox = inbox_of(&store, agent, 3).await;
     assert_eq!(ids(&inbox), [job_id(5), job_id(3), job_id(4)]);
     inbox[1].lease.done().await.unwrap();
-    assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(5), job_id(4)]);
+    assert_eq!(ids(&store.work.inbox(agent, 0).await.unwrap().deliveries), [job_id(5), job_id(4)]);
+}
+
+async fn a_long_inbox_is_read_in_pages(store: Store) {
+    const ENTRIES: u64 = 2500;
+    let agent = agent_id(1);
+    futures::stream::iter(0..ENTRIES)
+        .for_each_concurrent(64, |n| {
+            let store = &store;
+            async move {
+                create(store, &host_job(n, agent_id(1))).await;
+            }
+        })
+        .await;
+    let read = async || {
+        let (mut seen, mut after, mut pages) = (BTreeSet::new(), 0, 0);
+        loop {
+            let page = store.work.inbox(agent, after).await.unwrap();
+            pages += 1;
+            seen.extend(ids(&page.deliveries));
+            match page.next {
+                Some(next) => after = next,
+                None => return (seen.len() as u64 == ENTRIES && pages > 1).then_some(()),
+            }
+        }
+    };
+    eventually("the whole inbox", Duration::from_secs(15), read).await;
 }
 
 async fn inbox_work_stays_until_it_is_done(store: Store) {
@@ -244,10 +271,10 @@ async fn inbox_work_stays_until_it_is_done(store: Store) {
     let inbox = inbox_of(&store, agent, 1).await;
     inbox[0].lease.extend().await.unwrap();
     inbox[0].lease.give_back(Duration::ZERO).await.unwrap();
-    assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(1)]);
+    assert_eq!(ids(&store.work.inbox(agent, 0).await.unwrap().deliveries), [job_id(1)]);
     for _ in 0..2 {
         inbox[0].lease.done().await.unwrap();
-        assert!(store.work.inbox(agent).await.unwrap().is_empty());
+        assert!(store.work.inbox(agent, 0).await.unwrap().deliveries.is_empty());
     }
 }
 
@@ -296,7 +323,7 @@ async fn inbox_work_withdrawn_is_not_offered(store: Store) {
     inbox_of(&store, agent, 2).await;
     for _ in 0..2 {
         store.work.withdraw(&host_job(1, agent)).await.unwrap();
-        assert_eq!(ids(&store.work.inbox(agent).await.unwrap()), [job_id(2)]);
+        assert_eq!(ids(&store.work.inbox(agent, 0).await.unwrap().deliveries), [job_id(2)]);
     }
 }
 
@@ -381,7 +408,7 @@ async fn arrived(store: &Store, definition: &Definition) -> u64 {
 /// The inbox, as soon as it has so many entries.
 async fn inbox_of(store: &Store, agent: AgentId, entries: usize) -> Vec<Delivery> {
     eventually("the inbox to fill", Duration::from_secs(15), async || {
-        let inbox = store.work.inbox(agent).await.unwrap();
+        let inbox = store.work.inbox(agent, 0).await.unwrap().deliveries;
         (inbox.len() >= entries).then_some(inbox)
     })
     .await
