@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
-use super::link::{Shared, to_json};
+use super::link::{Guard, Shared, Written, from_json, to_json};
 use crate::{Error, ObjectInfo, ObjectReader, Objects};
 
 /// Bytes of a piece, as the client has it.
@@ -45,8 +45,8 @@ impl JetStreamObjects {
         }
     }
 
-    /// Writes the pieces, then what is said of them, which makes them an object.
-    async fn upload(&self, upload: &str, name: &str, mut content: ObjectReader) -> Result<Stored, Error> {
+    /// Writes the pieces, then what is said of them, which makes them an object. Gives the upload that it replaces, too.
+    async fn upload(&self, upload: &str, name: &str, mut content: ObjectReader) -> Result<(Stored, Option<String>), Error> {
         let subject = self.link.layout.object_chunks(upload);
         let (mut sha256, mut size, mut chunks) = (Sha256::new(), 0, 0);
         loop {
@@ -75,11 +75,32 @@ impl JetStreamObjects {
             digest: Some(format!("SHA-256={}", URL_SAFE.encode(sha256.finalize()))),
             deleted: false,
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+        let replaced = self.replace_info(name, &info).await?;
+        Ok((info, replaced))
+    }
+
+    /// Two uploads of one name may end at the same time: each replaces exactly the one that it has seen, so that the pieces of none stay.
+    async fn replace_info(&self, name: &str, info: &Stored) -> Result<Option<String>, Error> {
         let subject = self.link.layout.object_info(&URL_SAFE.encode(name));
-        self.link.write_as(format!("{upload} info"), subject, to_json(&info, "object")?, headers, STORING).await?;
-        Ok(info)
+        let value = to_json(info, "object")?;
+        let mut replaced = None;
+        loop {
+            let last = self.link.read_last(&self.stream, &subject, STORING).await?;
+            let sequence = last.as_ref().map_or(0, |last| last.sequence);
+            if let Some(last) = last {
+                let upload = from_json::<Stored>(&subject, &last.payload)?.nuid;
+                if upload == info.nuid {
+                    return Ok(replaced);
+                }
+                replaced = Some(upload);
+            }
+            let mut headers = HeaderMap::new();
+            headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+            match self.link.write(subject.clone(), value.clone(), headers, Guard::Last(&subject, sequence), STORING).await? {
+                Written::Stored(_) => return Ok(replaced),
+                Written::Guarded => {}
+            }
+        }
     }
 
     async fn remove_chunks(&self, upload: &str, doing: &'static str) -> Result<(), Error> {
@@ -90,13 +111,12 @@ impl JetStreamObjects {
 #[async_trait]
 impl Objects for JetStreamObjects {
     async fn put(&self, name: &str, content: ObjectReader) -> Result<ObjectInfo, Error> {
-        let before = self.stored(name).await?;
         // The client's own source of names that nobody else makes.
         let upload = self.link.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
         match self.upload(&upload, name, content).await {
-            Ok(info) => {
-                if let Some(before) = before {
-                    self.remove_chunks(&before.nuid, STORING).await?;
+            Ok((info, replaced)) => {
+                if let Some(replaced) = replaced {
+                    self.remove_chunks(&replaced, STORING).await?;
                 }
                 Ok(info_of(&info))
             }

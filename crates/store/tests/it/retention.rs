@@ -196,6 +196,10 @@ async fn uploads_that_break_off_or_do_not_fit_leave_nothing_and_deleted_ones_no_
         store.objects.delete("fits").await.unwrap();
         assert_eq!(n_kept().await, 0, "a deleted object leaves a trace");
     }
+
+    let uploads = (0..8u8).map(|n| store.objects.put("wanted", Box::pin(std::io::Cursor::new(vec![n; 1000]))));
+    futures::future::try_join_all(uploads).await.unwrap();
+    assert_eq!(n_kept().await, 2, "uploads that were replaced at once leave pieces beside the last one's piece and description");
 }
 
 /// Bounds that are none of the server's defaults, each different.
