@@ -38,6 +38,8 @@ pub(crate) enum Exit {
     Command(u8),
     /// Ended by SIGINT.
     Interrupted,
+    /// `run`: whoever read the output has closed it, as after SIGPIPE.
+    OutputClosed,
     /// Ended by SIGTERM.
     Terminated,
 }
@@ -62,6 +64,7 @@ impl Exit {
             Self::RunNotFound => 127,
             Self::Command(code) => code,
             Self::Interrupted => 130,
+            Self::OutputClosed => 141,
             Self::Terminated => 143,
         }
     }
@@ -72,7 +75,9 @@ impl Exit {
             ErrorCode::BadRequest
             | ErrorCode::MethodNotAllowed
             | ErrorCode::IdempotencyConflict
+            | ErrorCode::JobDeleted
             | ErrorCode::JobRunning
+            | ErrorCode::JobStopping
             | ErrorCode::JobNotFinal
             | ErrorCode::TooLarge
             | ErrorCode::UnsupportedMediaType
@@ -109,6 +114,13 @@ impl Exit {
         }
     }
 
+    /// What a number means, if it has a meaning: `run` ends with any other one that its command ended with.
+    pub(crate) fn meaning(number: &str) -> Option<&'static str> {
+        let number: u8 = number.parse().ok()?;
+        let documented = MEANINGS.iter().find(|(code, _)| *code == number).map(|(_, meaning)| *meaning);
+        Some(documented.unwrap_or("`run`: the command's own status"))
+    }
+
     /// The worse of two jobs' ends: the first that is not success.
     pub(crate) fn or(self, other: Self) -> Self {
         if self == Self::Done { other } else { self }
@@ -116,21 +128,25 @@ impl Exit {
 }
 
 /// What `longshore explain exit-codes` says.
-pub(crate) const TABLE: &str = "\
-0    done; where a job was waited for, it succeeded
-1    refused (conflict, quota, invalid state), or an unexpected error
-2    wrong usage, invalid flag or unreadable input file
-3    what you named is not there; for `status`: nothing is running
-4    not logged in, or not allowed
-5    the controller or NATS could not be reached
-6    a waited-for job failed for good
-7    a waited-for job was cancelled or expired
-8    the time for waiting was up; the job goes on
-9    some targets of a job failed
-10   a configuration, package or other document is not valid
-11   no agent can take the job
-125  `run`: an end of Longshore's own; 127: the command is not there; else: the command's own status
-130  ended by SIGINT; 143: by SIGTERM";
+pub(crate) const MEANINGS: &[(u8, &str)] = &[
+    (0, "done; where a job was waited for, it succeeded"),
+    (1, "refused (conflict, quota, invalid state), or an unexpected error"),
+    (2, "wrong usage, invalid flag or unreadable input file"),
+    (3, "what you named is not there; for `status`: nothing is running"),
+    (4, "not logged in, or not allowed"),
+    (5, "the controller or NATS could not be reached"),
+    (6, "a waited-for job failed for good"),
+    (7, "a waited-for job was cancelled or expired"),
+    (8, "the time for waiting was up; the job goes on"),
+    (9, "some targets of a job failed"),
+    (10, "a configuration, package or other document is not valid"),
+    (11, "no agent can take the job"),
+    (125, "`run`: an end of Longshore's own; any number that is not listed: the command's own status"),
+    (127, "`run`: the command is not there"),
+    (130, "ended by SIGINT"),
+    (141, "`run`: whoever read the output has closed it; the job goes on"),
+    (143, "ended by SIGTERM"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -154,9 +170,11 @@ mod tests {
         ];
         for (number, exit) in (0u8..).zip(own) {
             assert_eq!(exit.code(), number);
-            assert!(TABLE.lines().any(|line| line.split_whitespace().next() == Some(&number.to_string())), "{number} is documented");
+            assert!(MEANINGS.iter().any(|(code, _)| *code == number), "{number} is documented");
         }
-        assert_eq!([Exit::RunFailed, Exit::RunNotFound, Exit::Interrupted, Exit::Terminated].map(Exit::code), [125, 127, 130, 143]);
+        let others = [Exit::RunFailed, Exit::RunNotFound, Exit::Interrupted, Exit::OutputClosed, Exit::Terminated];
+        assert_eq!(others.map(Exit::code), [125, 127, 130, 141, 143]);
+        assert!(others.iter().all(|exit| MEANINGS.iter().any(|(code, _)| *code == exit.code())));
     }
 
     #[test]

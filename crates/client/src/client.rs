@@ -33,9 +33,14 @@ pub struct Client {
     base: Url,
     config: ClientConfig,
     retry_budget: Duration,
+    stalled_after: Duration,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a download or an upload may make no progress. Altogether it may take as long as it needs.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+/// How long an unused connection is kept: less than the controller keeps it, so that no request is sent on one that it is closing.
+const UNUSED_FOR: Duration = Duration::from_secs(20);
 /// How long an answer may take beyond what the call itself waits for.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an error's body that are read.
@@ -60,6 +65,7 @@ impl Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(UNUSED_FOR)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("longshore-client/", env!("CARGO_PKG_VERSION")));
         if is_loopback(&base) {
@@ -70,7 +76,7 @@ impl Client {
             builder = builder.tls_certs_only(std::iter::empty());
         }
         let http = builder.build().map_err(|error| refused(format!("the HTTP client cannot be set up: {error}")))?;
-        Ok(Self { http, base, config, retry_budget: Duration::from_secs(10) })
+        Ok(Self { http, base, config, retry_budget: Duration::from_secs(10), stalled_after: STALLED_AFTER })
     }
 
     /// The same client, repeating failed submissions for at most `budget`; zero for never.
@@ -143,6 +149,16 @@ impl Client {
         self.retry_budget
     }
 
+    /// How long a download or an upload may make no progress.
+    pub(crate) fn stalled_after(&self) -> Duration {
+        self.stalled_after
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_stalled_after(self, stalled_after: Duration) -> Self {
+        Self { stalled_after, ..self }
+    }
+
     pub(crate) fn odd(&self, what: String) -> Error {
         Error::Protocol { url: self.url().to_owned(), what }
     }
@@ -160,7 +176,7 @@ impl Client {
             Ok(problem) => Error::Problem(Box::new(problem)),
             // What stands between us and the controller says this of its own.
             Err(_) if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) => {
-                let source = format!("a proxy answered {status}").into();
+                let source = format!("it, or a proxy before it, answered {status}").into();
                 Error::Unreachable { url: self.url().to_owned(), nothing_sent: false, source }
             }
             Err(_) => self.odd(format!("it answered {status} without a problem document")),

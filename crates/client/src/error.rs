@@ -49,6 +49,8 @@ impl Error {
     #[must_use]
     pub fn had_no_effect(&self) -> bool {
         match self {
+            // A forced delete that is refused with this has asked for the job's end.
+            Self::Problem(problem) if problem.code == ErrorCode::JobStopping => false,
             Self::Problem(problem) => problem.status < 500 || problem.code == ErrorCode::StorageFull,
             Self::Unreachable { nothing_sent, .. } => *nothing_sent,
             Self::Protocol { .. } => false,
@@ -88,6 +90,7 @@ mod tests {
             (problem(ErrorCode::Validation, 422, false), false, true),
             (problem(ErrorCode::Unavailable, 503, true), true, false),
             (problem(ErrorCode::StorageFull, 507, false), false, true),
+            (problem(ErrorCode::JobStopping, 409, true), true, false),
             (problem(ErrorCode::Internal, 500, false), false, false),
             (unreachable(true), true, true),
             (unreachable(false), true, false),

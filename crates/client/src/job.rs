@@ -17,7 +17,7 @@ use crate::follow::Followed;
 /// Which jobs a list shows. `Default` is all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct JobFilter {
-    /// Statuses, comma separated.
+    /// Statuses, comma separated: any of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// An operation's name.
@@ -42,7 +42,7 @@ pub struct JobFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
     /// Text in the identifier, operation, target, hosts, annotations or error.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "text", skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
     /// Jobs in the page, 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,12 +64,12 @@ impl Client {
     /// Submits, and waits up to `wait` (at most five minutes) for the end.
     ///
     /// With an idempotency key in the request this is safe to repeat, and is repeated here while the controller cannot be reached or is
-    /// not available, within the retry budget. Without one it is sent once.
+    /// not available, within the retry budget, which counts from the first failure. Without one it is sent once.
     ///
     /// # Errors
     /// The controller refused it, or could not be reached.
     pub async fn submit(&self, request: &JobRequest, wait: Option<Duration>) -> Result<JobView, Error> {
-        let started = Instant::now();
+        let mut failing_since = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
             let call = self.to(Method::POST, "/jobs").query(&wait_query(wait)).json(request);
@@ -77,9 +77,10 @@ impl Client {
                 Ok(job) => return Ok(job),
                 Err(error) => error,
             };
+            let since = *failing_since.get_or_insert_with(Instant::now);
             let pause = backoff.next_wait();
             let is_safe = request.idempotency_key.is_some();
-            if !is_safe || !error.is_retryable() || started.elapsed() + pause > self.retry_budget() {
+            if !is_safe || !error.is_retryable() || since.elapsed() + pause > self.retry_budget() {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;

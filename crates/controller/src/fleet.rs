@@ -182,12 +182,16 @@ impl Fleet {
     }
 
     fn forget_some(&mut self) {
-        let offline = || self.agents.values().filter(|(_, presence)| *presence != Presence::Ready);
-        if offline().count() <= OFFLINE_KEPT {
-            return;
-        }
-        if let Some(oldest) = offline().min_by_key(|(heartbeat, _)| heartbeat.started_at).map(|(heartbeat, _)| heartbeat.agent) {
-            self.agents.remove(&oldest);
+        let offline = || {
+            self.agents.iter().filter_map(|(agent, (_, presence))| match presence {
+                Presence::Ready => None,
+                Presence::Offline { since } => Some((*since, *agent)),
+            })
+        };
+        if offline().count() > OFFLINE_KEPT
+            && let Some((_, longest)) = offline().min()
+        {
+            self.agents.remove(&longest);
         }
     }
 }
@@ -277,6 +281,23 @@ pub(crate) mod tests {
         );
         check(&fleet([]), "_any", Err("no agent is ready"));
         check(&Fleet::default(), "_any", Err("not known yet"));
+    }
+
+    #[test]
+    fn of_too_many_that_are_offline_the_one_for_longest_is_forgotten() {
+        let silent = |agent| RegistryEvent::Silent(AgentId::from_bits(agent));
+        // The last to fall silent is the one whose process is the oldest.
+        let newest = OFFLINE_KEPT as u128 + 1;
+        let later = Heartbeat { started_at: jiff::Timestamp::from_second(1).unwrap(), ..heartbeat(2, "web") };
+        let mut fleet = fleet([beat(newest, "web"), RegistryEvent::Beat(later), silent(2)]);
+        fleet.agents.extend((3..newest).map(|agent| {
+            let since = Instant::now();
+            (AgentId::from_bits(agent), (heartbeat(agent, "web"), Presence::Offline { since }))
+        }));
+        fleet.agents.insert(AgentId::from_bits(1), (heartbeat(1, "web"), Presence::Offline { since: Instant::now() }));
+        fleet.take(silent(newest));
+        assert!(fleet.agents.contains_key(&AgentId::from_bits(newest)));
+        assert!(!fleet.agents.contains_key(&AgentId::from_bits(2)));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    fn is_after(&self, seen: Position) -> bool {
+    pub(crate) fn is_after(&self, seen: Position) -> bool {
         match self.source {
             Source::Queue => self.position.queue > seen.queue,
             Source::Responses => self.position.responses > seen.responses,

@@ -1,22 +1,27 @@
 //! The controller: the REST API, the index behind its lists, the event streams, and the reconcilers.
 //!
-//! It decides nothing from memory: every decision loads the ledger, folds, and writes under the ledger's guard, so that any number of
-//! controllers may stand side by side. What is kept in memory (index, fleet, event ring) is rebuilt from the stores at start and only
-//! answers lists or hints at what to look at.
+//! What becomes of a job is decided from the ledger alone: loaded, folded, and written under its guard, so that any number of controllers
+//! may stand side by side. What is kept in memory is rebuilt from the stores at start. The index and the event ring answer lists and
+//! streams and hint at what to look at; the index also says whether a bundle is still needed. The fleet resolves targets, and says whose
+//! agent is gone.
 //!
 //! `rest` parses and answers HTTP, `app` holds one use case a file, `index`, `hub` and `fleet` follow the stores, and `reconcile`
 //! repairs. It runs nothing on hosts and does not link what could.
 
 mod app;
 mod fleet;
+mod hex;
 mod hub;
 mod index;
+mod listener;
 mod reconcile;
 mod rest;
 mod server;
 mod timeline;
 pub mod token;
 mod wait;
+
+use hex::hex;
 
 pub use rest::openapi;
 pub use server::{BindError, Config, Controller, RunError, SigningKey};

@@ -1,7 +1,6 @@
 //! The component: a configuration, a listener, and everything that runs while it serves.
 
 use std::fmt;
-use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::listener::{self, Bounds};
 use crate::{fleet, index, reconcile, rest};
 
 /// How long requests may take to finish once the controller ends.
@@ -88,9 +88,6 @@ pub struct BindError {
 /// The controller ended without having been asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Connections can no longer be accepted.
-    #[error("serve the API")]
-    Serve(#[source] std::io::Error),
     /// A part that should run for ever ended.
     #[error("keep the controller running: one of its tasks ended")]
     Task(#[source] Option<JoinError>),
@@ -144,11 +141,11 @@ impl Controller {
         reconcile::spawn(&app, &mut tasks);
         tracing::info!(%address, "the controller serves");
 
-        let serve = axum::serve(listener, rest::router(app.clone())).with_graceful_shutdown(app.drain.clone().cancelled_owned());
-        let mut serve = std::pin::pin!(serve.into_future());
+        let serve = listener::serve(listener, rest::router(app.clone()), Bounds::default(), app.drain.clone());
+        let mut serve = std::pin::pin!(serve);
         let ended = tokio::select! {
             () = drain.cancelled() => Ok(()),
-            served = &mut serve => served.map_err(RunError::Serve),
+            () = &mut serve => Err(RunError::Task(None)),
             task = tasks.join_next() => Err(RunError::Task(task.and_then(Result::err))),
         };
         app.drain.cancel();
@@ -156,7 +153,9 @@ impl Controller {
         let finish = async {
             app.streams.wait().await;
             while tasks.join_next().await.is_some() {}
-            if ended.is_ok() { serve.await } else { Ok(()) }
+            if ended.is_ok() {
+                serve.await;
+            }
         };
         if tokio::time::timeout(DRAIN_WITHIN, finish).await.is_err() {
             tracing::warn!("some requests did not finish in time and were cut off");

@@ -22,6 +22,12 @@ fn definitions_of_schema_1_load() {
 }
 
 #[test]
+fn definitions_that_name_their_key_load() {
+    assert!(survives::<Definition>(include_str!("golden/definition.1.key.json")).key_sha256.is_some());
+    assert_eq!(survives::<Definition>(include_str!("golden/definition.1.json")).key_sha256, None);
+}
+
+#[test]
 fn events_of_schema_1_load() {
     assert_eq!(survives::<Vec<Event>>(include_str!("golden/events.1.json")).len(), 6, "one of each kind");
 }
@@ -33,7 +39,8 @@ fn answers_of_schema_1_load() {
 
 #[test]
 fn reservations_of_schema_1_load() {
-    survives::<Reservation>(include_str!("golden/reservation.1.json"));
+    assert!(!survives::<Reservation>(include_str!("golden/reservation.1.json")).deleted);
+    assert!(survives::<Reservation>(include_str!("golden/reservation.1.deleted.json")).deleted);
 }
 
 #[test]

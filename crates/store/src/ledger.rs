@@ -101,6 +101,9 @@ pub trait Ledger: Send + Sync {
     /// one that was first.
     async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, Error>;
 
+    /// Makes a key stand for a deleted job from now on, if it stands for `job`. Safe to repeat; a key that has expired stays so.
+    async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error>;
+
     /// Removes definition, events and answers. Safe to repeat. The caller has withdrawn the work before.
     async fn delete(&self, job: JobId) -> Result<(), Error>;
 }

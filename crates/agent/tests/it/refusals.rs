@@ -65,6 +65,10 @@ impl Ledger for Refusing {
         self.inner.reserve(key_hash, reservation).await
     }
 
+    async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
+        self.inner.retire(key_hash, job).await
+    }
+
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         self.inner.delete(job).await
     }

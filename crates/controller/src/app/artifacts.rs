@@ -2,7 +2,9 @@
 //!
 //! A file is found by comparing names as text while the archive streams by; nothing is unpacked to a file system.
 
-use std::io::{self, Read as _};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use longshore_model::access::Caller;
@@ -13,12 +15,16 @@ use longshore_store::{JobRecord, ObjectReader, archive_name};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::SyncIoBridge;
 
+use super::patience::{IDLE_MAX, Patient};
+use super::search::{READER_STALLED_AFTER, Reader, search};
 use super::{App, Error, permit};
 
-/// Bytes handed on at once.
-const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that may wait for the reader.
 const CHUNKS_WAITING: usize = 8;
+/// Searches at once: each has a thread and a window of memory.
+pub(super) const SEARCHES_MAX: usize = 16;
+/// How long a search waits for its turn.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// An archive, packed.
 pub(crate) struct Archive {
@@ -58,7 +64,7 @@ pub(crate) async fn archive(app: &App, caller: &Caller, id: JobId) -> Result<Arc
     let name = archive_name(id, with_archive.ok_or_else(nothing)?);
     let info = app.store.objects.info(&name).await?.ok_or_else(nothing)?;
     let content = app.store.objects.get(&name).await?.ok_or_else(nothing)?;
-    Ok(Archive { size: info.size, content })
+    Ok(Archive { size: info.size, content: Box::pin(Patient::new(content, IDLE_MAX, std::future::pending())) })
 }
 
 /// One file out of the archive.
@@ -68,11 +74,17 @@ pub(crate) async fn file(app: &App, caller: &Caller, id: JobId, path: String) ->
         Err(Error::NotFound { what }) if what.starts_with("archive") => return Err(absent()),
         other => other?,
     };
+    let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&app.searches).acquire_owned()).await.map_err(|_| Error::Busy)?;
     let wanted = path.clone().into_bytes();
     let (found_tx, found) = oneshot::channel();
     let (tx, content) = mpsc::channel(CHUNKS_WAITING);
-    let packed = SyncIoBridge::new(archive.content);
-    app.streams.spawn_blocking(move || search(packed, &wanted, found_tx, &tx));
+    let gone = tx.clone();
+    let packed = SyncIoBridge::new(Patient::new(archive.content, IDLE_MAX, async move { gone.closed().await }));
+    let reader = Reader { found: found_tx, content: tx, stalled_after: READER_STALLED_AFTER };
+    app.streams.spawn_blocking(move || {
+        search(packed, &wanted, reader);
+        drop(turn);
+    });
     match found.await {
         Ok(Ok(Some(size))) => Ok(File { size, content }),
         Ok(Ok(None)) => Err(absent()),
@@ -86,53 +98,4 @@ fn results(record: &JobRecord) -> impl Iterator<Item = (ExecutionId, WorkspaceRe
         let result = serde_json::from_value(answer.result.clone()?).ok()?;
         Some((answer.execution, result))
     })
-}
-
-/// Tells the size of the file named `wanted`, then its content. Ends early when nobody listens.
-fn search(packed: impl io::Read, wanted: &[u8], found: oneshot::Sender<io::Result<Option<u64>>>, tx: &mpsc::Sender<io::Result<Bytes>>) {
-    let mut archive = match zstd::Decoder::new(packed) {
-        Ok(unpacked) => tar::Archive::new(unpacked),
-        Err(error) => return drop(found.send(Err(error))),
-    };
-    let entries = match archive.entries() {
-        Ok(entries) => entries,
-        Err(error) => return drop(found.send(Err(error))),
-    };
-    for entry in entries {
-        let mut entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return drop(found.send(Err(error))),
-        };
-        let name = entry.path_bytes();
-        if !entry.header().entry_type().is_file() || name.strip_prefix(b"./").unwrap_or(&name) != wanted {
-            if found.is_closed() {
-                return;
-            }
-            continue;
-        }
-        drop(name);
-        if found.send(Ok(Some(entry.size()))).is_ok() {
-            copy(&mut entry, tx);
-        }
-        return;
-    }
-    drop(found.send(Ok(None)));
-}
-
-fn copy(from: &mut impl io::Read, tx: &mpsc::Sender<io::Result<Bytes>>) {
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let read = from.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
-        let is_end = match read {
-            Ok(0) => return,
-            Ok(_) => tx.blocking_send(Ok(Bytes::from(chunk))).is_err(),
-            Err(error) => {
-                let _ = tx.blocking_send(Err(error));
-                true
-            }
-        };
-        if is_end {
-            return;
-        }
-    }
 }

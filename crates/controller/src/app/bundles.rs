@@ -1,6 +1,5 @@
 //! Uploads: a directory, packed, named by its SHA-256 and stored only if it has it.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::io::StreamReader;
 
 use super::{App, Error, permit};
+use crate::hex;
 
 /// How long an upload may make no progress.
 const STALLED_FOR: Duration = Duration::from_secs(60);
@@ -95,10 +95,7 @@ impl<S: Stream<Item = io::Result<Bytes>>> Checker<S> {
             Some(Err(error)) => Some(self.refuse(Error::Upload(error))),
             None => {
                 self.is_over = true;
-                let found = self.hash.finalize_reset().iter().fold(String::new(), |mut text, byte| {
-                    let _ = write!(text, "{byte:02x}");
-                    text
-                });
+                let found = hex(&self.hash.finalize_reset());
                 if found == self.announced {
                     return None;
                 }

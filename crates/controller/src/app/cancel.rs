@@ -10,9 +10,9 @@ use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::wire::rest::CancelView;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
-use longshore_store::{Appended, JobRecord};
+use longshore_store::{Appended, Error as StoreError, JobRecord};
 
-use super::{App, Error, fold, get, permit};
+use super::{App, Error, fold, job_view, permit, shown_to};
 
 /// How long a cancel waits for the answer of what runs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -31,49 +31,87 @@ enum Done {
     Reminded,
 }
 
+/// What a cancel did to a job.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// Executions that never started and never will.
+    unstarted: usize,
+    /// Those whose agents were told now.
+    asked: Vec<ExecutionId>,
+    /// Those whose agents had been told before.
+    reminded: Vec<ExecutionId>,
+}
+
 /// Ends a job, or says that there was nothing to end. Safe to repeat.
 pub(crate) async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<CancelView, Error> {
     permit(caller, "job:write")?;
-    let (changed, message) = end(app, &caller.name, id, ANSWER_WITHIN).await?;
-    Ok(CancelView { job: get::load(app, id).await?, changed, message })
+    let ended = end(app, &caller.name, id, ANSWER_WITHIN).await?;
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let job = job_view(&record, app.index().retries_of(id), app.now());
+    let changed = ended.unstarted + ended.asked.len() > 0;
+    Ok(CancelView { job: shown_to(caller, job), changed, message: ended.message(&record) })
 }
 
-/// Ends every execution, waiting up to `patience` for those that run. Gives whether anything changed, and what happened in words.
-pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> Result<(bool, String), Error> {
+/// Ends every execution, waiting up to `patience` for those that run.
+pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> Result<Ended, Error> {
     let mut ticket = app.waiters.register(id);
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-    let (mut ended, mut asked, mut reminded) = (0, 0, 0);
+    let mut ended = Ended::default();
     for execution in &record.definition.executions {
         match end_one(app, by, id, *execution).await? {
             Done::Nothing => {}
-            Done::Ended => ended += 1,
-            Done::Asked => asked += 1,
-            Done::Reminded => reminded += 1,
+            Done::Ended => ended.unstarted += 1,
+            Done::Asked => ended.asked.push(*execution),
+            Done::Reminded => ended.reminded.push(*execution),
         }
     }
+    let runs = !(ended.asked.is_empty() && ended.reminded.is_empty());
     // Withdrawing takes back every announcement, also of what an agent holds: only when nothing runs.
-    if ended > 0 && asked + reminded == 0 {
+    if ended.unstarted > 0 && !runs {
         app.store.work.withdraw(&record.definition).await?;
         tracing::info!(job.id = %id, caller = by, "job cancelled");
     }
-    let mut answered = true;
-    if asked + reminded > 0 {
+    if runs {
         tracing::info!(job.id = %id, caller = by, "the end of a running job was asked for");
         let settled = async {
             while !app.index().get(id).is_some_and(crate::index::Entry::is_settled) {
                 ticket.changed().await;
             }
         };
-        answered = tokio::time::timeout(patience, settled).await.is_ok();
+        // What became of it is read from the ledger in either case.
+        let _ = tokio::time::timeout(patience, settled).await;
     }
-    let message = match (ended, asked, reminded, answered) {
-        (0, 0, 0, _) => "the job had ended already",
-        (_, 0, 0, _) => "the job was cancelled before it started",
-        (_, _, _, true) => "the job was stopped",
-        (_, 0, _, false) => "the agent had been told to stop the job and was reminded; it has not answered yet",
-        (_, _, _, false) => "the agent was told to stop the job; it has not answered yet",
-    };
-    Ok((ended + asked > 0, message.to_owned()))
+    Ok(ended)
+}
+
+impl Ended {
+    /// What happened, in words, by how the record tells that it went on. Of several executions the one speaks of which the least is known.
+    fn message(&self, record: &JobRecord) -> String {
+        let told = |id: &ExecutionId| self.asked.contains(id) || self.reminded.contains(id);
+        let words = |(id, execution): &(ExecutionId, Execution)| match execution.state() {
+            ExecutionState::Pending | ExecutionState::Running | ExecutionState::Retryable if self.asked.is_empty() => {
+                (4, "the agent had been told to stop the job and was reminded; it has not answered yet".to_owned())
+            }
+            ExecutionState::Pending | ExecutionState::Running | ExecutionState::Retryable => {
+                (4, "the agent was told to stop the job; it has not answered yet".to_owned())
+            }
+            ExecutionState::Lost => {
+                (3, "the agent was told to stop the job and did not answer in time; whether it stopped is not known".to_owned())
+            }
+            ExecutionState::Cancelled if record.answer_of(*id).and_then(|answer| answer.cancel_verified) == Some(true) => {
+                (0, "the job was stopped".to_owned())
+            }
+            ExecutionState::Cancelled => (2, "the job was cancelled; whether all of its processes are gone is not known".to_owned()),
+            state @ (ExecutionState::Completed | ExecutionState::Failed | ExecutionState::Skipped | ExecutionState::Expired) => {
+                (1, format!("the job ended by itself before it was stopped: {}", state.as_str()))
+            }
+        };
+        let told = fold(record).0.iter().filter(|(id, _)| told(id)).map(words).max();
+        told.map_or_else(
+            || if self.unstarted > 0 { "the job was cancelled before it started" } else { "the job had ended already" }.to_owned(),
+            |(_, message)| message,
+        )
+    }
 }
 
 async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Result<Done, Error> {
@@ -104,7 +142,14 @@ async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Resu
         match app.store.ledger.append(id, execution, record.revision(execution), &event).await? {
             Appended::Conflict => {}
             Appended::Stored(_) if is_end => {
-                app.store.ledger.answer(&cancelled(&record, execution, state, by, now)).await?;
+                match app.store.ledger.answer(&cancelled(&record, execution, state, by, now)).await {
+                    Ok(_) => {}
+                    // The event is what ends it. The answer is owed, and written when there is room.
+                    Err(error @ StoreError::Full { .. }) => {
+                        tracing::warn!(job.id = %id, error = %super::chain(&error), "the answer of a cancelled job is written later");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
                 return Ok(Done::Ended);
             }
             Appended::Stored(_) => {
@@ -113,7 +158,7 @@ async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Resu
             }
         }
     }
-    Err(Error::Running { job: id })
+    Err(Error::Contended { job: id })
 }
 
 /// The answer of an execution that was ended before an attempt started.

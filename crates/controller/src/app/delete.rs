@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use longshore_model::JobId;
 use longshore_model::access::Caller;
-use longshore_store::{archive_name, bundle_name};
+use longshore_model::wire::record::Definition;
+use longshore_store::{Error as StoreError, archive_name, bundle_name};
 
 use super::{App, Error, cancel, fold, permit};
 
@@ -25,6 +26,9 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
     if !fold(&record).is_final() && running == Running::CancelFirst {
         cancel::end(app, &caller.name, id, STOP_WITHIN).await?;
         record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+        if !fold(&record).is_final() {
+            return Err(Error::Stopping { job: id });
+        }
     }
     if !fold(&record).is_final() {
         return Err(Error::Running { job: id });
@@ -41,8 +45,23 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
         }
     }
     app.store.logs.delete(id).await?;
+    // First, so that a repeat of the submission finds the job or learns that it is deleted, and never makes it again.
+    let is_retired = retire_key(app, &definition).await?;
     app.store.ledger.delete(id).await?;
+    if !is_retired {
+        retire_key(app, &definition).await?;
+    }
     app.index_mut().delete(id);
     tracing::info!(job.id = %id, caller = %caller.name, "job deleted");
     Ok(())
+}
+
+/// Whether the key it was submitted with, if any, now stands for a deleted job: a full ledger has room for that only once the job is gone.
+async fn retire_key(app: &App, definition: &Definition) -> Result<bool, Error> {
+    let Some(key) = &definition.key_sha256 else { return Ok(true) };
+    match app.store.ledger.retire(key, definition.id).await {
+        Ok(()) => Ok(true),
+        Err(StoreError::Full { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

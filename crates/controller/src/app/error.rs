@@ -17,12 +17,22 @@ pub(crate) enum Error {
     Invalid(#[from] InvalidSubmission),
     #[error(transparent)]
     NoTarget(#[from] NoTarget),
+    #[error("the index of jobs is still being built")]
+    Indexing,
     #[error("there is no {what}")]
     NotFound { what: String },
     #[error("the idempotency key was used for another body, which made {job}")]
     IdempotencyConflict { job: JobId },
+    #[error("the job {job} of this idempotency key was deleted")]
+    Deleted { job: JobId },
     #[error("{job} has not ended")]
     Running { job: JobId },
+    #[error("the end of {job} is asked for, but it has not stopped yet")]
+    Stopping { job: JobId },
+    #[error("{job} was changed by somebody else each time that its end was to be recorded")]
+    Contended { job: JobId },
+    #[error("too many files are being looked for at the moment")]
+    Busy,
     #[error("{job} has not ended, so there is nothing to repeat")]
     NotFinal { job: JobId },
     #[error("its records may be needed until {needed}, and are kept until {kept}")]

@@ -33,23 +33,35 @@ pub(crate) async fn of_job(app: &App, caller: &Caller, id: JobId, seen: Option<P
 /// Everything that happens to any job, after `seen` or from now on.
 pub(crate) fn of_all(app: &App, caller: &Caller, seen: Option<Position>) -> Result<mpsc::Receiver<Frame>, Error> {
     permit(caller, "job:read")?;
+    // What the index is built from is the past, and would be told as if it happened now.
+    if !app.index().is_caught_up() {
+        return Err(Error::Indexing);
+    }
     let mut subscription = app.hub.subscribe(seen);
-    Ok(produce(app, |_, sink| async move {
+    let seen = seen.unwrap_or_default();
+    // Where the reader resumes never goes back: another controller may have told it more of one of the sequences.
+    let frame = move |item: &Item| Frame::new(EventId(further(item.position, seen)), &item.entry);
+    Ok(produce(app, move |_, sink| async move {
         if subscription.has_gap {
             let first = subscription.missed.first().map(|item| EventId(item.position).to_string());
             sink.send(Frame::named("gap", &json!({ "first": first }))).await?;
         }
         for item in subscription.missed {
-            sink.send(Frame::new(EventId(item.position), &item.entry)).await?;
+            sink.send(frame(&item)).await?;
         }
         loop {
             match subscription.live.recv().await {
-                Ok(item) => sink.send(Frame::new(EventId(item.position), &item.entry)).await?,
+                Ok(item) if item.is_after(seen) => sink.send(frame(&item)).await?,
+                Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => return sink.send(lagged(missed)).await,
                 Err(RecvError::Closed) => return Ok(()),
             }
         }
     }))
+}
+
+fn further(one: Position, other: Position) -> Position {
+    Position { queue: one.queue.max(other.queue), responses: one.responses.max(other.responses) }
 }
 
 fn lagged(missed: u64) -> Frame {
@@ -107,8 +119,7 @@ impl Teller {
                 }
                 Err(RecvError::Closed) => return Ok(()),
             };
-            self.position.queue = self.position.queue.max(item.position.queue);
-            self.position.responses = self.position.responses.max(item.position.responses);
+            self.position = further(self.position, item.position);
             let place = match item.source {
                 Source::Queue => Place::Queue(item.position.queue),
                 Source::Responses => Place::Answer(item.entry.execution.unwrap_or(ExecutionId::Any)),
@@ -170,9 +181,35 @@ mod tests {
         Item { position: Position { queue, responses: 0 }, source: Source::Queue, entry, is_settled: false }
     }
 
+    fn app() -> App {
+        let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+        app.index_mut().caught_up();
+        app
+    }
+
+    #[tokio::test]
+    async fn nobody_follows_all_jobs_while_the_past_is_being_read() {
+        let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        assert!(matches!(of_all(&app, &caller, None), Err(Error::Indexing)));
+        app.index_mut().caught_up();
+        assert!(of_all(&app, &caller, None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_a_reader_saw_elsewhere_is_not_told_again_and_its_place_does_not_go_back() {
+        let app = app();
+        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        let mut frames = of_all(&app, &caller, Some(Position { queue: 3, responses: 9 })).unwrap();
+        for queue in 1..=4 {
+            app.hub.publish(item(&app, queue));
+        }
+        assert_eq!(frames.recv().await.unwrap().id.as_deref(), Some("4.9"));
+    }
+
     #[tokio::test]
     async fn a_reader_that_is_too_slow_is_told_so_and_cut_off() {
-        let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+        let app = app();
         let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
         let mut frames = of_all(&app, &caller, None).unwrap();
         for queue in 1..=5000 {
@@ -192,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_jobs_stream_goes_on_when_the_others_are_too_fast_for_it() {
-        let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+        let app = app();
         let caller = Caller::new("ada", &["admin".to_owned()], None).unwrap();
         app.fleet_mut().take(RegistryEvent::Beat(crate::fleet::tests::heartbeat(1, "web-01")));
         app.fleet_mut().take(RegistryEvent::Current);
@@ -214,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_was_away_too_long_is_told_of_the_gap() {
-        let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+        let app = app();
         let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
         for queue in 1..=10_500 {
             app.hub.publish(item(&app, queue));

@@ -10,8 +10,10 @@ pub(crate) mod events;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod logs;
+mod patience;
 mod record;
 pub(crate) mod retry;
+mod search;
 mod state;
 pub(crate) mod status;
 pub(crate) mod stream;
@@ -19,7 +21,7 @@ pub(crate) mod submit;
 
 pub(crate) use error::Error;
 pub(crate) use longshore_model::wire::problem::chain;
-pub(crate) use record::{Place, fold, job_view, lines};
+pub(crate) use record::{Place, fold, job_view, lines, shown_to};
 pub(crate) use state::App;
 
 use longshore_model::access::Caller;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use longshore_model::access::Caller;
 use longshore_model::job::{Execution, status};
 use longshore_model::unit::Span;
 use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
@@ -106,6 +107,21 @@ pub(crate) fn job_view(record: &JobRecord, retried_by: Vec<JobId>, now: Timestam
         executions: shares.0.iter().map(|(id, execution)| execution_view(record, *id, execution)).collect(),
         timeline: lines(record, now).into_iter().map(|line| line.entry).collect(),
     }
+}
+
+/// The job as somebody may see it who may change it: without `job:read`, neither what it was given nor what it gave.
+pub(crate) fn shown_to(caller: &Caller, mut job: JobView) -> JobView {
+    if !caller.may("job:read") {
+        job.args = serde_json::json!({});
+        job.annotations.clear();
+        for execution in &mut job.executions {
+            (execution.result, execution.error) = (None, None);
+        }
+        for entry in &mut job.timeline {
+            entry.detail = None;
+        }
+    }
+    job
 }
 
 fn execution_view(record: &JobRecord, id: ExecutionId, execution: &Execution) -> ExecutionView {

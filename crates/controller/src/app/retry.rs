@@ -7,7 +7,7 @@ use longshore_model::limits::EXPIRES_IN_DEFAULT;
 use longshore_model::wire::rest::{JobView, RetryJobRequest, RetryOnly};
 use longshore_model::{ExecutionState, JobId};
 
-use super::{App, Error, fold, permit, submit};
+use super::{App, Error, fold, permit, shown_to, submit};
 
 /// Repeats a job that has ended. Needs the operation's own permission: a repeat is a submission.
 pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJobRequest) -> Result<JobView, Error> {
@@ -40,5 +40,6 @@ pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJ
         annotations: job.annotations,
     };
     submit::check_retention(app, &submission, now)?;
-    Ok(submit::accept(app, caller, submission, submit::new_id(), Some(id)).await?.view(app))
+    let accepted = submit::accept(app, caller, submission, submit::new_id(), Some(id), None).await?;
+    Ok(shown_to(caller, accepted.view(app)))
 }

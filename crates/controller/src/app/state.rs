@@ -6,9 +6,11 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jiff::Timestamp;
 use longshore_model::JobId;
 use longshore_store::{Error as StoreError, JobRecord, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::artifacts::SEARCHES_MAX;
 use crate::Config;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
@@ -27,6 +29,8 @@ pub(crate) struct Inner {
     /// Held shared from a submission's look at its bundle to its place in the index, and alone while a delete decides whether the
     /// bundle is still needed.
     pub(crate) bundles: tokio::sync::RwLock<()>,
+    /// The places of those who look for one file in an archive.
+    pub(crate) searches: Arc<Semaphore>,
     /// Set when the controller ends: streams and waits end with it.
     pub(crate) drain: CancellationToken,
     /// The tasks behind streaming responses.
@@ -43,6 +47,7 @@ impl App {
             hub: Hub::default(),
             waiters: Waiters::default(),
             bundles: tokio::sync::RwLock::default(),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),
             index: RwLock::default(),

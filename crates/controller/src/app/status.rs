@@ -1,5 +1,7 @@
 //! How the system is: readiness, health, the agents, the catalogue.
 
+use std::collections::BTreeMap;
+
 use longshore_model::access::Caller;
 use longshore_model::operation::Operation;
 use longshore_model::unit::Span;
@@ -32,8 +34,9 @@ pub(crate) fn status(app: &App, caller: &Caller) -> Result<StatusView, Error> {
             version: app.store.broker.version(),
             durability: app.config.durability.clone(),
         },
-        jobs: app.index().counts(),
-        agents,
+        // Half an index would look like the whole.
+        jobs: if app.index().is_caught_up() { app.index().counts() } else { BTreeMap::new() },
+        agents: if caller.may("agent:read") { agents } else { Vec::new() },
     })
 }
 

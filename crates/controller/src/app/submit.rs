@@ -3,8 +3,6 @@
 //! With an idempotency key the job's id is reserved before the job is written, so that a repeat finds the same id whether or not the
 //! first try came to its end.
 
-use std::fmt::Write as _;
-
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::JobId;
 use longshore_model::access::Caller;
@@ -14,6 +12,7 @@ use longshore_model::wire::rest::{JobRequest, JobView};
 use longshore_store::{Created, JobRecord, bundle_name};
 use sha2::{Digest, Sha256};
 
+use crate::hex;
 use crate::wait::Ticket;
 
 use super::{App, Error, job_view, permit};
@@ -41,20 +40,31 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
     check_retention(app, &submission, now)?;
 
     let (Some(key), Some(body_sha256)) = (submission.idempotency_key.clone(), body_sha256) else {
-        return accept(app, caller, submission, new_id(), None).await;
+        return accept(app, caller, submission, new_id(), None, None).await;
     };
-    let wanted = Reservation { schema: SCHEMA, job: new_id(), body_sha256 };
-    let held = app.store.ledger.reserve(&key_hash(&caller.name, &key), &wanted).await?;
+    let key = key_hash(&caller.name, &key);
+    let wanted = Reservation { schema: SCHEMA, job: new_id(), body_sha256, deleted: false };
+    let mut held = reserve(app, &key, &wanted).await?;
+    if held != wanted.job {
+        if let Some(record) = app.load(held).await? {
+            return Ok(Submitted { record, ticket: None });
+        }
+        // An earlier try reserved the id and crashed before it wrote the job. Or the job was deleted just now: then its key says so by now.
+        held = reserve(app, &key, &wanted).await?;
+    }
+    accept(app, caller, submission, held, None, Some(key)).await
+}
+
+/// The job that a key stands for.
+async fn reserve(app: &App, key: &str, wanted: &Reservation) -> Result<JobId, Error> {
+    let held = app.store.ledger.reserve(key, wanted).await?;
+    if held.deleted {
+        return Err(Error::Deleted { job: held.job });
+    }
     if held.body_sha256 != wanted.body_sha256 {
         return Err(Error::IdempotencyConflict { job: held.job });
     }
-    // A reservation that is not ours was made by an earlier try, which may have crashed before it wrote the job.
-    if held.job != wanted.job
-        && let Some(record) = app.load(held.job).await?
-    {
-        return Ok(Submitted { record, ticket: None });
-    }
-    accept(app, caller, submission, held.job, None).await
+    Ok(held.job)
 }
 
 /// Addresses a submission and writes it down. The caller has checked permissions and retention.
@@ -64,6 +74,7 @@ pub(super) async fn accept(
     submission: Submission,
     id: JobId,
     retry_of: Option<JobId>,
+    key_sha256: Option<String>,
 ) -> Result<Submitted, Error> {
     let executions = app.fleet().resolve(&submission.target)?;
     let needs_bundle = submission.call.bundle().map(bundle_name);
@@ -79,7 +90,7 @@ pub(super) async fn accept(
 
     let now = app.now();
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
-    let definition = Definition::from(&job);
+    let definition = Definition { key_sha256, ..Definition::from(&job) };
     let ticket = app.waiters.register_new(id);
     match app.store.ledger.create(&definition).await? {
         Created::Stored(revision) => {
@@ -122,13 +133,6 @@ fn body_hash(request: &JobRequest) -> String {
     let mut body = serde_json::to_value(request).expect("a request has string keys only");
     body.sort_all_objects();
     hex(&Sha256::digest(body.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

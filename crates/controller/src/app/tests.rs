@@ -1,11 +1,12 @@
-//! A broker that fails at every call in turn, before or after the write took effect: whatever was begun can be finished.
+//! A broker that fails at every call in turn, before or after the write took effect: whatever was begun can be finished. And a ledger that
+//! is full, or that somebody else always writes to first.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation, SCHEMA};
 use longshore_model::wire::rest::JobRequest;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_store::{Answered, Appended, Created, Error as StoreError, JobRecord, Ledger, RegistryEvent, Revision, Store, memory};
@@ -13,11 +14,17 @@ use longshore_store::{Answered, Appended, Created, Error as StoreError, JobRecor
 use super::*;
 use crate::{Config, SigningKey};
 
-/// When the answer of the failing call is lost.
+/// What is wrong with the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
+    /// One call is lost.
     Before,
+    /// The answer of one call is lost.
     After,
+    /// Answers find no room.
+    Full,
+    /// Somebody else always writes first.
+    Contended,
 }
 
 struct Flaky {
@@ -29,7 +36,7 @@ struct Flaky {
 
 impl Flaky {
     async fn call<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
-        let fails = self.calls.fetch_add(1, Ordering::Relaxed) == self.fails_at;
+        let fails = self.calls.fetch_add(1, Ordering::Relaxed) == self.fails_at && matches!(self.fault, Fault::Before | Fault::After);
         let lost = || Err(StoreError::Unavailable { doing: "a call that the test breaks", source: None });
         if fails && self.fault == Fault::Before {
             return lost();
@@ -46,10 +53,16 @@ impl Ledger for Flaky {
     }
 
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, StoreError> {
+        if self.fault == Fault::Contended {
+            return Ok(Appended::Conflict);
+        }
         self.call(self.inner.append(job, execution, after, event)).await
     }
 
     async fn answer(&self, answer: &Answer) -> Result<Answered, StoreError> {
+        if self.fault == Fault::Full {
+            return Err(StoreError::Full { store: "job-responses".to_owned() });
+        }
         self.call(self.inner.answer(answer)).await
     }
 
@@ -63,6 +76,10 @@ impl Ledger for Flaky {
 
     async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, StoreError> {
         self.call(self.inner.reserve(key_hash, reservation)).await
+    }
+
+    async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), StoreError> {
+        self.call(self.inner.retire(key_hash, job)).await
     }
 
     async fn delete(&self, job: JobId) -> Result<(), StoreError> {
@@ -86,13 +103,17 @@ fn request() -> JobRequest {
     serde_json::from_value(serde_json::json!({"operation": "node.hostname.get", "target": "web-01", "idempotency_key": "k"})).unwrap()
 }
 
+fn broken(sound: &Store, fails_at: usize, fault: Fault) -> (App, Arc<Flaky>) {
+    let flaky = Arc::new(Flaky { inner: Arc::clone(&sound.ledger), calls: AtomicUsize::new(0), fails_at, fault });
+    (app_on(Store { ledger: Arc::clone(&flaky) as Arc<dyn Ledger>, ..sound.clone() }), flaky)
+}
+
 /// Every fault at every call, until an operation makes fewer calls than that.
 async fn at_every_call(mut check: impl AsyncFnMut(Store, App, &Flaky)) {
     for fault in [Fault::Before, Fault::After] {
         for fails_at in 0.. {
             let sound = memory::open(memory::MemoryOptions::default());
-            let flaky = Arc::new(Flaky { inner: Arc::clone(&sound.ledger), calls: AtomicUsize::new(0), fails_at, fault });
-            let broken = app_on(Store { ledger: Arc::clone(&flaky) as Arc<dyn Ledger>, ..sound.clone() });
+            let (broken, flaky) = broken(&sound, fails_at, fault);
             check(sound, broken, &flaky).await;
             if flaky.calls.load(Ordering::Relaxed) <= fails_at {
                 break;
@@ -112,7 +133,7 @@ async fn a_submission_that_failed_anywhere_is_finished_by_its_repeat_as_one_job(
         let second = submitted(&store).await;
         assert!(first.is_err() || first.is_ok_and(|id| id == second));
         // One announcement, for one job.
-        let inbox = store.work.inbox(AgentId::from_bits(1)).await.unwrap();
+        let inbox = store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries;
         assert_eq!(inbox.iter().map(|delivery| delivery.definition.id).collect::<Vec<_>>(), [second]);
     })
     .await;
@@ -142,7 +163,116 @@ async fn a_delete_that_failed_anywhere_is_finished_by_its_repeat() {
         }
         assert!(store.ledger.load(id).await.unwrap().is_none());
         assert!(store.ledger.load_answer(id, ExecutionId::Agent(AgentId::from_bits(1))).await.unwrap().is_none());
-        assert!(store.work.inbox(AgentId::from_bits(1)).await.unwrap().is_empty());
+        assert!(store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries.is_empty());
+        let again = submit::submit(&app_on(store.clone()), &caller(), request()).await;
+        assert!(matches!(again, Err(Error::Deleted { job }) if job == id), "its work is not done again");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_cancel_whose_answer_finds_no_room_is_a_cancel() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let id = submitted(&store).await;
+    let view = cancel::cancel(&broken(&store, 0, Fault::Full).0, &caller(), id).await.unwrap();
+    assert_eq!((view.changed, view.job.status.as_str()), (true, "cancelled"));
+    assert!(store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancel_that_never_gets_to_write_says_that_a_repeat_may() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let id = submitted(&store).await;
+    let (broken, _) = broken(&store, 0, Fault::Contended);
+    assert!(matches!(cancel::cancel(&broken, &caller(), id).await, Err(Error::Contended { job }) if job == id));
+}
+
+/// A job that `agent` has started.
+async fn running(store: &Store) -> JobId {
+    let id = submitted(store).await;
+    let record = store.ledger.load(id).await.unwrap().unwrap();
+    let kind = EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+    let event = Event { schema: SCHEMA, at: jiff::Timestamp::now(), kind };
+    store.ledger.append(id, record.definition.executions[0], record.definition_revision, &event).await.unwrap();
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_delete_of_what_does_not_stop_says_that_its_end_is_asked_for() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let id = running(&store).await;
+    let app = app_on(store.clone());
+    assert!(matches!(delete::delete(&app, &caller(), id, delete::Running::Refuse).await, Err(Error::Running { .. })));
+    assert!(matches!(delete::delete(&app, &caller(), id, delete::Running::CancelFirst).await, Err(Error::Stopping { .. })));
+    assert!(fold(&store.ledger.load(id).await.unwrap().unwrap()).0[0].1.cancel_requested_by().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_says_what_became_of_the_work_and_no_more() {
+    let rows = [
+        (Some((Outcome::Cancelled, Some(true))), "the job was stopped"),
+        (Some((Outcome::Cancelled, Some(false))), "whether all of its processes are gone is not known"),
+        (Some((Outcome::Cancelled, None)), "whether all of its processes are gone is not known"),
+        (Some((Outcome::Completed, None)), "the job ended by itself before it was stopped: completed"),
+        (None, "did not answer in time; whether it stopped is not known"),
+    ];
+    for (end, expected) in rows {
+        let store = memory::open(memory::MemoryOptions::default());
+        let id = running(&store).await;
+        let app = app_on(store.clone());
+        let ended = async {
+            let record = loop {
+                let record = store.ledger.load(id).await.unwrap().unwrap();
+                if record.events.len() == 2 {
+                    break record;
+                }
+                tokio::task::yield_now().await;
+            };
+            let execution = record.definition.executions[0];
+            match end {
+                Some((outcome, cancel_verified)) => {
+                    let answer = answer(id, execution, outcome, cancel_verified);
+                    store.ledger.answer(&answer).await.unwrap();
+                }
+                None => {
+                    let event = Event { schema: SCHEMA, at: jiff::Timestamp::now(), kind: EventKind::Lost { attempt: 1 } };
+                    store.ledger.append(id, execution, record.revision(execution), &event).await.unwrap();
+                }
+            }
+        };
+        let caller = caller();
+        let (view, ()) = tokio::join!(cancel::cancel(&app, &caller, id), ended);
+        let message = view.unwrap().message;
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+fn answer(job: JobId, execution: ExecutionId, outcome: Outcome, cancel_verified: Option<bool>) -> Answer {
+    Answer {
+        schema: SCHEMA,
+        job,
+        execution,
+        outcome,
+        agent: Some(AgentId::from_bits(1)),
+        hostname: Some("web-01".to_owned()),
+        attempts: 1,
+        changed: None,
+        result: None,
+        error: None,
+        cancel_verified,
+        started_at: None,
+        finished_at: jiff::Timestamp::now(),
+        duration_ms: None,
+    }
+}
+
+#[tokio::test]
+async fn lists_and_counts_wait_for_the_whole_index() {
+    let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
+    let list = || list::list(&app, &caller(), crate::index::Filter::default(), None, 10);
+    assert!(matches!(list(), Err(Error::Indexing)));
+    assert!(status::status(&app, &caller()).unwrap().jobs.is_empty());
+    app.index_mut().caught_up();
+    assert!(list().unwrap().items.is_empty());
+    assert_eq!(status::status(&app, &caller()).unwrap().jobs["pending"], 0);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::job::{Applied, Execution, Refused, status};
-use longshore_model::wire::record::{Answer, Definition, Event};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind};
 use longshore_model::wire::rest::JobSummary;
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::Revision;
@@ -37,7 +37,7 @@ pub(crate) struct Entry {
 pub(crate) struct Share {
     pub(crate) id: ExecutionId,
     pub(crate) execution: Execution,
-    /// When the broker stored its newest event, or the job: the one clock that hosts share.
+    /// When the broker stored what its newest attempt began or ended with, or the job: the one clock that hosts share.
     pub(crate) changed_at: Timestamp,
     /// Where the answer stands in the ledger's second sequence.
     pub(crate) answered_at: Option<Revision>,
@@ -68,8 +68,13 @@ impl Entry {
     /// Folds an event that the broker stored at `at`; one of an execution that the job does not have is no change.
     pub(crate) fn apply(&mut self, execution: ExecutionId, event: &Event, at: Timestamp) -> Result<Applied, Refused> {
         let Some(share) = self.share_mut(execution) else { return Ok(Applied::Duplicate) };
-        share.changed_at = share.changed_at.max(at);
-        share.execution.apply(event)
+        let applied = share.execution.apply(event)?;
+        // A cancel, however often it is asked for, does not give an attempt more time.
+        let moves_on = matches!(event.kind, EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Lost { .. });
+        if applied == Applied::Changed && moves_on {
+            share.changed_at = share.changed_at.max(at);
+        }
+        Ok(applied)
     }
 
     /// Folds an answer that stands at `place`.

@@ -20,7 +20,7 @@ use longshore_model::{ExecutionId, JobId, JobStatus};
 use longshore_store::Revision;
 
 pub(crate) use entry::{Entry, Share};
-pub(crate) use filter::Filter;
+pub(crate) use filter::{Filter, Moment};
 pub(crate) use follow::follow;
 use orphans::{Orphan, Orphans};
 
@@ -63,7 +63,7 @@ impl Index {
     /// Takes a definition. Safe to repeat: the feed tells what a submission has inserted already.
     pub(crate) fn define(&mut self, definition: &Definition, stored_at: Timestamp, now: Timestamp) -> Effect {
         let id = definition.id;
-        // A deleted job's id comes back only when an idempotent submission is repeated after the delete.
+        // A deleted job's id comes back only when the repeat of its submission met the delete.
         if self.deleted.remove(&id) {
             self.deleted_order.retain(|deleted| *deleted != id);
         }

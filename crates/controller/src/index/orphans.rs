@@ -7,7 +7,8 @@ use longshore_model::wire::record::{Answer, Event};
 use longshore_model::{ExecutionId, JobId};
 use longshore_store::Revision;
 
-/// Jobs whose records are kept aside. While the index is built the answers may run far ahead of the definitions.
+/// Jobs whose records are kept aside. The feed tells the answers of the past after all definitions of it, so these are few: of what is
+/// being written at the moment.
 const ORPHANED_JOBS_MAX: usize = 100_000;
 /// Records kept of one job.
 const RECORDS_OF_ONE_MAX: usize = 1024;

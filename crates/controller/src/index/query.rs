@@ -46,7 +46,7 @@ impl Index {
     pub(crate) fn list(&self, filter: &Filter, before: Option<JobId>, limit: usize, now: Timestamp) -> Page {
         let mut items = Vec::new();
         let mut end = upper_bound(filter, before);
-        let oldest = filter.since.and_then(|since| since.checked_sub(ID_AGE_MAX).ok()).map_or(JobId::from_bits(0), first_id_at);
+        let oldest = filter.since.as_ref().and_then(|since| since.at.checked_sub(ID_AGE_MAX).ok()).map_or(JobId::from_bits(0), first_id_at);
         for _ in 0..LIST_SCAN_MAX {
             let Some(id) = self.newest_before(&filter.statuses, end).filter(|id| *id >= oldest) else {
                 return Page { items, last: None };
@@ -116,7 +116,7 @@ fn first_id_at(at: Timestamp) -> JobId {
 
 /// Ids are made before or at submission: none submitted before `until` has an id made after it.
 fn upper_bound(filter: &Filter, before: Option<JobId>) -> Option<JobId> {
-    let until = filter.until.and_then(|until| until.checked_add(SignedDuration::from_secs(1)).ok()).map(first_id_at);
+    let until = filter.until.as_ref().and_then(|until| until.at.checked_add(SignedDuration::from_secs(1)).ok()).map(first_id_at);
     match (before, until) {
         (Some(before), Some(until)) => Some(before.min(until)),
         (before, until) => before.or(until),

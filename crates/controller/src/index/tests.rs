@@ -23,6 +23,7 @@ fn definition(id: u128) -> Definition {
         submitted_by: "ada".to_owned(),
         submitted_at: NOW,
         retry_of: (id > 1).then(|| JobId::from_bits(1)),
+        key_sha256: None,
     }
 }
 
@@ -116,6 +117,21 @@ fn a_record_that_contradicts_the_history_is_skipped() {
     assert_eq!(entry.shares[0].execution.state(), ExecutionState::Completed);
     assert!(entry.is_odd);
     assert_eq!(index.counts()["completed"], 1);
+}
+
+#[test]
+fn the_clock_of_an_attempt_is_not_wound_up_by_asking_for_its_end() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let mut index = Index::default();
+    feed(&mut index, 1, 0);
+    let mut happen = |event: &Event, second| {
+        index.happen(JobId::from_bits(1), ExecutionId::Any, event, at(second), NOW);
+        index.get(JobId::from_bits(1)).unwrap().shares[0].changed_at
+    };
+    assert_eq!(happen(&started(1), 10), at(10));
+    assert_eq!(happen(&event(EventKind::CancelRequested { by: "ada".to_owned() }), 20), at(10));
+    assert_eq!(happen(&started(1), 30), at(10), "told again");
+    assert_eq!(happen(&started(2), 40), at(40));
 }
 
 #[test]

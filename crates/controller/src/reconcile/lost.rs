@@ -1,4 +1,7 @@
 //! Executions whose agent did not answer in time. A late answer replaces this.
+//!
+//! An agent that lives may fetch a bundle for as long as the job's time-out before the work begins, and store what it brought back for
+//! long after its end. So silence alone counts only after all of that; sooner if the agent's process is gone.
 
 use std::time::Duration;
 
@@ -14,12 +17,17 @@ use crate::index::Share;
 
 /// For staging, collecting, killing, skewed clocks, and the way to the ledger.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long an agent may be busy with unpacking, collecting and storing, beyond the time-outs of its fetch and of its work: its own bound
+/// for storing, and as long again for what has none.
+const STAGING_AND_COLLECTING: Duration = Duration::from_secs(30 * 60);
 
 /// One pass. When an attempt began is read off the broker's clock: the agent's may be an hour wrong.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
     let lease = app.config.lease;
     let is_silent = |share: &Share, timeout: Duration| {
-        share.execution.state() == ExecutionState::Running && now > after(after(share.changed_at, timeout), GRACE.saturating_add(lease))
+        let busy_until = after(after(share.changed_at, timeout), GRACE.saturating_add(lease));
+        let excused_until = after(after(busy_until, timeout), STAGING_AND_COLLECTING);
+        share.execution.state() == ExecutionState::Running && now > busy_until && (now > excused_until || is_gone(&app, &share.execution))
     };
     let (jobs, next) = candidates(&app, cursor, |entry| entry.shares.iter().any(|share| is_silent(share, entry.timeout)));
     for job in jobs {
@@ -32,6 +40,12 @@ pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cur
         }
     }
     Ok(next)
+}
+
+/// Whether the process that runs this attempt is known to be gone, and not just for a moment.
+fn is_gone(app: &App, execution: &Execution) -> bool {
+    let (Some((agent, _)), Some(since)) = (execution.holder(), execution.started_at()) else { return true };
+    app.fleet().is_gone(agent, since, app.config.lease)
 }
 
 /// Records an attempt as lost, if it is still the newest one and runs, as far as the ledger knows.

@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
-use longshore_store::{Answered, Appended, Created, JobRecord, Revision, Store, memory};
+use longshore_store::{Answered, Appended, Created, JobRecord, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
 use super::{expired, lost, owed, unannounced};
@@ -39,6 +40,13 @@ impl Bench {
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the index follows");
     }
 
+    /// The agent that the tests' work is held by is there, as a later process.
+    fn agent_is_replaced(&self) {
+        let later = Heartbeat { started_at: at(1), ..crate::fleet::tests::heartbeat(1, "web-01") };
+        self.app.fleet_mut().take(RegistryEvent::Beat(later));
+        self.app.fleet_mut().take(RegistryEvent::Current);
+    }
+
     async fn index_has(&self, job: JobId, state: ExecutionState) {
         self.index(|index| index.get(job).is_some_and(|entry| entry.shares[0].execution.state() == state)).await;
     }
@@ -70,6 +78,7 @@ async fn create(store: &Store, id: u128) -> (JobId, Revision) {
         submitted_by: "ada".to_owned(),
         submitted_at: now,
         retry_of: None,
+        key_sha256: None,
     };
     match store.ledger.create(&definition).await.unwrap() {
         Created::Stored(revision) => (definition.id, revision),
@@ -159,12 +168,10 @@ async fn work_whose_agent_is_gone_can_be_heard_of_again_and_spent_offers_are_ren
     let late = at(lease + 60);
     unannounced::pass(bench.app.clone(), None, late).await.unwrap();
     assert_eq!(n_offered(&store).await, 1, "what waits is offered anew; who runs the other is not known to be gone");
-    bench.app.fleet_mut().take(longshore_store::RegistryEvent::Current);
+    bench.app.fleet_mut().take(RegistryEvent::Current);
     unannounced::pass(bench.app.clone(), None, late).await.unwrap();
     assert_eq!(n_offered(&store).await, 1, "who has just begun to listen knows nobody to be gone");
-    // Its agent is there again, as a later process.
-    let later = longshore_model::wire::agent::Heartbeat { started_at: at(1), ..crate::fleet::tests::heartbeat(1, "web-01") };
-    bench.app.fleet_mut().take(longshore_store::RegistryEvent::Beat(later));
+    bench.agent_is_replaced();
     unannounced::pass(bench.app.clone(), None, late).await.unwrap();
     assert_eq!(n_offered(&store).await, 2, "now its agent is gone");
 }
@@ -235,6 +242,7 @@ async fn silent_work_is_lost_until_its_late_answer() {
     append(&store, job, created, started()).await;
     bench.index_has(job, ExecutionState::Running).await;
     // Time-out 60 s, grace 30 s, lease 120 s.
+    bench.agent_is_replaced();
     lost::pass(bench.app.clone(), None, at(205)).await.unwrap();
     assert_eq!(load(&store, job).await.1, ExecutionState::Running);
     lost::pass(bench.app.clone(), None, at(215)).await.unwrap();
@@ -247,6 +255,22 @@ async fn silent_work_is_lost_until_its_late_answer() {
     bench.index(|index| index.get(job).unwrap().status(Timestamp::now()) == JobStatus::Completed).await;
     assert_eq!(bench.app.index().counts()["failed"], 0);
     assert_eq!(load(&store, job).await.1, ExecutionState::Completed);
+}
+
+#[tokio::test]
+async fn an_agent_that_lives_may_fetch_and_store_before_its_work_is_lost() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (job, created) = create(&store, 1).await;
+    append(&store, job, created, started()).await;
+    bench.index_has(job, ExecutionState::Running).await;
+    bench.app.fleet_mut().take(RegistryEvent::Beat(crate::fleet::tests::heartbeat(1, "web-01")));
+    bench.app.fleet_mut().take(RegistryEvent::Current);
+    // Twice the time-out of 60 s, half an hour, grace 30 s, lease 120 s.
+    lost::pass(bench.app.clone(), None, at(2065)).await.unwrap();
+    assert_eq!(load(&store, job).await.1, ExecutionState::Running);
+    lost::pass(bench.app.clone(), None, at(2075)).await.unwrap();
+    assert_eq!(load(&store, job).await.1, ExecutionState::Lost);
 }
 
 #[tokio::test]

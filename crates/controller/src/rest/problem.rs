@@ -25,9 +25,13 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorCode::NoAgent | ErrorCode::AgentOffline | ErrorCode::IdempotencyConflict | ErrorCode::JobRunning | ErrorCode::JobNotFinal => {
-            StatusCode::CONFLICT
-        }
+        ErrorCode::NoAgent
+        | ErrorCode::AgentOffline
+        | ErrorCode::IdempotencyConflict
+        | ErrorCode::JobDeleted
+        | ErrorCode::JobRunning
+        | ErrorCode::JobStopping
+        | ErrorCode::JobNotFinal => StatusCode::CONFLICT,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::Validation | ErrorCode::UnknownOperation | ErrorCode::DigestMismatch | ErrorCode::Retention => {
@@ -94,6 +98,10 @@ impl From<Error> for Failed {
             }
             Error::NotFound { .. } => Self::new(ErrorCode::NotFound, detail),
             Error::IdempotencyConflict { .. } => Self::new(ErrorCode::IdempotencyConflict, detail),
+            Error::Deleted { .. } => Self::new(ErrorCode::JobDeleted, detail).hint("submit it with a new key to have it done again"),
+            Error::Stopping { .. } => Self::new(ErrorCode::JobStopping, detail).retryable().hint("repeat the delete"),
+            Error::Contended { .. } => Self::new(ErrorCode::JobRunning, detail).retryable().hint("repeat the request"),
+            Error::Indexing | Error::Busy => Self::new(ErrorCode::Unavailable, detail).retryable(),
             Error::Running { .. } => Self::new(ErrorCode::JobRunning, detail).hint("wait for it, cancel it, or say `?force=true`"),
             Error::NotFinal { .. } => Self::new(ErrorCode::JobNotFinal, detail),
             Error::Retention { .. } => Self::new(ErrorCode::Retention, detail),

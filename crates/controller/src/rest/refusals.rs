@@ -37,7 +37,7 @@ const COMMON: [(u16, &str); 5] = [
     (401, "A valid bearer token is required."),
     (403, "The token does not allow this."),
     (500, "An error of ours."),
-    (503, "The broker did not answer, or a store is full; `Retry-After` says when to try again."),
+    (503, "The broker did not answer, a store is full, or the controller is still starting; `Retry-After` says when to try again."),
 ];
 const NOT_FOUND: (u16, &str) = (404, "It is not there.");
 const CONFLICT: (u16, &str) = (409, "The state of the job or the fleet does not allow this.");

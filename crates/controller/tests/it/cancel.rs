@@ -1,10 +1,10 @@
 //! Ending jobs in every state, and twice.
 
-use futures::StreamExt as _;
+use longshore_controller::token;
 use longshore_model::wire::record::Outcome;
-use longshore_model::wire::rest::CancelView;
+use longshore_model::wire::rest::{CancelView, JobView};
 use longshore_model::{JobId, JobStatus};
-use longshore_store::{Appended, Wake};
+use longshore_store::Appended;
 use serde_json::json;
 
 use crate::support::House;
@@ -56,13 +56,7 @@ async fn a_finished_job_is_not_cancelled_and_says_so() {
 async fn a_running_job_is_stopped_by_its_agent() {
     let (house, agent) = House::with_agent().await;
     let job = house.submit(json!({})).await;
-    let task = agent.take().await;
-    task.start().await;
-    let mut wakes = house.store.work.wakes(agent.id).await.unwrap();
-    let obey = async {
-        while wakes.next().await != Some(Wake::Cancel(job.id)) {}
-        task.answer(Outcome::Cancelled, json!(null)).await;
-    };
+    let obey = agent.obey(job.id, 1).await;
     let (view, ()) = tokio::join!(cancel(&house, job.id), obey);
     assert!(view.changed);
     assert_eq!((view.job.status, view.message.as_str()), (JobStatus::Cancelled, "the job was stopped"));
@@ -74,18 +68,33 @@ async fn a_running_job_is_stopped_by_its_agent() {
 async fn a_running_job_cancelled_twice_is_asked_for_once() {
     let (house, agent) = House::with_agent().await;
     let job = house.submit(json!({})).await;
-    let task = agent.take().await;
-    task.start().await;
-    let mut wakes = house.store.work.wakes(agent.id).await.unwrap();
-    let obey = async {
-        // Both callers have told the agent before it answers.
-        for _ in 0..2 {
-            while wakes.next().await != Some(Wake::Cancel(job.id)) {}
-        }
-        task.answer(Outcome::Cancelled, json!(null)).await;
-    };
+    // Both callers have told the agent before it answers.
+    let obey = agent.obey(job.id, 2).await;
     let (one, two, ()) = tokio::join!(cancel(&house, job.id), cancel(&house, job.id), obey);
     assert_eq!([one.changed, two.changed].iter().filter(|changed| **changed).count(), 1);
     let requests = house.job(job.id).await.timeline.iter().filter(|entry| entry.event == "cancel_requested").count();
     assert_eq!(requests, 1);
+}
+
+#[tokio::test]
+async fn who_may_not_read_jobs_is_not_told_what_they_hold() {
+    let (house, agent) = House::with_agent().await;
+    let secret = json!({"operation": "command.exec", "args": {"command": ["s3cret"]}, "annotations": {"s3cret": "1"}});
+    let job: JobView = house.post("/api/v1/jobs", &secret).await.json().await.unwrap();
+    let task = agent.take().await;
+    task.start().await;
+    task.answer(Outcome::Failed, json!({"stdout": "s3cret"})).await;
+    house.get(&format!("/api/v1/jobs/{}?wait=20s", job.id)).await;
+    let told = async |path: &str, more: &[&str]| {
+        let permissions = ["job:write", "command:execute"].iter().chain(more).map(|permission| (*permission).to_owned()).collect();
+        let token = token::issue(&house.key, "bob", &["admin".to_owned()], Some(permissions), None, jiff::Timestamp::now());
+        let response =
+            house.bare(reqwest::Method::POST, &format!("/api/v1/jobs/{}/{path}", job.id)).bearer_auth(token).send().await.unwrap();
+        assert!(response.status().is_success(), "{path}");
+        response.text().await.unwrap()
+    };
+    for path in ["cancel", "retry"] {
+        assert!(!told(path, &[]).await.contains("s3cret"), "{path}");
+        assert!(told(path, &["job:read"]).await.contains("s3cret"), "{path}");
+    }
 }

@@ -1,10 +1,8 @@
 //! Delete, then look: nothing is left.
 
-use futures::StreamExt as _;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::JobView;
-use longshore_store::{Wake, archive_name, bundle_name};
+use longshore_store::{archive_name, bundle_name};
 use reqwest::Method;
 use serde_json::json;
 
@@ -54,13 +52,7 @@ async fn nothing_of_a_deleted_job_is_left() {
 async fn a_forced_delete_stops_what_runs_first() {
     let (house, agent) = House::with_agent().await;
     let job = house.submit(json!({})).await;
-    let task = agent.take().await;
-    task.start().await;
-    let mut wakes = house.store.work.wakes(agent.id).await.unwrap();
-    let obey = async {
-        while wakes.next().await != Some(Wake::Cancel(job.id)) {}
-        task.answer(Outcome::Cancelled, json!(null)).await;
-    };
+    let obey = agent.obey(job.id, 1).await;
     let path = format!("/api/v1/jobs/{}?force=true", job.id);
     let (response, ()) = tokio::join!(house.request(Method::DELETE, &path).send(), obey);
     assert_eq!(response.unwrap().status(), 204);
@@ -93,4 +85,21 @@ async fn a_job_that_was_deleted_behind_the_controllers_back_leaves_the_list_when
     let path = format!("/api/v1/jobs/{}", job.id);
     assert_eq!(house.request(Method::GET, &path).send().await.unwrap().status(), 404);
     assert_eq!(house.get("/api/v1/jobs").await["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_key_whose_job_was_deleted_makes_no_other() {
+    let (house, agent) = House::with_agent().await;
+    let body = json!({"operation": "node.hostname.get", "idempotency_key": "k"});
+    let job: JobView = house.post("/api/v1/jobs", &body).await.json().await.unwrap();
+    agent.take().await.complete().await;
+    house.get(&format!("/api/v1/jobs/{}?wait=20s", job.id)).await;
+    let deleted = house.request(Method::DELETE, &format!("/api/v1/jobs/{}", job.id)).send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    let refused = problem(house.post("/api/v1/jobs", &body).await).await;
+    assert_eq!((refused.status, refused.code, refused.retryable), (409, ErrorCode::JobDeleted, false));
+    assert!(refused.detail.contains(&job.id.to_string()) && refused.hint.unwrap().contains("new key"));
+    assert_eq!(house.get("/api/v1/jobs").await["items"], json!([]));
+    let another = json!({"operation": "node.hostname.get", "idempotency_key": "k-2"});
+    assert_eq!(house.post("/api/v1/jobs", &another).await.status(), 201);
 }

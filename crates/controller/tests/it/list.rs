@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use longshore_client::JobFilter;
 use longshore_model::JobId;
 use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::JobList;
@@ -43,6 +44,8 @@ async fn filters_pages_and_counts_agree() {
         ("", &[0, 1, 2, 3, 4, 5, 6]),
         ("status=completed", &[0]),
         ("status=completed&status=failed", &[0, 1]),
+        ("status=completed,failed", &[0, 1]),
+        ("status=completed,failed&status=running", &[0, 1, 5]),
         ("status=pending", &[2, 3, 4, 6]),
         ("status=expired", &[]),
         ("operation=node.status.get", &[3, 4]),
@@ -66,7 +69,7 @@ async fn filters_pages_and_counts_agree() {
         "failed": 1, "cancelled": 0, "expired": 0});
     assert_eq!(list["counts"], counts);
 
-    for filter in ["", "&operation=node.hostname.get", "&status=pending&status=running"] {
+    for filter in ["", "&operation=node.hostname.get", "&status=pending&status=running", "&since=1h&until=0s"] {
         let mut found = Vec::new();
         let mut next: Option<String> = Some(String::new());
         while let Some(cursor) = next {
@@ -114,4 +117,38 @@ async fn the_index_of_a_controller_that_comes_later_is_the_same() {
     let live = house.get("/api/v1/jobs?limit=1000").await;
     assert_eq!(live["items"].as_array().unwrap().len(), 20);
     assert_eq!(later.get("/api/v1/jobs?limit=1000").await, live);
+}
+
+#[tokio::test]
+async fn the_client_asks_for_what_the_server_reads() {
+    let (house, _agent) = House::with_agent().await;
+    let wanted = house.submit(json!({"operation": "node.status.get", "target": "web-01", "annotations": {"team": "harbour"}})).await;
+    house.submit(json!({})).await;
+    let client = house.client();
+    let some = |text: &str| Some(text.to_owned());
+    let all = JobFilter::default;
+    let narrow = [
+        JobFilter { operation: some("node.status.get"), ..all() },
+        JobFilter { target: some("web-01"), ..all() },
+        JobFilter { agent: Some(wanted.executions[0].id.to_string()), ..all() },
+        JobFilter { annotation: some("team=harbour"), ..all() },
+        JobFilter { q: some("HARB"), ..all() },
+        JobFilter { status: some("pending,running"), operation: some("node.status.get"), submitter: some("ada"), ..all() },
+        JobFilter { since: some("1h"), until: some("0s"), limit: Some(1), target: some("web-01"), ..all() },
+    ];
+    for filter in narrow {
+        let ids: Vec<JobId> = client.jobs(&filter).await.unwrap().items.iter().map(|item| item.id).collect();
+        assert_eq!(ids, [wanted.id], "{filter:?}");
+    }
+    for filter in [
+        JobFilter { status: some("completed,failed"), ..all() },
+        JobFilter { submitter: some("bob"), ..all() },
+        JobFilter { since: some("2999-01-01T00:00:00Z"), ..all() },
+        JobFilter { until: some("1h"), ..all() },
+    ] {
+        assert!(client.jobs(&filter).await.unwrap().items.is_empty(), "{filter:?}");
+    }
+    let first = client.jobs(&JobFilter { since: some("1h"), limit: Some(1), ..all() }).await.unwrap();
+    let second = client.jobs(&JobFilter { since: some("1h"), limit: Some(1), cursor: first.next_cursor, ..all() }).await.unwrap();
+    assert_eq!((first.items.len(), second.items[0].id), (1, wanted.id));
 }

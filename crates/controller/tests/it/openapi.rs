@@ -1,5 +1,7 @@
 //! The committed description: a change of the API shows in review.
 
+use longshore_model::wire::problem::ErrorCode;
+
 #[test]
 fn the_committed_description_is_the_served_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
@@ -9,6 +11,13 @@ fn the_committed_description_is_the_served_one() {
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(committed == served, "{path} is not what is served: run the tests with UPDATE=1 and read the difference");
+}
+
+#[test]
+fn codes_are_described_as_they_are_sent() {
+    let document = serde_json::to_value(longshore_controller::openapi()).unwrap();
+    let sent: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+    assert_eq!(document["components"]["schemas"]["ErrorCode"]["enum"], serde_json::json!(sent));
 }
 
 #[test]

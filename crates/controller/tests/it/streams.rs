@@ -87,11 +87,14 @@ async fn streams_end_with_the_controller() {
     let all = open(&house, "/api/v1/jobs/events", None).await;
     let one = open(&house, &format!("/api/v1/jobs/{}/events", job.id), None).await;
     let logs = open(&house, &format!("/api/v1/jobs/{}/logs", job.id), None).await;
+    let text = house.request(Method::GET, &format!("/api/v1/jobs/{}/logs", job.id)).header("accept", "text/plain").send().await.unwrap();
     house.drain.cancel();
     assert_eq!(words(&all.rest().await), Vec::<String>::new());
     assert_eq!(words(&one.rest().await), ["submitted"]);
     // Without `end`: the job goes on, and so may the reader.
     assert_eq!(words(&logs.rest().await), Vec::<String>::new());
+    // Text has no last word: what breaks off must not look like the whole.
+    assert!(text.bytes().await.is_err());
     house.ended().await;
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use longshore_client::{Client, ClientConfig};
 use longshore_controller::{Config, Controller, SigningKey, token};
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::log::{LogRecord, LogStream};
@@ -13,7 +14,7 @@ use longshore_model::wire::problem::Problem;
 use longshore_model::wire::record::{Answer, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::wire::rest::JobView;
 use longshore_model::{AgentId, ExecutionId, JobId};
-use longshore_store::{Appended, Delivery, Store, memory};
+use longshore_store::{Appended, Delivery, Store, Wake, memory};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -90,6 +91,11 @@ impl House {
     pub(crate) fn token(&self, roles: &[&str]) -> String {
         let roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
         token::issue(&self.key, "ada", &roles, None, None, Timestamp::now())
+    }
+
+    /// The typed client of an administrator.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(ClientConfig { url: self.base.clone(), token: Some(self.token(&["admin"])) }).unwrap()
     }
 
     /// A request without a token.
@@ -170,6 +176,20 @@ impl Agent {
             }
         };
         tokio::time::timeout(PATIENCE, take).await.expect("there is work")
+    }
+
+    /// Takes the one job there is, starts it, and stops it once its end was asked for `times` times.
+    pub(crate) async fn obey(&self, job: JobId, times: usize) -> impl Future<Output = ()> {
+        let task = self.take().await;
+        assert_eq!(task.job, job);
+        task.start().await;
+        let mut wakes = self.store.work.wakes(self.id).await.unwrap();
+        async move {
+            for _ in 0..times {
+                while wakes.next().await != Some(Wake::Cancel(job)) {}
+            }
+            task.answer(Outcome::Cancelled, json!(null)).await;
+        }
     }
 
     /// Everything in the inbox.

@@ -79,6 +79,8 @@ impl From<&Job> for Definition {
             submitted_by: job.submitted_by.clone(),
             submitted_at: job.submitted_at,
             retry_of: job.retry_of,
+            // The key is the submission's matter, and that of whoever stores it.
+            key_sha256: None,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+// `$text` is a token, not a `literal`: a fragment that was parsed once is not the plain string that the schema's derive looks for.
 macro_rules! error_codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $title:literal, $explanation:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:tt, $title:literal, $explanation:literal;)*) => {
         /// What went wrong, for programs. A code never changes its meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         pub enum ErrorCode {
@@ -46,13 +47,15 @@ error_codes! {
     Unauthenticated = "unauthenticated", "a valid bearer token is required", "Send `Authorization: Bearer TOKEN`. On one host `longshore start` writes the token that the command line uses by itself.";
     Forbidden = "forbidden", "the token does not allow this", "The token is valid but lacks the permission that `detail` names. An administrator can issue another with `longshore token generate`.";
     IdempotencyConflict = "idempotency_conflict", "the idempotency key was used for another body", "A key stands for one submission. Use a new key for a new one.";
+    JobDeleted = "job_deleted", "the job of this idempotency key was deleted", "Nothing was run again. A key stands for one submission, also when its job is gone: to have the work done once more, submit it with a new key.";
     JobRunning = "job_running", "the job is not final", "Wait for it, cancel it first, or say `force`, which cancels first.";
+    JobStopping = "job_stopping", "the end of the job is asked for, and it has not stopped yet", "The cancel is recorded, and no other attempt will start; nothing was deleted yet. Repeat the delete: it goes on where this one stopped.";
     JobNotFinal = "job_not_final", "the job has not ended", "This needs a job that has ended: `longshore job wait ID`.";
     TooLarge = "too_large", "the body is larger than allowed", "Upload large inputs as a bundle; arguments are limited to 1 MiB.";
     UnsupportedMediaType = "unsupported_media_type", "the body's media type is not accepted", "Send `Content-Type: application/json`.";
     DigestMismatch = "digest_mismatch", "the content does not have the digest that was announced", "Nothing was stored. Upload again; if it repeats, something between you and the controller changes the bytes.";
     StorageFull = "storage_full", "a store is at its configured limit", "Nothing was dropped and nothing was accepted. Delete finished jobs or raise `nats.kv.max_bytes`.";
-    Unavailable = "unavailable", "the broker did not answer", "The outcome may be unknown: send the same request again with the same idempotency key. If the broker's disk was full, it must be restarted after space is made.";
+    Unavailable = "unavailable", "it is not available at the moment", "The controller is still starting or has too much to do, or the broker did not answer. Then the outcome may be unknown: send the same request again with the same idempotency key. If the broker's disk was full, it must be restarted after space is made.";
     Retention = "retention", "the job could outlive its records", "`not_before`, `expires_in` and the attempts' time-outs add up to more than `nats.kv.ttl` keeps records. Shorten them or raise the retention.";
     Internal = "internal", "an error of ours", "The controller's log has the details under the request id.";
     TimedOut = "timed_out", "the work's time was up", "The whole process tree was stopped at the job's `timeout`. Give it more with `--timeout`.";

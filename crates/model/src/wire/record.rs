@@ -48,6 +48,9 @@ pub struct Definition {
     /// The job this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+    /// Hash of the idempotency key it came with, under which its reservation is. Records of before this field do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_sha256: Option<String>,
 }
 
 /// One line of an execution's append-only history.
@@ -169,7 +172,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// What an idempotency key stands for. Written once.
+/// What an idempotency key stands for. Written once, and once more when its job is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
     /// Version of this form.
@@ -178,4 +181,7 @@ pub struct Reservation {
     pub job: JobId,
     /// SHA-256 of the submission's canonical body, lower-case hex.
     pub body_sha256: String,
+    /// Whether the job was deleted: the key makes no other. Readers of before this field make the job again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }

@@ -236,7 +236,7 @@ pub struct JobList {
 /// The answer to a cancel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CancelView {
-    /// The job as it is now.
+    /// The job as it is now. A token without `job:read` is not told its arguments, annotations, results and errors.
     pub job: JobView,
     /// Whether this call changed anything; false for a job that had ended or was being cancelled already.
     pub changed: bool,
@@ -383,9 +383,9 @@ pub struct StatusView {
     pub healthy: bool,
     /// The broker.
     pub broker: BrokerView,
-    /// The agents.
+    /// The agents; none for a token without `agent:read`.
     pub agents: Vec<AgentView>,
-    /// Jobs by status.
+    /// Jobs by status; empty while the controller is still counting.
     pub jobs: BTreeMap<String, u64>,
 }
 

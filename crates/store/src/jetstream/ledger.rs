@@ -126,6 +126,24 @@ impl Ledger for JetStreamLedger {
         }
     }
 
+    async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
+        const DOING: &str = "retiring an idempotency key";
+        let subject = self.link.layout.idempotency(key_hash);
+        while let Some(message) = self.link.read_last(&self.queue, &subject, DOING).await? {
+            let reservation: Reservation = from_json(&subject, &message.payload)?;
+            if reservation.job != job || reservation.deleted {
+                break;
+            }
+            let value = to_json(&Reservation { deleted: true, ..reservation }, "reservation")?;
+            match self.link.write(subject.clone(), value, HeaderMap::new(), Guard::Last(&subject, message.sequence), DOING).await? {
+                Written::Stored(_) => break,
+                // A reservation changes once: the next look finds it retired, or expired.
+                Written::Guarded => {}
+            }
+        }
+        Ok(())
+    }
+
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         // The history first: broken off in between, a history without its answers would look like unfinished work.
         self.link.purge(&self.queue, &self.link.layout.history(job), "deleting a job").await?;

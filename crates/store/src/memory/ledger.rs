@@ -47,6 +47,11 @@ impl Ledger for Memory {
         Ok(self.0.state().records.reserve(key_hash, reservation))
     }
 
+    async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
+        self.0.state().records.retire(key_hash, job);
+        Ok(())
+    }
+
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         self.0.state().records.delete(job);
         self.0.signals.records.send_replace(());

@@ -118,6 +118,12 @@ impl Records {
         self.reservations.entry(key_hash.to_owned()).or_insert_with(|| reservation.clone()).clone()
     }
 
+    pub(super) fn retire(&mut self, key_hash: &str, job: JobId) {
+        if let Some(reservation) = self.reservations.get_mut(key_hash).filter(|reservation| reservation.job == job) {
+            reservation.deleted = true;
+        }
+    }
+
     pub(super) fn delete(&mut self, job: JobId) {
         let answers: Vec<_> = self.answers_of(job).collect();
         for (execution, revision) in answers {

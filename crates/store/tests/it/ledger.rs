@@ -23,6 +23,7 @@ conformance!(GENEROUS:
     of_concurrent_answers_one_is_stored,
     the_first_reservation_stands,
     of_concurrent_reservations_all_get_the_same,
+    a_retired_key_stands_for_a_deleted_job,
     delete_leaves_nothing,
     records_that_are_too_large_are_refused,
 );
@@ -178,6 +179,24 @@ async fn of_concurrent_reservations_all_get_the_same(store: Store) {
     assert!(given.iter().all(|one| *one == given[0]), "{given:?}");
 }
 
+async fn a_retired_key_stands_for_a_deleted_job(store: Store) {
+    let (key, other_key) = ("ab".repeat(32), "cd".repeat(32));
+    let first = reservation(1);
+    for key in [&key, &other_key] {
+        store.ledger.reserve(key, &first).await.unwrap();
+    }
+    store.ledger.retire(&key, job_id(2)).await.unwrap();
+    assert_eq!(store.ledger.reserve(&key, &reservation(3)).await.unwrap(), first, "it stands for another job");
+    for _ in 0..2 {
+        store.ledger.retire(&key, first.job).await.unwrap();
+        assert_eq!(store.ledger.reserve(&key, &reservation(3)).await.unwrap(), Reservation { deleted: true, ..first.clone() });
+    }
+    assert_eq!(store.ledger.reserve(&other_key, &reservation(3)).await.unwrap(), first);
+    let unknown = "ef".repeat(32);
+    store.ledger.retire(&unknown, first.job).await.unwrap();
+    assert_eq!(store.ledger.reserve(&unknown, &reservation(4)).await.unwrap(), reservation(4), "what was never reserved can be");
+}
+
 async fn delete_leaves_nothing(store: Store) {
     let (definition, neighbour) = (any_job(1), any_job(2));
     for definition in [&definition, &neighbour] {
@@ -219,6 +238,8 @@ async fn records_that_are_too_large_are_refused(store: Store) {
 
 async fn a_full_ledger_refuses_and_keeps_what_it_has(store: Store) {
     let job = |n| large_job(n, 32 << 10);
+    let key = "ab".repeat(32);
+    store.ledger.reserve(&key, &reservation(0)).await.unwrap();
     let mut stored = 0;
     let error = loop {
         match store.ledger.create(&job(stored)).await {
@@ -235,10 +256,14 @@ async fn a_full_ledger_refuses_and_keeps_what_it_has(store: Store) {
     }
     assert_eq!(store.ledger.load(job_id(stored)).await.unwrap(), None);
 
+    // A key can be retired at the latest when its job has made room.
+    assert!(matches!(store.ledger.retire(&key, job_id(0)).await, Ok(()) | Err(Error::Full { .. })));
     store.ledger.delete(job_id(0)).await.unwrap();
+    store.ledger.retire(&key, job_id(0)).await.unwrap();
+    assert!(store.ledger.reserve(&key, &reservation(0)).await.unwrap().deleted);
     create(&store, &job(stored)).await;
 }
 
 fn reservation(n: u64) -> Reservation {
-    Reservation { schema: SCHEMA, job: job_id(n), body_sha256: "00".repeat(32) }
+    Reservation { schema: SCHEMA, job: job_id(n), body_sha256: "00".repeat(32), deleted: false }
 }

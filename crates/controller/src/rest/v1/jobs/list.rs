@@ -10,7 +10,7 @@ use longshore_model::unit::Span;
 use longshore_model::wire::rest::JobList;
 
 use crate::app::{App, list as app};
-use crate::index::Filter;
+use crate::index::{Filter, Moment};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::{Fields, FromQuery, Query};
 use crate::rest::problem::Failed;
@@ -26,8 +26,8 @@ pub(crate) struct ListQuery {
 impl FromQuery for ListQuery {
     fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
         let mut filter = Filter::default();
-        while let Some(status) = fields.read("status", |word| JobStatus::from_word(word).ok_or_else(known_statuses))? {
-            filter.statuses.insert(status);
+        while let Some(some) = fields.read("status", statuses)? {
+            filter.statuses.extend(some);
         }
         while let Some(pair) = fields.read("annotation", annotation)? {
             filter.annotations.push(pair);
@@ -36,8 +36,8 @@ impl FromQuery for ListQuery {
         filter.target = fields.one("target");
         filter.host = fields.one("host").or_else(|| fields.one("agent"));
         filter.submitter = fields.one("submitter");
-        filter.since = fields.read("since", instant)?;
-        filter.until = fields.read("until", instant)?;
+        filter.since = fields.read("since", moment)?;
+        filter.until = fields.read("until", moment)?;
         filter.text = fields.one("text");
         let limit = fields.read("limit", |text| match text.parse() {
             Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
@@ -47,8 +47,9 @@ impl FromQuery for ListQuery {
     }
 }
 
-fn known_statuses() -> String {
-    format!("takes {}", JobStatus::ALL.map(JobStatus::as_str).join(", "))
+fn statuses(words: &str) -> Result<Vec<JobStatus>, String> {
+    let known = || format!("takes {}", JobStatus::ALL.map(JobStatus::as_str).join(", "));
+    words.split(',').map(|word| JobStatus::from_word(word).ok_or_else(known)).collect()
 }
 
 fn annotation(text: &str) -> Result<(String, String), &'static str> {
@@ -56,9 +57,10 @@ fn annotation(text: &str) -> Result<(String, String), &'static str> {
 }
 
 /// A time, or how long ago.
-fn instant(text: &str) -> Result<Timestamp, String> {
+fn moment(text: &str) -> Result<Moment, &'static str> {
     let ago = |Span(span): Span| Timestamp::now().checked_sub(SignedDuration::try_from(span).ok()?).ok();
-    text.parse().ok().or_else(|| ago(text.parse().ok()?)).ok_or_else(|| "takes an RFC 3339 time, or how long ago such as `1h`".to_owned())
+    let at = text.parse().ok().or_else(|| ago(text.parse().ok()?)).ok_or("takes an RFC 3339 time, or how long ago such as `1h`")?;
+    Ok(Moment { asked: text.to_owned(), at })
 }
 
 /// List jobs, newest first.
@@ -68,7 +70,7 @@ fn instant(text: &str) -> Result<Timestamp, String> {
 #[utoipa::path(
     get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs",
     params(
-        ("status" = Option<Vec<JobStatus>>, Query, description = "Any of these; repeatable."),
+        ("status" = Option<Vec<JobStatus>>, Query, description = "Any of these; comma-separated, repeatable, or both."),
         ("operation" = Option<String>, Query, description = "Of this operation."),
         ("target" = Option<String>, Query, description = "With this target, as it was submitted."),
         ("host" = Option<String>, Query, description = "That this host name or agent id has or had; `agent` means the same."),
@@ -88,7 +90,7 @@ pub(super) async fn list(
     Query(query): Query<ListQuery>,
     uri: Uri,
 ) -> Result<(HeaderMap, Json<JobList>), Failed> {
-    let list = app::list(&app, &caller, &query.filter, query.cursor.as_deref(), query.limit)?;
+    let list = app::list(&app, &caller, query.filter, query.cursor.as_deref(), query.limit)?;
     let mut headers = HeaderMap::new();
     if let Some(link) = list.next_cursor.as_deref().and_then(|cursor| next_page(&uri, cursor)) {
         headers.insert(header::LINK, link);

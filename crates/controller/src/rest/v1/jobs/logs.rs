@@ -1,6 +1,6 @@
 //! `GET /api/v1/jobs/{id}/logs`.
 
-use std::convert::Infallible;
+use std::io;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -32,7 +32,7 @@ impl FromQuery for LogsQuery {
 /// Follow a job's output until it has ended.
 ///
 /// Server-sent events with `LogView` data, or with `Accept: text/plain` the bytes alone. `end` is the last event; a stream that breaks
-/// off without it may be resumed with `Last-Event-ID`.
+/// off without it may be resumed with `Last-Event-ID`. Bytes that break off end with an error of the connection.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/logs", tag = "jobs", operation_id = "follow_job_logs",
     params(
@@ -62,12 +62,14 @@ pub(super) async fn logs(
 }
 
 fn text(pieces: impl futures::Stream<Item = app::Piece> + Send + 'static) -> Response {
-    let bytes = pieces.filter_map(|piece| {
-        let bytes = match piece {
-            app::Piece::Log(log) => Some(Ok::<_, Infallible>(Bytes::from(log.record.bytes))),
-            app::Piece::End => None,
-        };
-        futures::future::ready(bytes)
+    // Bytes have no last word, so what breaks off breaks the connection: a clean end is the end of the output.
+    let bytes = futures::stream::unfold(Some(pieces.boxed()), async |pieces| {
+        let mut pieces = pieces?;
+        match pieces.next().await {
+            Some(app::Piece::Log(log)) => Some((Ok(Bytes::from(log.record.bytes)), Some(pieces))),
+            Some(app::Piece::End) => None,
+            None => Some((Err(io::Error::from(io::ErrorKind::UnexpectedEof)), None)),
+        }
     });
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(bytes)).into_response()
 }

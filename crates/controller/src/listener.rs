@@ -1,0 +1,126 @@
+//! Accepts connections and serves each. A client that says nothing holds its place for a bounded time, and all of them together are a
+//! bounded number.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What connections are held to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// How long the head of a request may take, also while a connection waits for its next one.
+    pub(crate) head_within: Duration,
+    /// Connections at once; others wait to be accepted.
+    pub(crate) connections: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { head_within: Duration::from_secs(30), connections: 4096 }
+    }
+}
+
+/// Serves until `drain` is set, then takes no more requests and ends with the last answer. Dropping it cuts everybody off.
+pub(crate) async fn serve(mut listener: TcpListener, router: Router, bounds: Bounds, drain: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = drain.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            (stream, _) = accept(&mut listener), if connections.len() < bounds.connections => stream,
+        };
+        connections.spawn(converse(stream, router.clone(), bounds, drain.clone()));
+    }
+    // Whoever connects from now on is refused rather than left waiting.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// The framework's own: it waits when there are no more file descriptors.
+async fn accept(listener: &mut TcpListener) -> (TcpStream, std::net::SocketAddr) {
+    axum::serve::Listener::accept(listener).await
+}
+
+async fn converse(stream: TcpStream, router: Router, bounds: Bounds, drain: CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.head_within);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %crate::app::chain(&error), "a connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    struct Door {
+        address: std::net::SocketAddr,
+        drain: CancellationToken,
+        tasks: JoinSet<()>,
+    }
+
+    async fn open(bounds: Bounds) -> Door {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(serve(listener, Router::new().route("/", get(async || "hello")), bounds, drain.clone()));
+        Door { address, drain, tasks }
+    }
+
+    /// Everything up to the end of the connection.
+    async fn heard(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        tokio::time::timeout(SOON, stream.read_to_end(&mut text)).await.expect("the connection ends").unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_half_a_head_or_nothing_is_cut_off() {
+        let door = open(Bounds { head_within: Duration::from_millis(100), ..Bounds::default() }).await;
+        for sent in [&REQUEST[..20], b""] {
+            let mut stream = TcpStream::connect(door.address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            assert!(!heard(&mut stream).await.contains("200 OK"));
+        }
+        // And so is one that says nothing after its answer.
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        assert!(heard(&mut stream).await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_all_places_are_taken_waits_for_one() {
+        let mut door = open(Bounds { connections: 1, ..Bounds::default() }).await;
+        let first = TcpStream::connect(door.address).await.unwrap();
+        let mut second = TcpStream::connect(door.address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        let mut answer = [0; 8];
+        assert!(tokio::time::timeout(Duration::from_millis(100), second.read(&mut answer)).await.is_err());
+        drop(first);
+        tokio::time::timeout(SOON, second.read_exact(&mut answer)).await.expect("it is its turn").unwrap();
+        // The end does not wait for who has nothing to say.
+        door.drain.cancel();
+        tokio::time::timeout(SOON, door.tasks.join_next()).await.expect("it ends").unwrap().unwrap();
+    }
+}
