@@ -9,7 +9,8 @@ use crate::contexts::Contexts;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::settings::{Loaded, Secret, Sources};
+use crate::settings::{Loaded, Sources};
+use crate::target::{self, Named, Target};
 
 /// A flag that says something of a setting: the key, the flag's name, the value.
 pub(crate) type Flag = (&'static str, &'static str, String);
@@ -38,32 +39,26 @@ impl App {
         Ok(sources.load()?)
     }
 
-    /// A client for the controller that the flags, the environment, the settings or the current context name, in this order.
-    pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let side = self.settings(Vec::new())?.settings.controller.client;
-        let url = self.global.url.clone().or_else(|| variable("LONGSHORE_URL")).or(side.url);
-        let token_file = self.global.token_file.clone().or_else(|| variable("LONGSHORE_TOKEN_FILE").map(Into::into));
-        let secret = token_file.map(Secret::File).or(side.security.bearer_token);
+    /// Which controller commands talk to, by the flags, the environment, the settings and the contexts.
+    pub(crate) fn target(&self, loaded: &Loaded) -> Result<Target, Failure> {
+        let named = Named { url: self.global.url.clone(), token_file: self.global.token_file.clone() };
+        target::choose(&named, loaded, Contexts::path().and_then(|path| Contexts::load(&path)))
+    }
 
-        let contexts = Contexts::path().and_then(|path| Contexts::load(&path));
-        let name = variable("LONGSHORE_CONTEXT");
-        // A context that is broken or missing matters only to those who need it.
-        let context = match (&url, &secret) {
-            (Some(_), Some(_)) => None,
-            (Some(_), None) => contexts.ok().and_then(|contexts| contexts.get(name.as_deref()).ok().flatten().cloned()),
-            (None, Some(_) | None) => contexts?.get(name.as_deref())?.cloned(),
-        };
-        let Some(url) = url.clone().or_else(|| context.as_ref().map(|context| context.url.clone())) else {
+    /// A client for that controller.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let Target { url, token, withheld } = self.target(&self.settings(Vec::new())?)?;
+        let Some((url, _)) = url else {
             return Err(Failure::new(Exit::Unreachable, "no controller is known")
                 .hint("start one here:     longshore start")
                 .hint("or name one:        longshore --url http://HOST:PORT --token-file FILE …")
                 .code("no_controller"));
         };
-        // A context's token is for that context's controller and nobody else.
-        let of_context = context.filter(|context| context.url == url).and_then(|context| context.token_file).map(Secret::File);
-        let token = match secret.or(of_context) {
-            Some(secret) => Some(secret.read().map_err(|error| {
+        if let Some(origin) = withheld {
+            self.out.say(format!("the token of {origin} is for another controller and not sent to {url}; give one with --token-file FILE"));
+        }
+        let token = match token {
+            Some((secret, _)) => Some(secret.read().map_err(|error| {
                 Failure::new(Exit::NotAllowed, "the token cannot be read").caused_by(&error).hint("name another with --token-file FILE")
             })?),
             None => None,

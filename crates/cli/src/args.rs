@@ -1,11 +1,13 @@
 //! The command line: what exists, in groups by task, with examples before flags.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::command::{completion, config, context, explain, job, operation, run, token};
 use crate::output::{Color, Format};
+use crate::render::shell_word;
 use crate::role;
 
 const EXAMPLES: &str = "\
@@ -93,6 +95,30 @@ pub(crate) enum Command {
     Completion(completion::Completion),
     /// This program's version.
     Version,
+}
+
+/// Ends the program as clap does, with a better tip where clap's own would mislead.
+pub(crate) fn refuse(mut error: clap::Error) -> ! {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    if let Some(tip) = tip(&error, &words) {
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error.exit()
+}
+
+/// For `run uname -a`: clap would put the dashes before `-a`.
+fn tip(error: &clap::Error, words: &[String]) -> Option<String> {
+    let is_run = words.first().is_some_and(|word| word == "run") && !words.iter().any(|word| word == "--");
+    if !is_run || !matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument) {
+        return None;
+    }
+    let command = words[1..].iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
+    if words.get(1).is_some_and(|word| Path::new(word).is_dir()) && words.len() == 2 {
+        return Some(format!("put `--` between the directory and its steps: longshore run {command} -- make"));
+    }
+    let example = if command.is_empty() || command.starts_with('-') { "uname -a".to_owned() } else { command };
+    Some(format!("put `--` before the command: longshore run -- {example}"))
 }
 
 #[cfg(test)]

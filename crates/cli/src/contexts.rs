@@ -33,6 +33,22 @@ pub(crate) struct Context {
     pub(crate) token_file: Option<PathBuf>,
 }
 
+/// Where a controller was noted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// Its context.
+    pub(crate) name: String,
+    /// The current context, if that is another.
+    pub(crate) current: Option<String>,
+    /// What had the name before.
+    pub(crate) replaced: Option<Context>,
+}
+
+/// Whether its data directory has been removed, so that nobody can use it.
+fn is_gone(context: &Context) -> bool {
+    context.token_file.as_ref().is_some_and(|path| !path.exists())
+}
+
 impl Contexts {
     /// Where the file is.
     pub(crate) fn path() -> Result<PathBuf, Failure> {
@@ -68,6 +84,22 @@ impl Contexts {
         }
     }
 
+    /// Notes the controller of this host under `local`, or under the next such name while another data directory has that one. It becomes the
+    /// current one only if none is.
+    pub(crate) fn note_local(&mut self, context: Context) -> Noted {
+        let own = self.contexts.iter().find(|(_, found)| found.token_file.is_some() && found.token_file == context.token_file);
+        let own = own.map(|(name, _)| name.clone());
+        let names = (1..).map(|n| if n == 1 { "local".to_owned() } else { format!("local-{n}") });
+        let name = own.or_else(|| names.into_iter().find(|name| self.contexts.get(name).is_none_or(is_gone))).expect("names do not end");
+        let before = self.contexts.insert(name.clone(), context.clone());
+        let replaced = before.filter(|before| before.token_file != context.token_file);
+        if self.current.as_ref().is_none_or(|current| !self.contexts.contains_key(current)) {
+            self.current = Some(name.clone());
+        }
+        let current = self.current.clone().filter(|current| *current != name);
+        Noted { name, current, replaced }
+    }
+
     /// Says that there is no such context.
     pub(crate) fn unknown(&self, name: &str) -> Failure {
         let names = self.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -85,6 +117,27 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn each_data_directory_has_a_context_of_its_own_and_none_is_taken_away() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let context = |n: usize, url: &str| Context { url: url.to_owned(), token_file: Some(dirs[n].path().join("token")) };
+        dirs.iter().for_each(|dir| std::fs::write(dir.path().join("token"), "x").unwrap());
+        let mut contexts = Contexts::default();
+        let noted =
+            |name: &str, current: Option<&str>| Noted { name: name.to_owned(), current: current.map(str::to_owned), replaced: None };
+        assert_eq!(contexts.note_local(context(0, "http://a")), noted("local", None));
+        assert_eq!(contexts.note_local(context(1, "http://b")), noted("local-2", Some("local")));
+        assert_eq!(contexts.note_local(context(1, "http://c")), noted("local-2", Some("local")), "its own, at another address");
+        assert_eq!(contexts.note_local(context(0, "http://d")), noted("local", None));
+        assert_eq!(contexts.contexts["local"].url, "http://d");
+        contexts.current = Some("local-2".to_owned());
+        std::fs::remove_file(dirs[0].path().join("token")).unwrap();
+        let elsewhere = Context { url: "http://e".to_owned(), token_file: Some("/elsewhere/token".into()) };
+        let replaced = contexts.note_local(elsewhere).replaced;
+        assert_eq!(replaced, Some(context(0, "http://d")), "the directory is gone, and that is told");
+        assert_eq!(contexts.current.as_deref(), Some("local-2"));
+    }
 
     #[test]
     fn contexts_are_kept_privately_and_come_back() {

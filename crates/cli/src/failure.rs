@@ -8,6 +8,7 @@ use longshore_client::{ErrorCode, Problem};
 use serde_json::json;
 
 use crate::exit::Exit;
+use crate::render::printable_lines;
 use crate::settings;
 
 /// A failed command.
@@ -48,7 +49,11 @@ pub(crate) const OWN_CODES: &[(&str, &str, &str)] = &[
         "no job has this id",
         "Ids may be shortened to a unique prefix or tail of at least 4 characters. `longshore job list` shows them.",
     ),
-    ("ambiguous_id", "several jobs have such an id", "Give more characters of it."),
+    (
+        "ambiguous_id",
+        "several jobs have such an id, or may have",
+        "Give more characters of it. Only the newest jobs are looked through; where there are more, give the whole id.",
+    ),
     ("wait_timeout", "the time for waiting was up", "The job goes on. `longshore job wait ID` waits for it again."),
     (
         "broker",
@@ -71,6 +76,11 @@ impl Failure {
     /// Ends the program without a word: all has been said.
     pub(crate) fn quiet(exit: Exit) -> Self {
         Self::new(exit, "")
+    }
+
+    /// Whether there is nothing to say, as when nobody reads our output any more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.what.is_empty()
     }
 
     /// Adds why.
@@ -126,11 +136,12 @@ impl Failure {
             return String::new();
         }
         let (red, dim): (Style, Style) = (AnsiColor::Red.on_default().bold(), Style::new().dimmed());
-        let mut text = format!("{red}error:{red:#} {}", self.what);
+        let indented = |text: &str| printable_lines(text).replace('\n', "\n         ");
+        let mut text = format!("{red}error:{red:#} {}", indented(&self.what));
         let put = |text: &mut String, label: &str, lines: &[String]| {
             for (idx, line) in lines.iter().enumerate() {
                 let label = if idx == 0 { label } else { "" };
-                let _ = write!(text, "\n  {dim}{label:<6}{dim:#} {}", line.replace('\n', "\n         "));
+                let _ = write!(text, "\n  {dim}{label:<6}{dim:#} {}", indented(line));
             }
         };
         put(&mut text, "cause:", &self.causes);
@@ -145,8 +156,9 @@ impl Failure {
 
     /// The same as a problem document.
     pub(crate) fn document(&self) -> Option<serde_json::Value> {
+        let hint = (!self.hints.is_empty()).then(|| self.hints.join("; "));
         if let Some(problem) = &self.problem {
-            return serde_json::to_value(problem).ok();
+            return serde_json::to_value(Problem { hint, ..(**problem).clone() }).ok();
         }
         if self.what.is_empty() {
             return None;
@@ -154,7 +166,6 @@ impl Failure {
         let code = self.code.unwrap_or("failed");
         let title = OWN_CODES.iter().find(|(own, _, _)| *own == code).map_or("it failed", |(_, title, _)| title);
         let detail = std::iter::once(&self.what).chain(&self.causes).cloned().collect::<Vec<_>>().join(": ");
-        let hint = (!self.hints.is_empty()).then(|| self.hints.join("; "));
         Some(json!({ "type": format!("/problems/{code}"), "title": title, "detail": detail, "code": code, "hint": hint }))
     }
 
@@ -187,6 +198,10 @@ impl From<longshore_client::Error> for Failure {
                 // A refusal that names fields often says the same in its detail.
                 failure.causes = fields.filter(|field| !problem.detail.contains(field.as_str())).collect();
                 failure.hints = problem.hint.clone().into_iter().collect();
+                if matches!(problem.code, ErrorCode::NoAgent | ErrorCode::AgentOffline) {
+                    failure.hints.push("see which there are:     longshore agent list".to_owned());
+                    failure.hints.push("run one on this host:    longshore agent start".to_owned());
+                }
                 if problem.code == ErrorCode::Internal {
                     failure.causes.extend(problem.request_id.as_ref().map(|id| format!("request id {id} in the controller's log")));
                 }
@@ -255,6 +270,22 @@ mod tests {
         assert_eq!(failure.document(), serde_json::to_value(problem).ok());
         let failure = failure.doing("job j-x was not deleted");
         assert!(plain(&failure).starts_with("error: job j-x was not deleted\n  cause: job j-x is running\n"));
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_steer_the_terminal() {
+        let text = "x\u{1b}[2J\u{9b}2J\u{202e}\nsecond".to_owned();
+        let problem = Problem { hint: Some(text.clone()), ..Problem::new(ErrorCode::Internal, 500, text.clone()) };
+        let shown = plain(&Failure::from(longshore_client::Error::Problem(Box::new(problem))).because(text));
+        assert_eq!(shown.matches("x\u{fffd}[2J\u{fffd}2J\u{fffd}\n         second").count(), 3, "{shown}");
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+    }
+
+    #[test]
+    fn where_no_agent_is_found_the_way_to_one_is_shown() {
+        let failure = Failure::from(longshore_client::Error::Problem(Box::new(Problem::new(ErrorCode::NoAgent, 409, "no agent is ready"))));
+        assert!(plain(&failure).contains("longshore agent list") && plain(&failure).contains("longshore agent start"));
+        assert!(failure.document().unwrap()["hint"].as_str().unwrap().contains("longshore agent list"), "also for machines");
     }
 
     #[test]

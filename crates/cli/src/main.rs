@@ -11,6 +11,7 @@ mod private;
 mod render;
 mod role;
 mod settings;
+mod target;
 
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     if let Some(code) = role::hidden(std::env::args_os().nth(1).as_deref()) {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| args::refuse(error));
     let app = App::new(cli.global);
     let exit = match perform(&app, cli.command) {
         Ok(exit) => exit,

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::render::printable_lines;
 
 /// Forms of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -85,8 +86,8 @@ impl Output {
         name: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.format {
-            Format::Table => self.lines(table(false)),
-            Format::Wide => self.lines(table(true)),
+            Format::Table => self.lines(printable_lines(&table(false))),
+            Format::Wide => self.lines(printable_lines(&table(true))),
             Format::Json => self.lines(to_json_pretty(item)),
             Format::Jsonl => self.lines(to_json(item)),
             Format::Yaml => self.lines(to_yaml(item)),
@@ -106,8 +107,8 @@ impl Output {
             Format::Json => self.lines(to_json_pretty(whole)),
             Format::Yaml => self.lines(to_yaml(whole)),
             Format::Table | Format::Wide | Format::Jsonl | Format::Name if items.is_empty() => Ok(()),
-            Format::Table => self.lines(table(false)),
-            Format::Wide => self.lines(table(true)),
+            Format::Table => self.lines(printable_lines(&table(false))),
+            Format::Wide => self.lines(printable_lines(&table(true))),
             Format::Jsonl => items.iter().try_for_each(|item| self.lines(to_json(item))),
             Format::Name => items.iter().try_for_each(|item| self.lines(name(item))),
         }
@@ -121,10 +122,10 @@ impl Output {
         }
     }
 
-    /// Says something to people; a closed standard error is nobody's concern.
+    /// Says something to people, in words that cannot steer a terminal; a closed standard error is nobody's concern.
     pub(crate) fn say(&self, text: impl Display) {
         if !self.quiet {
-            let _ = writeln!(anstream::stderr().lock(), "{text}");
+            let _ = writeln!(anstream::stderr().lock(), "{}", printable_lines(&text.to_string()));
         }
     }
 

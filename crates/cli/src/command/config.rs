@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::output::Format;
 use crate::render::Table;
 use crate::settings::{Key, Keys, Loaded, Origin, schema};
+use crate::target;
 
 /// Look at the settings and where they come from.
 #[derive(Debug, Subcommand)]
@@ -54,11 +55,21 @@ fn check(app: &App) -> Result<Exit, Failure> {
 
 fn show(app: &App, origin: bool) -> Result<Exit, Failure> {
     let loaded = app.settings(Vec::new())?;
-    let rows: Vec<(&str, Value, Origin)> = loaded
+    let mut rows: Vec<(&str, Value, Origin)> = loaded
         .keys()
         .iter()
         .filter_map(|(name, key)| loaded.in_force(name).map(|(value, origin)| (name, Loaded::shown(key, &value), origin)))
         .collect();
+    if origin {
+        // What client commands do about these two is decided beside the settings as well.
+        let target = app.target(&loaded)?;
+        let chosen = [(target::URL, target.url), (target::TOKEN, target.token.map(|(_, from)| ("***".to_owned(), from)))];
+        for (key, value, from) in &mut rows {
+            if let Some((_, Some((text, place)))) = chosen.iter().find(|(name, _)| name == key) {
+                (*value, *from) = (Value::from(text.as_str()), place.clone());
+            }
+        }
+    }
     let flat: Vec<_> =
         rows.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin.to_string() })).collect();
     let table = |_| {

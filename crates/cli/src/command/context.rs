@@ -8,6 +8,8 @@ use crate::contexts::Contexts;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render::Table;
+use crate::settings::Origin;
+use crate::target::Target;
 
 /// Which controller commands talk to.
 #[derive(Debug, Subcommand)]
@@ -34,6 +36,11 @@ impl Context {
                 contexts.current = Some(name.clone());
                 contexts.save(&path)?;
                 app.out.say(format!("context `{name}` is now current"));
+                if let Ok(Target { url: Some((url, origin)), .. }) = app.settings(Vec::new()).and_then(|loaded| app.target(&loaded))
+                    && origin != Origin::Context(name)
+                {
+                    app.out.say(format!("but commands go to {url}: {origin} says so, which outranks the current context"));
+                }
             }
         }
         Ok(Exit::Done)

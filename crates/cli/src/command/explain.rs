@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::config;
 use crate::app::App;
-use crate::exit::{self, Exit};
+use crate::exit::{Exit, MEANINGS};
 use crate::failure::{Failure, OWN_CODES};
 use crate::settings::Keys;
 
@@ -20,8 +20,16 @@ pub(crate) struct Explain {
 
 impl Explain {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {
-        if self.what == "exit-codes" || self.what.bytes().all(|byte| byte.is_ascii_digit()) {
-            app.out.lines(exit::TABLE)?;
+        if self.what == "exit-codes" {
+            return exit_codes(app);
+        }
+        if let Some(meaning) = Exit::meaning(&self.what) {
+            let document = json!({ "exit_code": self.what.parse::<u8>().ok(), "meaning": meaning });
+            app.out.item(
+                &document,
+                |_| format!("exit code {}: {meaning}\n\nAll of them:     longshore explain exit-codes", self.what),
+                || self.what.clone(),
+            )?;
             return Ok(Exit::Done);
         }
         if let Some((code, title, explanation)) = codes().find(|(code, _, _)| *code == self.what) {
@@ -41,6 +49,13 @@ impl Explain {
             None => failure,
         })
     }
+}
+
+fn exit_codes(app: &App) -> Result<Exit, Failure> {
+    let items: Vec<_> = MEANINGS.iter().map(|(code, meaning)| json!({ "exit_code": code, "meaning": meaning })).collect();
+    let table = |_| MEANINGS.iter().map(|(code, meaning)| format!("{code:<5}{meaning}")).collect::<Vec<_>>().join("\n");
+    app.out.list(&json!({ "items": items }), &items, table, |item| item["exit_code"].to_string())?;
+    Ok(Exit::Done)
 }
 
 fn codes() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use jiff::Timestamp;
+use longshore_model::access::Caller;
+use longshore_model::operation::Operation;
 use longshore_model::unit::Span;
 use serde_json::json;
 
@@ -39,12 +41,38 @@ pub(crate) struct Generate {
     data: Option<PathBuf>,
 }
 
+/// Refuses what would be signed and could do nothing: a role or a permission that does not exist, or one that no role given has.
+fn checked(subject: &str, roles: &[String], permissions: Option<&[String]>) -> Result<(), Failure> {
+    let caller = |roles: &[String], only| Caller::new(subject, roles, only).map_err(|error| Failure::new(Exit::Usage, error.to_string()));
+    let given = caller(roles, permissions)?;
+    let common = caller(&["write".to_owned()], None)?;
+    for permission in permissions.unwrap_or_default() {
+        let of_operations = Operation::ALL.iter().map(|operation| operation.spec().permission);
+        if !common.may(permission) && !of_operations.clone().any(|known| known == permission) {
+            let near = of_operations.chain(COMMON).map(|known| (strsim::jaro_winkler(permission, known), known));
+            let failure = Failure::new(Exit::Usage, format!("there is no permission {permission:?}"));
+            return Err(match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.8) {
+                Some((_, near)) => failure.hint(format!("did you mean `{near}`?")),
+                None => failure.hint("longshore operation list -o wide shows those of operations"),
+            });
+        }
+        if !given.may(permission) {
+            return Err(Failure::new(Exit::Usage, format!("{permission:?} is not part of the role {}", roles.join(", ")))
+                .because("permissions narrow the roles of a token and add nothing to them")
+                .hint(format!("longshore token generate {subject} --role admin --permission {permission}")));
+        }
+    }
+    Ok(())
+}
+
+/// Permissions that no operation needs, to tell the one that was meant.
+const COMMON: [&str; 3] = ["job:read", "job:write", "agent:read"];
+
 impl Token {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {
         let Self::Generate(generate) = self;
         let permissions = (!generate.permission.is_empty()).then_some(generate.permission);
-        longshore_model::access::Caller::new(&generate.subject, &generate.role, permissions.as_deref())
-            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        checked(&generate.subject, &generate.role, permissions.as_deref())?;
         let settings = app.settings(Vec::new())?.settings;
         let dir = data::directory(generate.data)?;
         let key = keys::existing_signing_key(&settings, &dir)?;

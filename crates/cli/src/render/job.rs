@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_client::{ExecutionView, JobId, JobList, JobSummary, JobView, TimelineEntry};
 
-use super::table::{Table, printable};
+use super::printable::printable;
+use super::table::Table;
 use super::time::{ago, duration};
 use crate::output::Output;
 
@@ -77,24 +78,32 @@ pub(crate) fn job(out: &Output, job: &JobView, wide: bool, now: Timestamp) -> St
     put("id", job.id.to_string());
     put("target", printable(&job.target));
     put("submitted", format!("{} by {}", when(out, job.submitted_at, now), printable(&job.submitted_by)));
-    put("limits", format!("{} an attempt, {} at most, start before {}", job.timeout, attempts(job.max_attempts), job.expires_at));
+    put(
+        "limits",
+        format!("{} an attempt, {} at most, start before {}", printable(&job.timeout), attempts(job.max_attempts), job.expires_at),
+    );
     job.not_before.iter().for_each(|at| put("not before", at.to_string()));
     job.annotations.iter().for_each(|(key, value)| put("annotation", printable(&format!("{key}={value}"))));
     job.retry_of.iter().for_each(|id| put("retry of", id.to_string()));
     job.retried_by.iter().for_each(|id| put("retried by", id.to_string()));
     if wide {
-        put("args", job.args.to_string());
+        put("args", pretty(&job.args));
     }
     for execution in &job.executions {
         put("execution", execution_line(execution));
         if let Some(result) = execution.result.as_ref().filter(|_| wide || job.executions.len() == 1) {
-            put("result", result.to_string());
+            put("result", pretty(result));
         }
     }
     for entry in &job.timeline {
         put("", timeline_line(out, entry, now));
     }
     text.trim_end().to_owned()
+}
+
+/// JSON over several lines, the following ones below the first.
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}").replace('\n', "\n              ")
 }
 
 fn attempts(n: u32) -> String {
@@ -170,6 +179,7 @@ mod tests {
             "annotation  team=dock",
             "failed on quay-07, 1 attempt, 41ms: exited",
             "started #1 on quay-07",
+            "result      {\n                \"exit_code\": 1\n              }",
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }

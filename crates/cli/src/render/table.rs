@@ -2,6 +2,7 @@
 
 use comfy_table::{ContentArrangement, presets};
 
+use super::printable::printable;
 use crate::output::Output;
 
 /// Columns of a terminal that tables are still narrowed to.
@@ -36,12 +37,6 @@ impl Table {
     pub(crate) fn text(&self) -> String {
         self.table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// One line, without control characters and bidirectional overrides.
-pub(crate) fn printable(text: &str) -> String {
-    let steers = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
-    text.lines().next().unwrap_or_default().chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! `longshore agent`: run one here, and see which there are.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
@@ -9,7 +7,7 @@ use serde_json::json;
 use super::controller::connect;
 use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
-use super::{BrokerFlags, mapping};
+use super::{RoleFlags, mapping};
 use crate::app::App;
 use crate::command::status;
 use crate::exit::Exit;
@@ -29,10 +27,7 @@ pub(crate) enum Agent {
 #[derive(Debug, Args)]
 pub(crate) struct Start {
     #[command(flatten)]
-    broker: BrokerFlags,
-    /// Where its identity and its work are kept.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    role: RoleFlags,
     /// Executions it runs at once.
     #[arg(long, value_name = "N")]
     max_jobs: Option<usize>,
@@ -62,12 +57,12 @@ async fn list(app: &App) -> Result<Exit, Failure> {
 
 impl Start {
     async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let mut flags = self.broker.flags();
+        let mut flags = self.role.flags();
         flags.extend(self.max_jobs.map(|n| ("agent.max_jobs", "--max-jobs", n.to_string())));
         flags.extend(self.agent_hostname.map(|name| ("agent.hostname", "--agent-hostname", name)));
         let settings = app.settings(flags)?.settings;
         let mut signals = Signals::catch()?;
-        let data = DataDir::take(self.data)?;
+        let data = DataDir::take(self.role.data)?;
         let config = mapping::agent(&settings, data.path())?;
         let store_config = mapping::store(&settings, None, "longshore-agent")?;
         let store = tokio::select! {

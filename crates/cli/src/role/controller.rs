@@ -1,7 +1,6 @@
 //! `longshore controller start`: the controller alone.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use longshore_controller::Controller as Component;
@@ -11,7 +10,7 @@ use serde_json::json;
 
 use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
-use super::{BrokerFlags, keys, mapping};
+use super::{RoleFlags, keys, mapping};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -27,10 +26,7 @@ pub(crate) enum Controller {
 #[derive(Debug, Args)]
 pub(crate) struct Start {
     #[command(flatten)]
-    broker: BrokerFlags,
-    /// Where the keys are kept.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    role: RoleFlags,
     /// Address to listen on.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -39,11 +35,11 @@ pub(crate) struct Start {
 impl Controller {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let Self::Start(start) = self;
-        let mut flags = start.broker.flags();
+        let mut flags = start.role.flags();
         flags.extend(start.listen.map(|listen| ("controller.api.listen", "--listen", listen)));
         let settings = app.settings(flags)?.settings;
         let mut signals = Signals::catch()?;
-        let data = DataDir::take(start.data)?;
+        let data = DataDir::take(start.role.data)?;
         let key = keys::signing_key(&settings, data.path())?;
         let token_file = keys::admin_token(&key, data.path())?;
         let config = mapping::controller(&settings, key, "unknown")?;

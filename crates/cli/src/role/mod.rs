@@ -31,18 +31,21 @@ pub(crate) fn hidden(first: Option<&OsStr>) -> Option<ExitCode> {
     }
 }
 
-/// How a role finds a broker that it does not run itself.
+/// What every role that uses a broker takes: where that is, if it does not run it itself, and where its own files are.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct BrokerFlags {
+pub(crate) struct RoleFlags {
     /// Address of the broker, several comma separated.
     #[arg(long, value_name = "URL")]
     nats_url: Option<String>,
     /// File with the broker's token.
     #[arg(long, value_name = "FILE")]
     nats_token_file: Option<PathBuf>,
+    /// Where keys, identities and work are kept; `~/.local/state/longshore` unless given.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
-impl BrokerFlags {
+impl RoleFlags {
     fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         flags.extend(self.nats_url.iter().map(|url| ("nats.url", "--nats-url", url.clone())));

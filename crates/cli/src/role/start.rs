@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::broker::Broker;
 use super::data::DataDir;
 use super::shutdown::{DRAIN_WITHIN, Signals, Tokens};
-use super::{BrokerFlags, agent, controller, keys, mapping};
+use super::{RoleFlags, agent, controller, keys, mapping};
 use crate::app::App;
-use crate::contexts::{Context, Contexts};
+use crate::contexts::{Context, Contexts, Noted};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::{Settings, without_credentials};
 
 /// Run everything on this host: broker, controller, agent.
 #[derive(Debug, Args)]
@@ -24,9 +24,6 @@ use crate::settings::Settings;
     after_help = "Examples\n  longshore start\n  longshore start --data /srv/longshore --listen 0.0.0.0:8080\n  longshore start --nats-url nats://nats.internal:4222   with a broker that runs elsewhere"
 )]
 pub(crate) struct Start {
-    /// Where everything is kept.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
     /// Address of the REST API; 127.0.0.1:8080 unless configured.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -34,7 +31,7 @@ pub(crate) struct Start {
     #[arg(long, value_name = "FILE")]
     nats_server: Option<PathBuf>,
     #[command(flatten)]
-    broker: BrokerFlags,
+    role: RoleFlags,
 }
 
 /// Everything that runs.
@@ -49,12 +46,12 @@ struct Running {
 impl Start {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let began = Instant::now();
-        let mut flags = self.broker.flags();
+        let mut flags = self.role.flags();
         flags.extend(self.listen.map(|listen| ("controller.api.listen", "--listen", listen)));
         flags.extend(self.nats_server.map(|path| ("nats.server.binary", "--nats-server", path.display().to_string())));
         let settings = app.settings(flags)?.settings;
         let mut signals = Signals::catch()?;
-        let data = DataDir::take(self.data)?;
+        let data = DataDir::take(self.role.data)?;
         let running = tokio::select! {
             running = bring_up(&settings, data.path()) => running?,
             exit = signals.next() => return Ok(exit),
@@ -70,8 +67,8 @@ impl Start {
             tokio::select! {
                 ended = &mut serving => ended,
                 () = ready => {
-                    write_context(app, &url, &token_file);
-                    let ready = Ready { broker: broker.as_ref(), url: &url, agent_line: &agent_line, token_file: &token_file, began };
+                    let noted = write_context(app, &url, &token_file);
+                    let ready = Ready { broker: broker.as_ref(), url: &url, agent_line: &agent_line, token_file: &token_file, noted, began };
                     let told = announce(app, &settings, &data, &ready);
                     if told.is_err() {
                         tokens.drain.cancel();
@@ -94,6 +91,7 @@ struct Ready<'a> {
     url: &'a str,
     agent_line: &'a str,
     token_file: &'a Path,
+    noted: Option<Noted>,
     began: Instant,
 }
 
@@ -174,39 +172,62 @@ fn ended<E: std::error::Error + 'static>(part: Part, result: Result<(), E>) -> R
     result.map(|()| part).map_err(|error| Failure::new(Exit::Failed, format!("the {} ended", part.name())).caused_by(&error))
 }
 
-/// Makes this host's controller the one that commands talk to. Whoever has no place for that gives `--url`.
-fn write_context(app: &App, url: &str, token_file: &Path) {
+/// Makes this host's controller known to commands. Whoever has no place for that gives `--url`.
+fn write_context(app: &App, url: &str, token_file: &Path) -> Option<Noted> {
     let write = || {
         let path = Contexts::path()?;
         let mut contexts = Contexts::load(&path)?;
-        let context = Context { url: url.to_owned(), token_file: Some(token_file.to_owned()) };
-        contexts.contexts.insert("local".to_owned(), context);
-        contexts.current = Some("local".to_owned());
-        contexts.save(&path)
+        let noted = contexts.note_local(Context { url: url.to_owned(), token_file: Some(token_file.to_owned()) });
+        contexts.save(&path)?;
+        Ok(noted)
     };
-    if let Err(failure) = write() {
-        app.out.say("the context `local` could not be written; commands need --url and --token-file");
-        app.out.fail(&failure);
+    match write() {
+        Ok(noted) => {
+            if let Some(before) = &noted.replaced {
+                app.out.say(format!("context `{}` was {}, whose token file is gone; it is replaced", noted.name, before.url));
+            }
+            Some(noted)
+        }
+        Err(failure) => {
+            app.out.say("no context could be written; commands need --url and --token-file");
+            app.out.fail(&failure);
+            None
+        }
+    }
+}
+
+/// How commands find this controller: a remark, and an example.
+fn way_here(noted: Option<&Noted>, url: &str, token_file: &Path) -> (String, String) {
+    match noted {
+        Some(Noted { name, current: None, .. }) => (format!("context \"{name}\" is current"), "longshore run -- echo hello".to_owned()),
+        Some(Noted { name, current: Some(current), .. }) => (
+            format!("context \"{name}\"; \"{current}\" stays current (longshore context use {name} changes that)"),
+            format!("LONGSHORE_CONTEXT={name} longshore run -- echo hello"),
+        ),
+        None => ("no context".to_owned(), format!("longshore --url {url} --token-file {} run -- echo hello", token_file.display())),
     }
 }
 
 fn announce(app: &App, settings: &Settings, data: &DataDir, ready: &Ready<'_>) -> Result<(), Failure> {
     let pid = std::process::id();
-    let Ready { broker, url, agent_line, token_file, began } = ready;
-    let nats_url = broker.map(|broker| broker.endpoint.url()).or_else(|| settings.nats.url.clone());
+    let Ready { broker, url, agent_line, token_file, noted, began } = ready;
+    let nats_url =
+        broker.map(|broker| broker.endpoint.url()).or_else(|| settings.nats.url.as_deref().map(|url| without_credentials(url).0));
     let document = json!({
         "url": url, "nats_url": nats_url, "nats_token_file": broker.map(|broker| &broker.endpoint.token_file),
         "nats_pid": broker.map(Broker::pid), "pid": pid, "data": data.path(), "token_file": token_file,
+        "context": noted.as_ref().map(|noted| &noted.name),
     });
     let broker_line = broker.map_or_else(
         || format!("broker        {}, not ours", nats_url.as_deref().unwrap_or_default()),
         |broker| format!("nats-server {} {}, JetStream, our child (pid {})", broker.version, broker.endpoint.url(), broker.pid()),
     );
     let age = if data.is_new { ", new" } else { "" };
+    let (context, example) = way_here(noted.as_ref(), url, token_file);
     tell(app, &document, || {
         format!(
-            "longshore {}, everything on this host (data in {}{age})\n  \u{2714} {broker_line}\n  \u{2714} controller {url}, context \"local\" is now \
-             current\n  \u{2714} {}\nReady in {:.1} s. Ctrl-C stops it; running jobs get {} s.      Try:  longshore run -- echo hello",
+            "longshore {}, everything on this host (data in {}{age})\n  \u{2714} {broker_line}\n  \u{2714} controller {url}, {context}\n  \
+             \u{2714} {}\nReady in {:.1} s. Ctrl-C stops it; running jobs get {} s.      Try:  {example}",
             env!("CARGO_PKG_VERSION"),
             data.path().display(),
             agent_line,

@@ -16,6 +16,8 @@ pub(crate) struct Key {
     pub(crate) default: Value,
     /// Whether its value is a reference to a secret.
     pub(crate) secret: bool,
+    /// Whether its value is an address that credentials may stand in.
+    pub(crate) address: bool,
     /// Whether it takes a number.
     integer: bool,
 }
@@ -106,7 +108,8 @@ fn collect(prefix: &str, schema: &Value, defaults: &Value, keys: &mut BTreeMap<S
         }
         let doc = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
         let integer = schema.get("type").is_some_and(|kind| kind.to_string().contains("integer"));
-        keys.insert(dotted, Key { doc, default, secret, integer });
+        let address = mentions(schema, "x-address");
+        keys.insert(dotted, Key { doc, default, secret, address, integer });
     }
 }
 

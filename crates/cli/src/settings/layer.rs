@@ -20,6 +20,21 @@ pub(crate) enum Origin {
     Variable(String),
     /// A flag.
     Flag(&'static str),
+    /// A context of the user's.
+    Context(String),
+}
+
+/// Where a layer stands among the others: later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Layer {
+    /// The settings files.
+    Files,
+    /// `--env-file`.
+    EnvFile,
+    /// The process's environment.
+    Environment,
+    /// The command line.
+    Flags,
 }
 
 impl fmt::Display for Origin {
@@ -29,6 +44,7 @@ impl fmt::Display for Origin {
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Variable(name) => write!(f, "env {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Context(name) => write!(f, "context {name}"),
         }
     }
 }
@@ -44,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) value: Value,
     /// Where it stands.
     pub(crate) origin: Origin,
+    /// Among which others that is.
+    pub(crate) layer: Layer,
 }
 
 /// The older name of a group, and the newer. Keys that the newer one lacks stay unknown.
@@ -75,7 +93,7 @@ fn flatten(keys: &Keys, prefix: &str, node: Node, path: &Path, line: u64, entrie
         let origin = Origin::File(path.to_owned(), line);
         let key = newer(&spelling);
         match keys.named(&key) {
-            Named::Leaf(_) => entries.push(Entry { key, spelling, value: child.into_value(), origin }),
+            Named::Leaf(_) => entries.push(Entry { key, spelling, value: child.into_value(), origin, layer: Layer::Files }),
             Named::Group => flatten(keys, &spelling, child, path, line, entries)?,
             Named::Unknown if OLDER_GROUP.0.starts_with(&format!("{spelling}.")) => flatten(keys, &spelling, child, path, line, entries)?,
             Named::Unknown => return Err(unknown(keys, spelling, origin)),
@@ -88,6 +106,7 @@ fn flatten(keys: &Keys, prefix: &str, node: Node, path: &Path, line: u64, entrie
 pub(crate) fn variables(
     keys: &Keys,
     variables: impl IntoIterator<Item = (String, String)>,
+    layer: Layer,
     origin: impl Fn(&str) -> Origin,
 ) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
@@ -105,14 +124,14 @@ pub(crate) fn variables(
                 None => continue,
             }
         }
-        entries.push(variable(keys, &dotted, &text, origin(&name))?);
+        entries.push(variable(keys, &dotted, &text, layer, origin(&name))?);
     }
     Ok(entries)
 }
 
-fn variable(keys: &Keys, dotted: &str, text: &str, origin: Origin) -> Result<Entry, Error> {
+fn variable(keys: &Keys, dotted: &str, text: &str, layer: Layer, origin: Origin) -> Result<Entry, Error> {
     if let Named::Leaf(key) = keys.named(&newer(dotted)) {
-        return Ok(Entry { key: newer(dotted), spelling: dotted.to_owned(), value: key.read(text), origin });
+        return Ok(Entry { key: newer(dotted), spelling: dotted.to_owned(), value: key.read(text), origin, layer });
     }
     // `…__TOKEN__FILE=/x` says `token: {file: /x}`.
     if let Some((parent, last)) = dotted.rsplit_once('.')
@@ -120,7 +139,7 @@ fn variable(keys: &Keys, dotted: &str, text: &str, origin: Origin) -> Result<Ent
         && key.secret
     {
         let value = Value::Object([(last.to_owned(), Value::from(text))].into_iter().collect());
-        return Ok(Entry { key: parent.to_owned(), spelling: parent.to_owned(), value, origin });
+        return Ok(Entry { key: parent.to_owned(), spelling: parent.to_owned(), value, origin, layer });
     }
     match keys.named(dotted) {
         Named::Group => Err(Error::NotAMapping { key: dotted.to_owned(), origin }),

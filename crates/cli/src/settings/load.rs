@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::address::without_credentials;
+use super::bounds;
 use super::error::Error;
 use super::keys::{Key, Keys, Named};
-use super::layer::{self, Entry, Origin};
+use super::layer::{self, Entry, Layer, Origin};
 use super::schema::Settings;
 
 /// Which layers there are beside the defaults.
@@ -32,9 +34,24 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     keys: Keys,
     said: BTreeMap<String, Vec<Entry>>,
+    variables: BTreeMap<&'static str, Variable>,
     /// Files that were read.
     pub(crate) files: Vec<PathBuf>,
 }
+
+/// What a variable says that is for client commands and no setting.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Variable {
+    /// Its value, never empty.
+    pub(crate) value: String,
+    /// Where it stands.
+    pub(crate) origin: Origin,
+    /// Among which others that is.
+    pub(crate) layer: Layer,
+}
+
+/// Their names.
+const CLIENT_VARIABLES: [&str; 3] = ["LONGSHORE_URL", "LONGSHORE_TOKEN_FILE", "LONGSHORE_CONTEXT"];
 
 /// The user's own folder for Longshore's files.
 pub(crate) fn user_dir() -> Option<PathBuf> {
@@ -59,6 +76,12 @@ impl Sources {
         let keys = Keys::all();
         let mut entries = Vec::new();
         let mut files = Vec::new();
+        let mut variables = BTreeMap::new();
+        let mut note = |name: &str, value: &str, layer, origin| {
+            if let Some(name) = CLIENT_VARIABLES.into_iter().find(|known| *known == name && !value.is_empty()) {
+                variables.insert(name, Variable { value: value.to_owned(), origin, layer });
+            }
+        };
         for path in self.usual.iter().chain(&self.config) {
             let optional = self.config.as_ref() != Some(path);
             if let Some(text) = read(path, optional)? {
@@ -69,19 +92,28 @@ impl Sources {
         if let Some(path) = &self.env_file {
             let text = read(path, false)?.unwrap_or_default();
             for (line, name, value) in layer::env_file(path, &text)? {
-                entries.extend(layer::variables(&keys, [(name, value)], |_| Origin::File(path.clone(), line))?);
+                note(&name, &value, Layer::EnvFile, Origin::File(path.clone(), line));
+                entries.extend(layer::variables(&keys, [(name, value)], Layer::EnvFile, |_| Origin::File(path.clone(), line))?);
             }
             files.push(path.clone());
         }
-        entries.extend(layer::variables(&keys, self.variables.iter().cloned(), |name| Origin::Variable(name.to_owned()))?);
+        let of_process = |name: &str| Origin::Variable(name.to_owned());
+        self.variables.iter().for_each(|(name, value)| note(name, value, Layer::Environment, of_process(name)));
+        entries.extend(layer::variables(&keys, self.variables.iter().cloned(), Layer::Environment, of_process)?);
         for (key, flag, text) in &self.flags {
             let value = match keys.named(key) {
                 Named::Leaf(key) => key.read(text),
                 Named::Group | Named::Unknown => Value::from(text.as_str()),
             };
-            entries.push(Entry { key: (*key).to_owned(), spelling: (*key).to_owned(), value, origin: Origin::Flag(flag) });
+            entries.push(Entry {
+                key: (*key).to_owned(),
+                spelling: (*key).to_owned(),
+                value,
+                origin: Origin::Flag(flag),
+                layer: Layer::Flags,
+            });
         }
-        Loaded::put_together(keys, entries, files)
+        Loaded::put_together(keys, entries, variables, files)
     }
 }
 
@@ -94,7 +126,12 @@ fn read(path: &Path, optional: bool) -> Result<Option<String>, Error> {
 }
 
 impl Loaded {
-    fn put_together(keys: Keys, entries: Vec<Entry>, files: Vec<PathBuf>) -> Result<Self, Error> {
+    fn put_together(
+        keys: Keys,
+        entries: Vec<Entry>,
+        variables: BTreeMap<&'static str, Variable>,
+        files: Vec<PathBuf>,
+    ) -> Result<Self, Error> {
         let mut said: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         for entry in entries {
             let others = said.entry(entry.key.clone()).or_default();
@@ -109,8 +146,12 @@ impl Loaded {
             }
             others.push(entry);
         }
-        let mut loaded = Self { settings: Settings::default(), keys, said, files };
+        let mut loaded = Self { settings: Settings::default(), keys, said, variables, files };
         loaded.settings = serde_path_to_error::deserialize(loaded.tree(Shown::Whole)).map_err(|error| loaded.blame(&error))?;
+        bounds::check(&loaded.settings).map_err(|(key, message)| {
+            let origin = loaded.in_force(key).map_or(Origin::Default, |(_, origin)| origin);
+            Error::Value { key: key.to_owned(), origin, message }
+        })?;
         Ok(loaded)
     }
 
@@ -126,6 +167,11 @@ impl Loaded {
         self.said.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// What a variable of client commands says, in the process's environment or else in the `--env-file`.
+    pub(crate) fn variable(&self, name: &str) -> Option<&Variable> {
+        self.variables.get(name)
+    }
+
     /// Every key.
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
@@ -133,7 +179,10 @@ impl Loaded {
 
     /// What may be shown of a value.
     pub(crate) fn shown(key: &Key, value: &Value) -> Value {
-        if key.secret && !value.is_null() { Value::from("***") } else { value.clone() }
+        if key.secret && !value.is_null() {
+            return Value::from("***");
+        }
+        value.as_str().filter(|_| key.address).map_or_else(|| value.clone(), |url| Value::from(without_credentials(url).0))
     }
 
     /// Everything in force, nested, with secrets hidden.
@@ -279,6 +328,33 @@ mod tests {
             assert!(matches!(&error, Error::Value { key, origin: Origin::File(_, 1), .. } if key == blamed), "{yaml}: {error:?}");
             assert!(!error.to_string().contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn values_out_of_their_bounds_are_refused_by_name_and_place() {
+        for (yaml, blamed) in [
+            ("nats: {registry: {ttl: 0s}}", "nats.registry.ttl"),
+            ("nats: {kv: {ttl: 0s}}", "nats.kv.ttl"),
+            ("nats: {kv: {ttl: 9000000h}}", "nats.kv.ttl"),
+            ("nats: {kv: {max_bytes: 0}}", "nats.kv.max_bytes"),
+            ("nats: {objects: {max_bytes: 18446744073709551615}}", "nats.objects.max_bytes"),
+            ("nats: {stream: {replicas: 0}}", "nats.stream.replicas"),
+            ("agent: {max_jobs: 0}", "agent.max_jobs"),
+            ("agent: {consumer: {ack_wait: 1ms}}", "agent.consumer.ack_wait"),
+            ("agent: {consumer: {max_deliver: 0}}", "agent.consumer.max_deliver"),
+        ] {
+            let error = refused(&[("etc.yaml", yaml)], &[]);
+            assert!(matches!(&error, Error::Value { key, origin: Origin::File(_, 1), .. } if key == blamed), "{yaml}: {error:?}");
+            assert!(error.to_string().contains("it takes"), "{error}");
+        }
+        bounds::check(&Settings::default()).unwrap();
+    }
+
+    #[test]
+    fn credentials_in_an_address_are_not_shown() {
+        let loaded = given(&[("etc.yaml", "nats: {url: 'nats://u:hunter2@h:1, nats://h:2'}")], &[]).sources.load().unwrap();
+        assert_eq!(loaded.shown_tree()["nats"]["url"], "nats://h:1,nats://h:2");
+        assert_eq!(loaded.settings.nats.url.as_deref(), Some("nats://u:hunter2@h:1, nats://h:2"), "they are kept for the login");
     }
 
     #[test]

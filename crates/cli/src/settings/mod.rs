@@ -3,6 +3,8 @@
 //! Later layers win: built-in defaults, `/etc/longshore/longshore.yaml`, the user's file, `--config`, `--env-file`, `LONGSHORE_*`
 //! variables, flags. The invariant guarded here: a key that nobody reads is an error, never silence.
 
+mod address;
+mod bounds;
 mod error;
 mod keys;
 mod layer;
@@ -11,9 +13,10 @@ mod schema;
 mod secret;
 mod yaml;
 
+pub(crate) use address::without_credentials;
 pub(crate) use error::Error;
 pub(crate) use keys::{Key, Keys, schema};
-pub(crate) use layer::Origin;
+pub(crate) use layer::{Layer, Origin};
 pub(crate) use load::{Loaded, Sources, user_dir};
 pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings};
 pub(crate) use secret::Secret;

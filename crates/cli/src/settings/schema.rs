@@ -26,6 +26,7 @@ pub(crate) struct Settings {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Nats {
     /// An external NATS server or cluster, comma separated. None: `start` runs its own nats-server.
+    #[schemars(extend("x-address" = true))]
     pub(crate) url: Option<String>,
     /// The nats-server that Longshore runs itself.
     pub(crate) server: Server,

@@ -136,3 +136,74 @@ fn tokens_need_a_signing_key_and_a_known_role() {
     assert_eq!((ran.code, ran.stdout.trim().split('.').count()), (Some(0), 3), "{}", ran.stderr);
     assert_eq!(run(&mut longshore(home.path(), &["token", "generate", "ci", "--role", "root", "--data", data])).code, Some(2));
 }
+
+#[test]
+fn a_token_that_could_do_nothing_is_not_signed() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let data = data.to_str().unwrap();
+    std::fs::create_dir_all(data).unwrap();
+    std::fs::write(format!("{data}/signing.key"), "0123456789abcdef0123456789abcdef").unwrap();
+    let generate = |more: &[&str]| run(&mut longshore(home.path(), &[&["token", "generate", "ci", "--data", data], more].concat()));
+    let ran = generate(&["--permission", "job:raed"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    assert!(ran.stderr.contains("did you mean `job:read`?"), "{}", ran.stderr);
+    let ran = generate(&["--role", "admin", "--permission", "job:raed"]);
+    assert_eq!(ran.code, Some(2), "no role has it: {}", ran.stderr);
+    let ran = generate(&["--permission", "command:execute"]);
+    assert_eq!(ran.code, Some(2), "it is not part of `read`");
+    assert!(ran.stderr.contains("--role admin --permission command:execute"), "{}", ran.stderr);
+    for permission in ["job:read", "network:write", "command:execute", "workspace:execute"] {
+        assert_eq!(generate(&["--role", "admin", "--permission", permission]).code, Some(0), "{permission}");
+    }
+}
+
+#[test]
+fn a_command_without_the_dashes_is_answered_with_where_they_go() {
+    for line in [&["run", "uname", "-a"][..], &["run", "uname"], &["run", "sh", "-c", "a b"]] {
+        let ran = plain(line);
+        let words = line[1..].iter().map(|word| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() });
+        let tip = format!("tip: put `--` before the command: longshore run -- {}\n", words.collect::<Vec<_>>().join(" "));
+        assert_eq!(ran.code, Some(2));
+        assert!(ran.stderr.contains(&tip) && ran.stderr.matches("tip:").count() == 1, "{}", ran.stderr);
+    }
+    assert!(plain(&["run", "/tmp"]).stderr.contains("longshore run /tmp -- make"));
+}
+
+#[test]
+fn exit_codes_are_data_too() {
+    let ran = plain(&["-o", "json", "explain", "6"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&document["exit_code"], ran.code), (&6.into(), Some(0)));
+    let ran = plain(&["-o", "json", "explain", "exit-codes"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(document["items"][6]["meaning"], "a waited-for job failed for good");
+    assert!(plain(&["explain", "77"]).stdout.contains("the command's own status"));
+}
+
+#[test]
+fn a_context_that_something_outranks_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("config/longshore");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("contexts.yaml"), "current: a\ncontexts:\n  a: {url: 'http://127.0.0.1:1', token_file: /x}\n").unwrap();
+    let ran = run(&mut longshore(home.path(), &["config", "show", "--origin"]));
+    let line = |ran: &Ran, key: &str| ran.stdout.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    assert!(line(&ran, "controller.client.url ").ends_with("context a"), "{}", ran.stdout);
+    let token = line(&ran, "controller.client.security.bearer_token ");
+    assert!(token.contains(" *** ") && token.ends_with("context a"), "{}", ran.stdout);
+    assert_eq!(run(&mut longshore(home.path(), &["context", "use", "a"])).stderr, "context `a` is now current\n");
+
+    std::fs::write(dir.join("longshore.yaml"), "controller: {client: {url: 'http://127.0.0.1:2'}}\n").unwrap();
+    let ran = run(&mut longshore(home.path(), &["context", "use", "a"]));
+    assert!(ran.stderr.contains("commands go to http://127.0.0.1:2") && ran.stderr.contains("longshore.yaml:1"), "{}", ran.stderr);
+    let ran = run(longshore(home.path(), &["job", "list"]).env("LONGSHORE_CONTEXT", "nope"));
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+
+    let env_file = home.path().join("env");
+    std::fs::write(&env_file, "LONGSHORE_URL=http://127.0.0.1:3\n").unwrap();
+    let words = ["--env-file", env_file.to_str().unwrap(), "job", "list"];
+    assert!(run(&mut longshore(home.path(), &words)).stderr.contains("http://127.0.0.1:3 "));
+    let ran = run(longshore(home.path(), &words).env("LONGSHORE_URL", "http://127.0.0.1:4"));
+    assert!(ran.stderr.contains("http://127.0.0.1:4 "), "the process's own wins: {}", ran.stderr);
+}

@@ -74,6 +74,34 @@ fn secrets_never_print() {
 }
 
 #[test]
+fn credentials_in_the_brokers_address_never_print() {
+    let home = Home::with("nats: {url: 'nats://me:hunter2@h:4222'}\n");
+    for args in [
+        &["config", "show"][..],
+        &["config", "show", "-o", "yaml"],
+        &["config", "show", "--origin", "-o", "json"],
+        &["config", "explain", "nats.url"],
+        &["explain", "nats.url", "-o", "json"],
+    ] {
+        let ran = home.run(args, &[("LONGSHORE_NATS__URL", "nats://me:hunter2@g:4222")]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains("nats://g:4222") && !ran.stdout.contains("hunter2"), "{args:?}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_value_out_of_its_bounds_is_refused_by_check_and_by_what_would_use_it() {
+    let home = Home::with("nats:\n  registry: {ttl: 0s}\n");
+    for args in [&["config", "check"][..], &["agent", "start"], &["job", "list"]] {
+        let ran = home.run(args, &[]);
+        assert_eq!(ran.code, Some(10), "{args:?}");
+        assert!(ran.stderr.contains("`nats.registry.ttl`") && ran.stderr.contains("longshore.yaml:2"), "{}", ran.stderr);
+    }
+    let ran = home.run(&["config", "check"], &[("LONGSHORE_NATS__REGISTRY__TTL", "30s"), ("LONGSHORE_AGENT__MAX_JOBS", "0")]);
+    assert!(ran.stderr.contains("`agent.max_jobs`") && ran.stderr.contains("1 to 10000"), "{}", ran.stderr);
+}
+
+#[test]
 fn explain_shows_every_layer_and_which_is_in_force() {
     let home = Home::with("agent: {max_jobs: 3}\n");
     let ran = home.run(&["config", "explain", "agent.max_jobs"], &[("LONGSHORE_AGENT__MAX_JOBS", "4")]);

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use longshore_testkit::{Process, Signal, eventually};
+use longshore_testkit::{NatsServer, Process, Signal, eventually};
 use serde_json::Value;
 
 use crate::fleet::{PATIENCE, longshore};
@@ -105,6 +105,56 @@ async fn the_broker_is_never_orphaned_and_comes_back_when_it_dies() {
     assert_eq!(code, Some(0), "{err}");
     let job: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(job["status"], "completed", "what was finished before is still there");
+}
+
+#[tokio::test]
+async fn a_server_of_somebody_else_on_the_configured_port_is_never_taken_for_ours() {
+    let host = Host::new();
+    let foreign = NatsServer::start().await;
+    let (port, data) = (foreign.port().to_string(), host.data());
+    let start = || Process::spawn(longshore(host.home.path(), &["nats", "start", "-o", "json", "--port", &port, "--data", &data]));
+    let mut refused = start();
+    assert_eq!(refused.wait(PATIENCE).await.code(), Some(1), "{}", refused.output());
+    let said = refused.output();
+    assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")) && said.contains("--nats-url"), "{said}");
+    assert_eq!(broker_pids(&data), [0; 0]);
+    drop(foreign);
+    start().wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_second_start_on_other_data_leaves_the_first_ones_context_alone() {
+    let host = Host::new();
+    let (_first, ready) = host.start().await;
+    let other = host.home.path().join("other").display().to_string();
+    let second = Process::spawn(longshore(host.home.path(), &["start", "--listen", "127.0.0.1:0", "--data", &other]));
+    second.wait_for_line(|line| line.contains("Try:"), PATIENCE).await;
+    for part in ["context \"local-2\"", "\"local\" stays current", "LONGSHORE_CONTEXT=local-2 longshore run"] {
+        assert!(second.output().contains(part), "{part} in {}", second.output());
+    }
+    let (_, out, _) = host.types(&["context", "list", "-o", "json"]).await;
+    let list: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&list["items"][0]["name"], &list["items"][0]["current"]), (&"local".into(), &true.into()));
+    assert_eq!((&list["items"][0]["url"], &ready["context"]), (&ready["url"], &"local".into()));
+    let mut command = longshore(host.home.path(), &["job", "list", "-o", "json"]);
+    command.env("LONGSHORE_CONTEXT", "local-2");
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_password_in_the_brokers_address_is_not_announced() {
+    let host = Host::new();
+    let nats = NatsServer::start().await;
+    let url = nats.url().replace("nats://", "nats://me:hunter2@");
+    for form in ["json", "table"] {
+        let words = ["start", "-o", form, "--nats-url", &url, "--listen", "127.0.0.1:0", "--data", &host.data()];
+        let mut process = Process::spawn(longshore(host.home.path(), &words));
+        process.wait_for_line(|line| line.contains(&nats.port().to_string()), PATIENCE).await;
+        process.signal(Signal::TERM);
+        process.wait(PATIENCE).await;
+        assert!(!process.output().contains("hunter2"), "{}", process.output());
+    }
 }
 
 fn longshore_kill(pid: u64) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use longshore_client::{Client, ErrorCode, JobId, RetryJobRequest, RetryOnly};
 
-use super::id::resolve_all;
+use super::id::resolve;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -82,9 +82,12 @@ async fn each(
 ) -> Result<Exit, Failure> {
     let client = app.client()?;
     let mut exit = Exit::Done;
-    for id in resolve_all(&client, texts).await? {
-        if let Err(failure) = change(&client, id).await {
-            let failure = failure.doing(&format!("job {} was not {done}", id.short()));
+    for text in texts {
+        let changed = async {
+            let id = resolve(&client, text).await?;
+            change(&client, id).await.map_err(|failure| failure.doing(&format!("job {} was not {done}", id.short())))
+        };
+        if let Err(failure) = changed.await {
             app.out.fail(&failure);
             exit = exit.or(failure.exit);
         }

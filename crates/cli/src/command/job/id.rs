@@ -18,24 +18,24 @@ pub(crate) async fn resolve(client: &Client, text: &str) -> Result<JobId, Failur
     let body = body(text)?;
     let mut found: Vec<JobId> = Vec::new();
     let mut filter = JobFilter { limit: Some(PAGE_MAX), ..JobFilter::default() };
+    let mut seen = 0;
     for _ in 0..PAGES_MAX {
         let page = client.jobs(&filter).await?;
+        seen += page.items.len();
         found.extend(page.items.iter().map(|job| job.id).filter(|id| names(body, *id)));
         filter.cursor = page.next_cursor;
-        if filter.cursor.is_none() {
-            break;
+        // Two are too many, whatever else there is.
+        if filter.cursor.is_none() || found.len() > 1 {
+            return only_one(text, &found);
         }
     }
-    only_one(text, &found)
-}
-
-/// Several at once.
-pub(crate) async fn resolve_all(client: &Client, texts: &[String]) -> Result<Vec<JobId>, Failure> {
-    let mut ids = Vec::new();
-    for text in texts {
-        ids.push(resolve(client, text).await?);
-    }
-    Ok(ids)
+    // Another one with this end may be among the older jobs, and cancelling or deleting the wrong one is not mended.
+    Err(Failure::new(
+        Exit::Usage,
+        format!("{text:?} may not be unique: there are more jobs than the {seen} newest, which were looked through"),
+    )
+    .hint("give the whole id")
+    .code("ambiguous_id"))
 }
 
 /// Without the type prefix; refused when it could not be part of an id.

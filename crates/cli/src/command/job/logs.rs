@@ -9,6 +9,7 @@ use longshore_client::{LogView, log_bytes};
 use longshore_model::wire::log::LogStream;
 
 use super::id::resolve;
+use super::telling;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -37,14 +38,18 @@ impl Logs {
         let id = resolve(&client, &self.id).await?;
         let mut stream = pin!(client.logs(id, None, self.follow));
         let mut pieces = Vec::new();
-        while let Some(piece) = stream.next().await {
-            let piece = piece?.item;
-            match app.out.format {
-                Format::Table | Format::Wide | Format::Name => write(&app.out, &piece)?,
-                Format::Jsonl => app.out.lines(to_json(&piece))?,
-                Format::Json | Format::Yaml => pieces.push(piece),
+        let reading = async {
+            while let Some(piece) = stream.next().await {
+                let piece = piece?.item;
+                match app.out.format {
+                    Format::Table | Format::Wide | Format::Name => write(&app.out, &piece)?,
+                    Format::Jsonl => app.out.lines(to_json(&piece))?,
+                    Format::Json | Format::Yaml => pieces.push(piece),
+                }
             }
-        }
+            Ok::<_, Failure>(())
+        };
+        telling(&app.out, &client, reading).await?;
         match app.out.format {
             Format::Json | Format::Yaml => {
                 app.out.list(&serde_json::json!({ "items": pieces }), &pieces, |_| String::new(), |_| String::new())?

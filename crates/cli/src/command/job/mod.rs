@@ -4,12 +4,15 @@ mod change;
 mod id;
 mod list;
 mod logs;
+mod presence;
 mod show;
 mod submit;
 mod wait;
 
 use clap::Subcommand;
 pub(crate) use logs::write as write_log;
+use longshore_client::JobId;
+pub(crate) use presence::telling;
 pub(crate) use submit::fresh_key;
 pub(crate) use wait::until;
 
@@ -38,6 +41,11 @@ pub(crate) enum Job {
     /// Remove everything kept of ended jobs.
     #[command(visible_alias = "rm")]
     Delete(change::Delete),
+}
+
+/// What to do about a job that was accepted, after a failure that is not its own.
+pub(crate) fn goes_on(id: JobId) -> String {
+    format!("job {id} goes on:     longshore job wait {id}")
 }
 
 impl Job {

@@ -8,7 +8,7 @@ use longshore_client::{Client, JobRequest, RetryRequest};
 use longshore_model::unit::Span;
 use serde_json::{Map, Value};
 
-use super::wait;
+use super::{goes_on, wait};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -64,10 +64,11 @@ impl Submit {
         let head_start = wait.then_some(Duration::from_secs(20));
         let mut job = client.submit(&request, head_start).await?;
         if wait {
-            job = wait::until_final(&client, job).await?;
+            let id = job.id;
+            job = wait::until_final(app, &client, job).await.map_err(|failure| failure.hint(goes_on(id)))?;
         }
-        let short = job.id;
-        app.out.item(&job, |_| if wait { render::job_line(&job) } else { short.to_string() }, || short.to_string())?;
+        let id = job.id;
+        app.out.item(&job, |_| if wait { render::job_line(&job) } else { id.to_string() }, || id.to_string())?;
         if !wait {
             app.out.suggest(format!("accepted; follow it with     longshore job logs -f {}", job.id.short()));
         }

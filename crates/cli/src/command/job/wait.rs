@@ -6,7 +6,8 @@ use clap::Args;
 use longshore_client::{Backoff, Client, JobId, JobView};
 use longshore_model::unit::Span;
 
-use super::id::resolve_all;
+use super::id::resolve;
+use super::telling;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -32,12 +33,21 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 impl Wait {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let client = app.client()?;
-        let deadline = self.timeout.map(|span| Instant::now() + span.0);
+        // A time that no clock reaches is none.
+        let deadline = self.timeout.and_then(|span| Instant::now().checked_add(span.0));
         let mut exit = Exit::Done;
-        for id in resolve_all(&client, &self.ids).await? {
-            let job = until(&client, id, deadline).await?;
-            app.out.item(&job, |_| render::job_line(&job), || job.id.to_string())?;
-            exit = exit.or(Exit::of_status(job.status));
+        for text in &self.ids {
+            let ended = async {
+                let id = resolve(&client, text).await?;
+                let job = until(app, &client, id, deadline).await?;
+                app.out.item(&job, |_| render::job_line(&job), || job.id.to_string())?;
+                Ok(Exit::of_status(job.status))
+            };
+            let ended = ended.await.unwrap_or_else(|failure: Failure| {
+                app.out.fail(&failure);
+                failure.exit
+            });
+            exit = exit.or(ended);
         }
         if exit == Exit::WaitTimedOut {
             app.out.say("the time for waiting was up; what had not ended goes on");
@@ -47,12 +57,16 @@ impl Wait {
 }
 
 /// Waits for the end of a job that was just submitted.
-pub(crate) async fn until_final(client: &Client, job: JobView) -> Result<JobView, Failure> {
-    if job.status.is_final() { Ok(job) } else { until(client, job.id, None).await }
+pub(crate) async fn until_final(app: &App, client: &Client, job: JobView) -> Result<JobView, Failure> {
+    if job.status.is_final() { Ok(job) } else { until(app, client, job.id, None).await }
 }
 
 /// The job when it has ended, or as it is at the deadline. A controller that is away for a moment is waited for.
-pub(crate) async fn until(client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
+pub(crate) async fn until(app: &App, client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
+    telling(&app.out, client, patiently(client, id, deadline)).await
+}
+
+async fn patiently(client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut away_since = None;
     loop {

@@ -3,8 +3,10 @@
 //! The archive is unpacked aside and moved into place when all of it has arrived, so a broken download changes nothing. What lies in
 //! the directory from an earlier run is replaced name by name; links in it are never followed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
@@ -36,16 +38,19 @@ pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path) 
 
     let unpacked = aside.path().join("tree");
     let (from, tree, target) = (archive, unpacked, into.to_owned());
-    let work = move || -> Result<(), Failure> {
+    let work = move || -> Result<bool, Failure> {
         let failed =
             |error: io::Error| Failure::new(Exit::Failed, format!("results cannot be put into {}", target.display())).caused_by(&error);
         fs::create_dir(&tree).map_err(failed)?;
         unpack(fs::File::open(&from).map_err(failed)?, &tree, Limits::default())
             .map_err(|error| Failure::new(Exit::Failed, "the results are not a sound archive").caused_by(&error))?;
-        merge(&tree, &target).map_err(failed)
+        place(&tree, &target).map_err(failed)
     };
-    tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")?;
+    let has_others = tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")?;
 
+    if has_others {
+        app.out.say(format!("note: {} has files that are not from this job", into.display()));
+    }
     if list.items.is_empty() {
         app.out.say(format!("no file was changed; logs and result.json in {}", into.display()));
         return Ok(());
@@ -76,7 +81,65 @@ async fn download(app: &App, client: &Client, id: JobId, size: u64, to: &PathBuf
     Ok(())
 }
 
-/// Moves everything in `from` to the same place below `to`.
+/// Moves everything in `tree` to the same place below `to`. Gives whether there is anything else in `to`.
+fn place(tree: &Path, to: &Path) -> io::Result<bool> {
+    let mut closed = Vec::new();
+    open(tree, Path::new(""), &mut closed)?;
+    let has_others = has_others(tree, to, tree.parent().and_then(Path::file_name))?;
+    merge(tree, to)?;
+    // The deepest first: one that may not be entered afterwards comes after what is in it.
+    for (path, mode) in closed.iter().rev() {
+        set_mode(&to.join(path), *mode)?;
+    }
+    Ok(has_others)
+}
+
+/// Gives the owner every right on the directories of a tree, so that they can be moved, emptied and removed, and notes what they had.
+fn open(root: &Path, below: &Path, closed: &mut Vec<(PathBuf, u32)>) -> io::Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let path = below.join(entry.file_name());
+        let mode = entry.metadata()?.permissions().mode();
+        if mode & OWNER != OWNER {
+            set_mode(&entry.path(), mode | OWNER)?;
+            closed.push((path.clone(), mode));
+        }
+        open(root, &path, closed)?;
+    }
+    Ok(())
+}
+
+/// Read, write and enter.
+const OWNER: u32 = 0o700;
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
+}
+
+/// Whether `to` has something that `tree` does not have. `aside` is where `tree` waits and does not count.
+fn has_others(tree: &Path, to: &Path, aside: Option<&OsStr>) -> io::Result<bool> {
+    for entry in fs::read_dir(to)? {
+        let entry = entry?;
+        if Some(&*entry.file_name()) == aside {
+            continue;
+        }
+        let ours = tree.join(entry.file_name());
+        match fs::symlink_metadata(&ours) {
+            Err(_) => return Ok(true),
+            // One that we may not look into is not ours.
+            Ok(there) if there.is_dir() && entry.file_type()?.is_dir() && has_others(&ours, &entry.path(), None).unwrap_or(true) => {
+                return Ok(true);
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Moves everything in `from` to the same place below `to`. The directories of `from` are open; those of `to` keep their modes.
 fn merge(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -90,7 +153,15 @@ fn merge(from: &Path, to: &Path) -> io::Result<()> {
             continue;
         }
         match there {
-            Some(there) if there.is_dir() => merge(&entry.path(), &target)?,
+            Some(there) if there.is_dir() => {
+                let mode = there.permissions().mode();
+                if mode & OWNER != OWNER {
+                    set_mode(&target, mode | OWNER)?;
+                }
+                let merged = merge(&entry.path(), &target);
+                set_mode(&target, mode)?;
+                merged?;
+            }
             Some(_) => {
                 fs::remove_file(&target)?;
                 fs::rename(entry.path(), &target)?;
@@ -119,9 +190,44 @@ mod tests {
         put(&from, "b", "new");
         put(&to, "a/old", "old");
         put(&to, "b", "old");
-        merge(&from, &to).unwrap();
+        assert!(place(&from, &to).unwrap(), "there is something older");
         let read = |path: &str| fs::read_to_string(to.join(path)).unwrap();
         assert_eq!([read("a/new"), read("b"), read("a/old")], ["new", "new", "old"]);
+    }
+
+    #[test]
+    fn directories_that_may_only_be_read_come_back_as_they_were_also_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        for content in ["first", "second"] {
+            let aside = tempfile::tempdir_in(&to).unwrap();
+            let from = aside.path().join("tree");
+            put(&from, "a/b/file", content);
+            put(&from, "c/file", content);
+            for path in ["a/b", "a", "c"] {
+                set_mode(&from.join(path), 0o555).unwrap();
+            }
+            assert!(!place(&from, &to).unwrap(), "there is nothing else");
+            assert_eq!(fs::read_to_string(to.join("a/b/file")).unwrap(), content);
+            for path in ["a/b", "a", "c"] {
+                assert_eq!(fs::metadata(to.join(path)).unwrap().permissions().mode() & 0o777, 0o555, "{path}");
+            }
+            aside.close().expect("nothing is left aside");
+        }
+        open(&to, Path::new(""), &mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_placed_can_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (to, aside) = (dir.path().join("to"), tempfile::tempdir_in(dir.path()).unwrap());
+        let from = aside.path().join("tree");
+        put(&from, "a/b/file", "x");
+        put(&to, "a/b/file/in-the-way", "x");
+        set_mode(&from.join("a/b"), 0o555).unwrap();
+        assert!(place(&from, &to).is_err());
+        aside.close().expect("nothing is left aside");
     }
 
     #[test]

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use longshore_client::{Client, JobId};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use crate::app::App;
-use crate::command::job::write_log;
-use crate::exit::Exit;
+use crate::command::job::{telling, write_log};
 use crate::failure::Failure;
 
 /// Why following ended.
@@ -25,18 +24,17 @@ pub(crate) enum Followed {
 const SECOND_CHANCE: Duration = Duration::from_secs(3);
 
 /// Follows the output of `id`.
-pub(crate) async fn follow(app: &App, client: &Client, id: JobId) -> Result<Followed, Failure> {
-    let mut interrupts =
-        signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
-    let mut output = pin!(client.logs(id, None, true));
-    loop {
-        tokio::select! {
-            piece = output.next() => match piece {
-                Some(piece) => write_log(&app.out, &piece?.item)?,
-                None => return Ok(Followed::Ended),
-            },
-            _ = interrupts.recv() => break,
+pub(crate) async fn follow(app: &App, client: &Client, id: JobId, interrupts: &mut Signal) -> Result<Followed, Failure> {
+    let writing = async {
+        let mut output = pin!(client.logs(id, None, true));
+        while let Some(piece) = output.next().await {
+            write_log(&app.out, &piece?.item)?;
         }
+        Ok(Followed::Ended)
+    };
+    tokio::select! {
+        ended = telling(&app.out, client, writing) => return ended,
+        _ = interrupts.recv() => {}
     }
     app.out.say(format!("\ndetached; the job goes on. Come back with     longshore job logs -f {}", id.short()));
     app.out.say(format!("Ctrl-C again within {} s cancels it.", SECOND_CHANCE.as_secs()));

@@ -12,8 +12,9 @@ use clap::Args;
 use longshore_client::{Client, JobRequest, JobView, RetryRequest};
 use longshore_model::unit::Span;
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::job::{fresh_key, until};
+use super::job::{fresh_key, goes_on, until};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -26,7 +27,8 @@ Examples
   longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
 
 Exit codes
-  the command's own; with a directory the first failing step's; 127 it is not there; 125 anything of Longshore's own
+  the command's own; with a directory the first failing step's; 127 it is not there; 125 anything of Longshore's own;
+  141 whoever read the output has closed it
 
 Ctrl-C detaches and says how to come back; a second one cancels.";
 
@@ -62,27 +64,64 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         // Under `run` the numbers below 125 belong to the command.
-        self.go(app).await.map_err(|failure| failure.exit(Exit::RunFailed))
+        self.go(app).await.map_err(|failure| {
+            let exit = if failure.is_quiet() { Exit::OutputClosed } else { Exit::RunFailed };
+            failure.exit(exit)
+        })
     }
 
     async fn go(self, app: &App) -> Result<Exit, Failure> {
+        let mut interrupts =
+            signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
         let client = app.client()?;
+        let job = tokio::select! {
+            job = self.submit(app, &client) => job?,
+            _ = interrupts.recv() => {
+                app.out.say("\ninterrupted before it was accepted; if it was sent nevertheless, it is in     longshore job list");
+                return Ok(Exit::Interrupted);
+            }
+        };
+        self.accompany(app, &client, &job, &mut interrupts).await.inspect_err(|failure| {
+            if failure.is_quiet() {
+                app.out.say(format!("nobody reads the output any more; {}", goes_on(job.id)));
+            }
+        })
+    }
+
+    async fn submit(&self, app: &App, client: &Client) -> Result<JobView, Failure> {
         let bundle = match &self.dir {
-            Some(dir) => Some(upload::upload(app, &client, dir, &self.exclude).await?),
+            Some(dir) => Some(upload::upload(app, client, dir, &self.exclude).await?),
             None => None,
         };
-        let job = client.submit(&self.request(bundle), None).await?;
+        Ok(client.submit(&self.request(bundle), None).await?)
+    }
+
+    /// From its acceptance to the end of `run`.
+    async fn accompany(&self, app: &App, client: &Client, job: &JobView, interrupts: &mut Signal) -> Result<Exit, Failure> {
+        let id = job.id;
         if self.detach {
-            app.out.item(&job, |_| job.id.to_string(), || job.id.to_string())?;
-            app.out.suggest(format!("follow it with     longshore job logs -f {}", job.id.short()));
+            app.out.item(job, |_| id.to_string(), || id.to_string())?;
+            app.out.suggest(format!("follow it with     longshore job logs -f {}", id.short()));
             return Ok(Exit::Done);
         }
-        match follow::follow(app, &client, job.id).await? {
+        let unfinished = |failure: Failure| failure.hint(goes_on(id));
+        match follow::follow(app, client, id, interrupts).await.map_err(unfinished)? {
             follow::Followed::Ended => {}
             follow::Followed::Detached => return Ok(Exit::Interrupted),
         }
-        let job = until(&client, job.id, None).await?;
-        self.finish(app, &client, &job).await
+        let finishing = async {
+            let job = until(app, client, id, None).await.map_err(unfinished)?;
+            self.finish(app, client, &job)
+                .await
+                .map_err(|failure| failure.hint(format!("the job itself has ended:     longshore job show {id}")))
+        };
+        tokio::select! {
+            exit = finishing => exit,
+            _ = interrupts.recv() => {
+                app.out.say(format!("\ninterrupted; what became of it is in     longshore job show {id}"));
+                Ok(Exit::Interrupted)
+            }
+        }
     }
 
     async fn finish(&self, app: &App, client: &Client, job: &JobView) -> Result<Exit, Failure> {

@@ -1,9 +1,10 @@
 //! A directory on its way to the controller.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::StreamExt;
-use longshore_client::Client;
+use longshore_client::{Backoff, Client};
 use longshore_exec::bundle::{PackOptions, Packed, pack};
 use tempfile::NamedTempFile;
 use tokio_util::io::ReaderStream;
@@ -13,6 +14,7 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::render::printable;
 
 const TRIES: u32 = 3;
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -25,14 +27,15 @@ pub(crate) async fn upload(app: &App, client: &Client, dir: &Path, exclude: &[St
     }
     let (file, packed) = pack_aside(app.out, dir, exclude).await?;
     for path in &packed.skipped {
-        app.out.say(format!("left out: {} is neither a file, a directory nor a link", path.display()));
+        app.out.say(format!("left out: {} is neither a file, a directory nor a link", printable(&path.to_string_lossy())));
     }
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
     let mut tries = 0;
     loop {
         tries += 1;
         match send(app.out, client, &file, &packed).await {
             Ok(()) => return Ok(packed.sha256),
-            Err(error) if error.is_retryable() && tries < TRIES => {}
+            Err(error) if error.is_retryable() && tries < TRIES => tokio::time::sleep(backoff.next_wait()).await,
             Err(error) => return Err(Failure::from(error).doing(&format!("{} was not uploaded", dir.display()))),
         }
     }

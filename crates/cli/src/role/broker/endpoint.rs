@@ -16,6 +16,8 @@ pub(crate) struct Endpoint {
     pub(crate) token: String,
     /// Where that is kept.
     pub(crate) token_file: PathBuf,
+    /// What it calls itself: another one at every start, so that no other server is taken for it.
+    pub(crate) server_name: String,
 }
 
 impl std::fmt::Debug for Endpoint {

@@ -49,7 +49,7 @@ impl Files {
         self.dir.join("nats-server.log")
     }
 
-    /// Makes everything ready for a start: directory, token, port, configuration.
+    /// Makes everything ready for a start: directory, token, port, configuration. No server of a predecessor may run any more.
     pub(crate) fn prepare(&self, nats: &Nats) -> Result<Endpoint, Failure> {
         let failed = |error: io::Error| unusable(&self.dir, &error);
         private::directory(&self.dir).map_err(failed)?;
@@ -61,7 +61,8 @@ impl Files {
             Some(port) if port != 0 => port,
             Some(_) | None => self.kept_port(&host)?,
         };
-        let endpoint = Endpoint { host, port, token, token_file };
+        let server_name = format!("longshore-{}", private::random_hex(8).map_err(failed)?);
+        let endpoint = Endpoint { host, port, token, token_file, server_name };
         let store = nats.server.store_dir.as_ref().map_or_else(|| self.dir.join("store"), PathBuf::from);
         private::directory(&store).map_err(|error| unusable(&store, &error))?;
         private::replace_file(&self.config(), self.content(&endpoint, &store).as_bytes()).map_err(failed)?;
@@ -73,8 +74,7 @@ impl Files {
         let path = self.dir.join("port");
         let is_free = |port: &u16| TcpListener::bind((host, *port)).is_ok();
         let kept = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u16>().ok());
-        // The server of a predecessor may be on its way out; the keeper waits for it, and the port is ours.
-        if let Some(port) = kept.filter(|port| is_free(port) || self.pid().exists()) {
+        if let Some(port) = kept.filter(is_free) {
             return Ok(port);
         }
         let random = private::random_hex(4).map_err(|error| unusable(&path, &error))?;
@@ -93,7 +93,7 @@ impl Files {
         let path = |path: &Path| quoted(&path.display().to_string());
         format!(
             "# Written by longshore at every start; changes are lost.\n\
-             server_name: longshore\n\
+             server_name: {}\n\
              host: {}\n\
              port: {}\n\
              pid_file: {}\n\
@@ -103,6 +103,7 @@ impl Files {
              # Each stream and bucket has its own bound. The server's own guess, three quarters of the free disk, would refuse to set these aside.\n\
              jetstream {{\n  store_dir: {}\n  sync_interval: always\n  max_file_store: {FILE_STORE_BYTES}\n}}\n\
              authorization {{\n  token: {}\n}}\n",
+            quoted(&endpoint.server_name),
             quoted(&endpoint.host),
             endpoint.port,
             path(&self.pid()),
@@ -126,6 +127,7 @@ mod tests {
         let first = files.prepare(&Nats::default()).unwrap();
         let second = files.prepare(&Nats::default()).unwrap();
         assert_eq!((&first.token, first.port), (&second.token, second.port));
+        assert_ne!(first.server_name, second.server_name);
         assert!(PORTS.contains(&first.port) && first.token.len() == 64);
         for path in [files.config(), first.token_file.clone()] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);

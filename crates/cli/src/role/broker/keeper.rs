@@ -1,4 +1,6 @@
 //! Keeps the server running: starts it, notices its death, starts it again.
+//!
+//! The invariant guarded here: what answers at the endpoint is the server that was started here, and never another one that has the port.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -6,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use longshore_client::Backoff;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -39,6 +41,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A server that ran this long was well; its death is not the next step of a series.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
+/// Bytes of a server's first line.
+const GREETING_BYTES_MAX: u64 = 64 * 1024;
+
 /// A running guard. The server ends when the lifeline is dropped.
 struct Guard {
     child: Child,
@@ -50,6 +55,7 @@ struct Keeper {
     program: PathBuf,
     binary: Binary,
     files: Files,
+    endpoint: Endpoint,
     pid: watch::Sender<u32>,
     stop: CancellationToken,
 }
@@ -59,13 +65,14 @@ impl Broker {
     pub(crate) async fn start(nats: &Nats, data: &std::path::Path) -> Result<Self, Failure> {
         let binary = binary::find(nats.server.binary.as_deref()).await?;
         let files = Files::below(data);
+        end_predecessor(&files).await;
         let endpoint = files.prepare(nats)?;
         let program =
             std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
         let (pid, pid_seen) = watch::channel(0);
         let stop = CancellationToken::new();
         let version = binary.version.clone();
-        let keeper = Keeper { program, binary, files: files.clone(), pid, stop: stop.clone() };
+        let keeper = Keeper { program, binary, files: files.clone(), endpoint: endpoint.clone(), pid, stop: stop.clone() };
         let first = keeper.launch().await?;
         let mut broker = Self { endpoint, version, pid: pid_seen, stop, keeper: JoinSet::new() };
         let guard = broker.ready(first, &files).await?;
@@ -91,8 +98,10 @@ impl Broker {
             if let Ok(Some(status)) = guard.child.try_wait() {
                 return Err(died(status, files));
             }
-            if answers(&self.endpoint).await {
-                return Ok(guard);
+            match greeting(&self.endpoint).await {
+                Some(name) if name == self.endpoint.server_name => return Ok(guard),
+                Some(name) => return Err(taken(&self.endpoint).because(format!("a nats-server named {name:?} answers there"))),
+                None => {}
             }
             if started.elapsed() > READY_WITHIN {
                 return Err(Failure::new(Exit::Failed, format!("nats-server does not answer at {}", self.endpoint.url()))
@@ -105,15 +114,24 @@ impl Broker {
     }
 }
 
-/// Whether a nats-server greets us there.
-async fn answers(endpoint: &Endpoint) -> bool {
+/// The name of the nats-server that greets us there.
+async fn greeting(endpoint: &Endpoint) -> Option<String> {
     let greeting = async {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.ok()?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).await.ok()?;
-        line.starts_with("INFO ").then_some(())
+        BufReader::new(stream).take(GREETING_BYTES_MAX).read_line(&mut line).await.ok()?;
+        let info: serde_json::Value = serde_json::from_str(line.strip_prefix("INFO ")?).ok()?;
+        Some(info["server_name"].as_str().unwrap_or_default().to_owned())
     };
-    tokio::time::timeout(Duration::from_secs(1), greeting).await.is_ok_and(|greeted| greeted.is_some())
+    tokio::time::timeout(Duration::from_secs(1), greeting).await.ok().flatten()
+}
+
+/// Says that the address is somebody else's.
+fn taken(endpoint: &Endpoint) -> Failure {
+    Failure::new(Exit::Failed, format!("nats-server cannot listen on {}:{}", endpoint.host, endpoint.port))
+        .hint("name another port with nats.server.port, or none for a free one")
+        .hint(format!("or use the server that runs there:     longshore start --nats-url {}", endpoint.url()))
+        .code("broker")
 }
 
 fn died(status: std::process::ExitStatus, files: &Files) -> Failure {
@@ -131,6 +149,9 @@ fn died(status: std::process::ExitStatus, files: &Files) -> Failure {
 impl Keeper {
     async fn launch(&self) -> Result<Guard, Failure> {
         end_predecessor(&self.files).await;
+        // A server that cannot have the port ends, but not before another one there may have been taken for it.
+        let Endpoint { host, port, .. } = &self.endpoint;
+        drop(TcpListener::bind((host.as_str(), *port)).await.map_err(|error| taken(&self.endpoint).because(error.to_string()))?);
         let errors = self.files.errors();
         let open = || {
             private::replace_file(&errors, b"")?;

@@ -1,0 +1,60 @@
+//! What a value must lie between, where its type alone would let more through.
+
+use std::time::Duration;
+
+use super::schema::Settings;
+
+/// The shortest time that anything is kept or claimed for. The broker keeps no time in smaller steps.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// The longest: the broker counts nanoseconds in 63 bits.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The most bytes of one stream, so that all of them together still have a number in the broker's own limit.
+const LARGEST: u64 = 1 << 56;
+/// The most executions of one agent at once.
+const JOBS_MAX: usize = 10_000;
+/// The most copies that NATS keeps of a stream.
+const REPLICAS_MAX: usize = 5;
+
+/// The first key whose value is out of its bounds, and what it takes.
+pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
+    let Settings { nats, controller, agent } = settings;
+    for (key, span) in [
+        ("nats.stream.max_age", nats.stream.max_age),
+        ("nats.kv.ttl", nats.kv.ttl),
+        ("nats.logs.max_age", nats.logs.max_age),
+        ("nats.registry.ttl", nats.registry.ttl),
+        ("nats.objects.max_age", nats.objects.max_age),
+        ("controller.api.job_timeout", controller.api.job_timeout),
+        ("agent.consumer.ack_wait", agent.consumer.ack_wait),
+    ] {
+        within(key, &span.0, SHORTEST..=LONGEST, "1s to 100 years")?;
+    }
+    for (key, size) in [
+        ("nats.stream.max_bytes", nats.stream.max_bytes),
+        ("nats.kv.max_bytes", nats.kv.max_bytes),
+        ("nats.logs.max_bytes", nats.logs.max_bytes),
+        ("nats.objects.max_bytes", nats.objects.max_bytes),
+    ] {
+        within(key, &size.0, 1..=LARGEST, "1 to 2^56 bytes")?;
+    }
+    within("nats.stream.replicas", &nats.stream.replicas, 1..=REPLICAS_MAX, "1 to 5")?;
+    within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
+    for (key, number) in
+        [("agent.consumer.max_deliver", agent.consumer.max_deliver), ("agent.consumer.max_ack_pending", agent.consumer.max_ack_pending)]
+    {
+        // Nought would mean a default of the broker's own.
+        if number < -1 || number == 0 {
+            return Err((key, format!("{number} is out of bounds: it takes 1 or more, or -1 for no bound")));
+        }
+    }
+    Ok(())
+}
+
+fn within<T: PartialOrd + std::fmt::Debug>(
+    key: &'static str,
+    value: &T,
+    bounds: std::ops::RangeInclusive<T>,
+    words: &str,
+) -> Result<(), (&'static str, String)> {
+    if bounds.contains(value) { Ok(()) } else { Err((key, format!("{value:?} is out of bounds: it takes {words}"))) }
+}

@@ -1,0 +1,180 @@
+//! What commands make of a controller's answers.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cli::{Ran, longshore, run};
+use crate::fake::{Fake, ID, Reply, job, page, problem};
+
+const OTHER: &str = "j-01ktest0000000000000abcxyz";
+
+fn asked(fake: &Fake, words: &[&str]) -> Ran {
+    let home = tempfile::tempdir().unwrap();
+    run(&mut longshore(home.path(), &[&["--url", &fake.url], words].concat()))
+}
+
+#[test]
+fn a_list_goes_on_until_it_is_full_and_says_how_to_see_the_rest() {
+    let fake = Fake::start(|request, _| match request {
+        request if request.contains("cursor=c2") => page(&[OTHER], Some("c3")),
+        request if request.contains("cursor=c1") => page(&[ID], Some("c2")),
+        _first => page(&[], Some("c1")),
+    });
+    for form in ["name", "json", "table"] {
+        let ran = asked(&fake, &["job", "list", "--status", "failed,expired", "--limit", "2", "-o", form]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains(ID) && ran.stdout.contains(OTHER), "{}", ran.stdout);
+        assert!(ran.stderr.contains("longshore job list --status failed,expired --limit 2 --cursor c3"), "{}", ran.stderr);
+    }
+    assert!(fake.seen().iter().all(|request| request.contains("status=failed%2Cexpired")), "{:?}", fake.seen());
+    let fake = Fake::start(|request, _| if request.contains("cursor=") { page(&[], None) } else { page(&[], Some("c1")) });
+    let ran = asked(&fake, &["job", "list"]);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str(), fake.seen().len()), ("", "No jobs match.\n", 2));
+}
+
+#[test]
+fn a_short_id_is_refused_while_older_jobs_may_have_it_too() {
+    let fake = Fake::start(|_, n| page(if n == 0 { &[ID] } else { &[] }, Some("more")));
+    let ran = asked(&fake, &["job", "delete", "abcdef"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(ran.stderr.contains("give the whole id"), "{}", ran.stderr);
+    assert!(fake.seen().iter().all(|request| request.starts_with("GET ")), "{:?}", fake.seen());
+}
+
+#[test]
+fn an_unknown_id_does_not_keep_the_others_from_being_done() {
+    let fake = Fake::start(|request, _| match request {
+        request if request.starts_with("POST") => {
+            Reply::Json(200, serde_json::json!({"job": job("cancelled"), "changed": true, "message": "cancelled"}))
+        }
+        request if request.contains(ID) => Reply::Json(200, job("completed")),
+        _list => page(&[ID], None),
+    });
+    let ran = asked(&fake, &["job", "cancel", "zzzz", "abcdef", "-o", "name"]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(3), ID), "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is no job \"zzzz\""), "{}", ran.stderr);
+    let ran = asked(&fake, &["job", "wait", "zzzz", "abcdef", "-o", "name"]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(3), ID), "{}", ran.stderr);
+}
+
+#[test]
+fn a_time_for_waiting_that_no_clock_reaches_is_no_panic() {
+    let fake = Fake::start(|_, _| Reply::Json(200, job("completed")));
+    let ran = asked(&fake, &["job", "wait", ID, "--timeout", "2562047788015215h"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn after_acceptance_every_failure_names_the_job() {
+    let fake = Fake::start(|request, _| match request {
+        request if request.starts_with("POST") => Reply::Json(201, job("running")),
+        _later => problem(500, "internal"),
+    });
+    let goes_on = format!("longshore job wait {ID}");
+    for words in [&["job", "submit", "command.exec", "--wait"][..], &["run", "--", "true"]] {
+        let ran = asked(&fake, words);
+        assert_eq!(ran.code, Some(if words[0] == "run" { 125 } else { 1 }), "{}", ran.stderr);
+        assert!(ran.stderr.contains(&goes_on), "{words:?}: {}", ran.stderr);
+    }
+    let ran = asked(&fake, &["job", "submit", "command.exec", "--wait", "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert!(document["hint"].as_str().unwrap().contains(&goes_on), "{document}");
+}
+
+#[test]
+fn a_submission_is_repeated_however_long_the_first_try_took() {
+    // Longer than the whole budget of a command.
+    let fake = Fake::start(|_, n| if n == 0 { Reply::Hang(Duration::from_millis(3500)) } else { Reply::Json(201, job("pending")) });
+    let ran = asked(&fake, &["job", "submit", "command.exec"]);
+    assert_eq!((ran.code, ran.stdout.trim(), fake.seen().len()), (Some(0), ID, 2), "{}", ran.stderr);
+}
+
+#[test]
+fn an_upload_is_repeated_after_a_pause() {
+    let fake = Fake::start(|request, _| if request.starts_with("HEAD") { problem(404, "not_found") } else { problem(503, "unavailable") });
+    let dir = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let ran = asked(&fake, &["run", dir.path().to_str().unwrap(), "--", "true"]);
+    assert_eq!(ran.code, Some(125), "{}", ran.stderr);
+    assert_eq!(fake.seen().iter().filter(|request| request.starts_with("PUT")).count(), 3);
+    assert!(began.elapsed() >= Duration::from_millis(700), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_controller_that_is_lost_and_found_is_told_of() {
+    let n_probes = AtomicUsize::new(0);
+    let fake = Fake::start(move |request, _| match request {
+        request if request.contains("readyz") => match n_probes.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::Hang(Duration::from_millis(10)),
+            _later => Reply::Json(200, serde_json::json!({"status": "ok"})),
+        },
+        _job if n_probes.load(Ordering::Relaxed) > 2 => Reply::Json(200, job("completed")),
+        _job => Reply::Hang(Duration::from_millis(200)),
+    });
+    let ran = asked(&fake, &["job", "wait", ID, "-o", "name"]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), ID), "{}", ran.stderr);
+    assert!(ran.stderr.contains("does not answer; still trying\n") && ran.stderr.contains("answers again\n"), "{}", ran.stderr);
+}
+
+struct Following {
+    child: Child,
+    _home: tempfile::TempDir,
+}
+
+impl Following {
+    fn start(fake: &Fake, words: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = longshore(home.path(), &[&["--url", &fake.url, "run"], words].concat());
+        command.current_dir(home.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap(), _home: home }
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), stderr)
+    }
+}
+
+const OUTPUT: &str = "id: 1\ndata: {\"execution\":\"any\",\"agent\":\"a-01ktest0000000000000abcdef\",\"attempt\":1,\"step\":0,\"seq\":0,\
+     \"time\":\"2026-07-27T10:00:00Z\",\"stream\":\"stdout\",\"text\":\"out\\n\"}\n\n";
+
+#[test]
+fn a_reader_that_leaves_ends_run_as_a_closed_pipe_and_the_job_is_named() {
+    let fake = Fake::start(|request, _| match request {
+        request if request.starts_with("POST") => Reply::Json(201, job("running")),
+        // Each connection brings one more piece.
+        _logs => Reply::Events(OUTPUT),
+    });
+    let mut following = Following::start(&fake, &["--", "yes"]);
+    let mut line = String::new();
+    BufReader::new(following.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (code, stderr) = following.end();
+    assert_eq!((line.as_str(), code), ("out\n", Some(141)), "{stderr}");
+    assert!(stderr.contains(&format!("longshore job wait {ID}")) && !stderr.contains("error:"), "{stderr}");
+}
+
+#[test]
+fn ctrl_c_is_heard_while_results_are_fetched_and_before_acceptance() {
+    for (stuck, said) in [("/artifacts", ID), ("POST", "interrupted before it was accepted")] {
+        let fake = Fake::start(move |request, _| match request {
+            request if request.contains(stuck) => Reply::Hang(Duration::from_secs(60)),
+            request if request.starts_with("HEAD") => Reply::Json(200, serde_json::Value::Null),
+            request if request.starts_with("POST") => Reply::Json(201, job("running")),
+            request if request.contains("/logs") => Reply::Events("event: end\n\n"),
+            _job => Reply::Json(200, job("completed")),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let following = Following::start(&fake, &[dir.path().to_str().unwrap(), "--", "true"]);
+        let began = Instant::now();
+        fake.wait_for(stuck);
+        kill_process(Pid::from_raw(following.child.id().cast_signed()).unwrap(), Signal::INT).unwrap();
+        let (code, stderr) = following.end();
+        assert_eq!(code, Some(130), "{stderr}");
+        assert!(stderr.contains(said) && began.elapsed() < Duration::from_secs(30), "{stderr}");
+    }
+}
