@@ -108,6 +108,17 @@ pub enum ExecutionId {
     Agent(AgentId),
 }
 
+impl ExecutionId {
+    /// The agent that it is addressed to.
+    #[must_use]
+    pub fn agent(self) -> Option<AgentId> {
+        match self {
+            Self::Any => None,
+            Self::Agent(agent) => Some(agent),
+        }
+    }
+}
+
 impl fmt::Display for ExecutionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod id;
 pub mod job;
+pub mod label;
 pub mod limits;
 pub mod operation;
 pub mod retry;
@@ -16,4 +17,5 @@ pub mod wire;
 
 pub use id::{AgentId, ExecutionId, JobId};
 pub use job::{ExecutionState, JobStatus};
+pub use label::Label;
 pub use target::{HostName, Target};

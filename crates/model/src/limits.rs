@@ -40,6 +40,14 @@ pub const ANNOTATION_BYTES_MAX: usize = 256;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Bytes of a host name used as a target.
 pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// Labels of an agent.
+pub const LABELS_MAX: usize = 16;
+/// Segments of a label's value.
+pub const LABEL_SEGMENTS_MAX: usize = 8;
+/// Bytes of a label's key, and of each segment of its value.
+pub const LABEL_SEGMENT_BYTES_MAX: usize = 63;
+/// Agents that one job may address: its definition names them all.
+pub const EXECUTIONS_MAX: usize = 10_000;
 /// Attempts a job may ask for.
 pub const ATTEMPTS_MAX: u32 = 100;
 /// Steps in a back-off list.

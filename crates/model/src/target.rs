@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::label::{Label, ParseLabelError};
 use crate::limits::HOST_NAME_BYTES_MAX;
 
 /// Who should do a job, as the submitter said it.
@@ -13,8 +14,14 @@ pub enum Target {
     /// Exactly one available agent.
     #[default]
     Any,
+    /// Every agent that is registered and not drained when the job is submitted.
+    All,
     /// The agent with this host name or agent id.
     Host(HostName),
+    /// Every such agent of a group.
+    Group(Label),
+    /// Exactly one available agent of a group.
+    AnyOf(Label),
 }
 
 /// A host's name as people know it: dots, capitals and other letters are welcome. It never becomes part of a subject;
@@ -27,11 +34,14 @@ pub struct HostName(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseTargetError {
     /// Nothing was given.
-    #[error("a target cannot be empty: use `_any`, a host name or an agent id")]
+    #[error("a target cannot be empty: use `_any`, `_all`, a host name, an agent id, `KEY:VALUE` or `_any@KEY:VALUE`")]
     Empty,
     /// Names that begin with an underscore are reserved.
-    #[error("`{0}` is not a target: names that begin with `_` are reserved, and of those only `_any` exists")]
+    #[error("`{0}` is not a target: names that begin with `_` are reserved, and of those only `_any`, `_all` and `_any@KEY:VALUE` exist")]
     Reserved(String),
+    /// Neither a host nor a label.
+    #[error(transparent)]
+    Label(#[from] ParseLabelError),
     /// A name no host can have.
     #[error("{0:?} is not a host name: at most 253 bytes, without white space, control characters or any of `* > / \\ : @ $`")]
     NotAHost(String),
@@ -86,7 +96,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("_any"),
+            Self::All => f.write_str("_all"),
             Self::Host(name) => name.fmt(f),
+            Self::Group(label) => label.fmt(f),
+            Self::AnyOf(label) => write!(f, "_any@{label}"),
         }
     }
 }
@@ -97,6 +110,9 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, ParseTargetError> {
         match text {
             "_any" => Ok(Self::Any),
+            "_all" => Ok(Self::All),
+            _ if let Some(label) = text.strip_prefix("_any@") => Ok(Self::AnyOf(label.parse()?)),
+            _ if text.contains(':') => Ok(Self::Group(text.parse()?)),
             name => name.parse().map(Self::Host),
         }
     }
@@ -121,9 +137,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_parse() {
-        for (text, expected) in [("_any", Some(true)), ("web-01", Some(false)), ("Web.01.Example", Some(false)), ("größe", Some(false))] {
-            assert_eq!(text.parse::<Target>().ok().map(|t| t == Target::Any), expected, "{text}");
+    fn targets_parse_and_survive_their_text() {
+        let kind = |target: &Target| match target {
+            Target::Any => "any",
+            Target::All => "all",
+            Target::Host(_) => "host",
+            Target::Group(_) => "group",
+            Target::AnyOf(_) => "any of",
+        };
+        let rows = [
+            ("_any", "any"),
+            ("_all", "all"),
+            ("web-01", "host"),
+            ("Web.01.Example", "host"),
+            ("größe", "host"),
+            ("group:web.dev", "group"),
+            ("_any@group:web", "any of"),
+        ];
+        for (text, expected) in rows {
+            let target: Target = text.parse().unwrap();
+            assert_eq!((kind(&target), target.to_string().as_str()), (expected, text));
         }
     }
 
@@ -145,6 +178,11 @@ mod tests {
             "-x",
             "..",
             "label:x.>",
+            "_any@",
+            "_any@web",
+            "_any@group:web.*",
+            "_all@group:web",
+            "group:",
             &"x".repeat(254),
         ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");

@@ -1,23 +1,34 @@
 //! Where everything lives: names of streams, buckets, subjects and keys. Built here and nowhere else.
 //!
 //! ```text
-//! KV job-queue      jobs.<job>.def.<query|modify>._any          definition of `_any` work     ─┐ sourced by the broker itself
-//!                   jobs.<job>.def.<query|modify>.host.<agent>  definition of addressed work ─┐│
-//!                   jobs.<job>.event.<execution>.<after>        one event                     ││
-//!                   keys.<sha256>                               an idempotency key            ││
-//! KV job-responses  <job>.<execution>                           an answer                     ││
-//! KV agent-inbox    <agent>.<job>                               addressed work, one key each ◄┘│  republished as wake.<agent>.<job>
-//! stream JOBS       jobs.<query|modify>._any.<job>              the shared work queue        ◄─┘
-//! stream JOB-LOGS   logs.<job>.<execution>                      live output
-//! core subjects     cancel.<agent>, deleted                     hints
+//! KV job-queue      jobs.<job>._any.def.<kind>[.label.<key>.<v1>…]   definition of work for one of many  ─┐ sourced by the broker itself
+//!                   jobs.<job>.host.<agent>.def.<kind>               definition of work for one agent    ─┐│
+//!                   jobs.<job>.def.<kind>                            definition of work for several       ││
+//!                   jobs.<job>.host.<agent>.share.<kind>             what one of those is to do          ─┤│
+//!                   jobs.<job>.<_any|host.<agent>>.event.<after>     one event of an execution            ││
+//!                   keys.<sha256>                                    an idempotency key                   ││
+//! KV job-responses  <job>.<execution>                                an answer                            ││
+//! KV agent-inbox    <agent>.<job>                                    addressed work, one key each        ◄┘│  republished: wake.<agent>.<job>
+//! stream JOBS       jobs.<kind>._any.<job>                           the shared work queue               ◄─┤
+//!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
+//! stream JOB-LOGS   logs.<job>.<execution>                           live output
+//! core subjects     cancel.<agent>, deleted                          hints
 //! ```
 //!
-//! So one client write both stores a job and announces it; nothing can crash in between. Everything that varies in a name is an
-//! identifier or a checked token: this module takes typed arguments only.
+//! So one client write both stores a job and announces it; nothing can crash in between. Work for several agents is one write and one more
+//! for each of them; a crash between those is repaired by whoever finds a share missing.
+//!
+//! Everything of one execution is under one prefix: what is appended to it is guarded by the newest message there, and the oldest is the
+//! definition or the share, so that nothing can be added to what was deleted.
+//!
+//! Everything that varies in a name is an identifier or a checked token: this module takes typed arguments only.
 
+use std::fmt::Write as _;
+
+use longshore_model::limits::LABEL_SEGMENTS_MAX;
 use longshore_model::operation::Kind;
 use longshore_model::wire::record::Definition;
-use longshore_model::{AgentId, ExecutionId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId, Label, Target};
 
 use crate::jetstream::Config;
 
@@ -38,6 +49,7 @@ pub(crate) struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueueKey {
     Definition(JobId),
+    Share(JobId, AgentId),
     Event(JobId, ExecutionId),
 }
 
@@ -86,17 +98,35 @@ impl Layout {
 
     // The ledger.
 
-    pub(crate) fn definition(&self, definition: &Definition, kind: Kind) -> Option<String> {
-        let route = match definition.executions.as_slice() {
-            [ExecutionId::Any] => "_any".to_owned(),
-            [ExecutionId::Agent(agent)] => format!("host.{agent}"),
-            _ => return None,
-        };
-        Some(format!("$KV.{}.jobs.{}.def.{}.{route}", self.queue_bucket, definition.id, kind.as_str()))
+    pub(crate) fn definition(&self, definition: &Definition, kind: Kind) -> String {
+        let (job, kind) = (definition.id, kind.as_str());
+        match definition.executions.as_slice() {
+            [execution] => {
+                let label = group_of(definition).map(|group| format!(".label.{}", tokens(&group))).unwrap_or_default();
+                format!("{}.def.{kind}{label}", self.of_execution(job, *execution))
+            }
+            _ => format!("$KV.{}.jobs.{job}.def.{kind}", self.queue_bucket),
+        }
+    }
+
+    pub(crate) fn share(&self, job: JobId, agent: AgentId, kind: Kind) -> String {
+        format!("{}.share.{}", self.of_execution(job, agent.into()), kind.as_str())
     }
 
     pub(crate) fn event(&self, job: JobId, execution: ExecutionId, after: u64) -> String {
-        format!("$KV.{}.jobs.{job}.event.{execution}.{after}", self.queue_bucket)
+        format!("{}.event.{after}", self.of_execution(job, execution))
+    }
+
+    /// Everything of one execution: its definition or share, and its events.
+    pub(crate) fn execution(&self, job: JobId, execution: ExecutionId) -> String {
+        format!("{}.>", self.of_execution(job, execution))
+    }
+
+    fn of_execution(&self, job: JobId, execution: ExecutionId) -> String {
+        match execution {
+            ExecutionId::Any => format!("$KV.{}.jobs.{job}._any", self.queue_bucket),
+            ExecutionId::Agent(agent) => format!("$KV.{}.jobs.{job}.host.{agent}", self.queue_bucket),
+        }
     }
 
     /// Definition and events of a job.
@@ -125,9 +155,16 @@ impl Layout {
         let rest = subject.strip_prefix("$KV.")?.strip_prefix(self.queue_bucket.as_str())?.strip_prefix(".jobs.")?;
         let mut tokens = rest.split('.');
         let job = tokens.next()?.parse().ok()?;
-        match tokens.next()? {
-            "def" => Some(QueueKey::Definition(job)),
-            "event" => Some(QueueKey::Event(job, tokens.next()?.parse().ok()?)),
+        let execution = match tokens.next()? {
+            "def" => return Some(QueueKey::Definition(job)),
+            "_any" => ExecutionId::Any,
+            "host" => ExecutionId::Agent(tokens.next()?.parse().ok()?),
+            _ => return None,
+        };
+        match (tokens.next()?, execution) {
+            ("def", _) => Some(QueueKey::Definition(job)),
+            ("share", ExecutionId::Agent(agent)) => Some(QueueKey::Share(job, agent)),
+            ("event", _) => Some(QueueKey::Event(job, execution)),
             _ => None,
         }
     }
@@ -142,24 +179,40 @@ impl Layout {
         format!("{}jobs.*._any.*", self.namespace)
     }
 
-    pub(crate) fn any_work_of(&self, job: JobId, kind: Kind) -> String {
-        format!("{}jobs.{}._any.{job}", self.namespace, kind.as_str())
+    pub(crate) fn group_work(&self, group: &Label) -> String {
+        format!("{}jobs.*.any.label.{}.*", self.namespace, tokens(group))
     }
 
-    /// How the broker turns definitions of `_any` work into work: from, to.
-    pub(crate) fn any_transform(&self) -> (String, String) {
-        (
-            format!("$KV.{}.jobs.*.def.*._any", self.queue_bucket),
-            format!("{}jobs.{{{{wildcard(2)}}}}._any.{{{{wildcard(1)}}}}", self.namespace),
-        )
+    /// Where work for one of many is announced.
+    pub(crate) fn any_work_of(&self, definition: &Definition, kind: Kind) -> String {
+        let (job, kind) = (definition.id, kind.as_str());
+        match group_of(definition) {
+            None => format!("{}jobs.{kind}._any.{job}", self.namespace),
+            Some(group) => format!("{}jobs.{kind}.any.label.{}.{job}", self.namespace, tokens(&group)),
+        }
     }
 
-    /// How the broker turns definitions of addressed work into inbox keys: from, to.
-    pub(crate) fn inbox_transform(&self) -> (String, String) {
-        (
-            format!("$KV.{}.jobs.*.def.*.host.*", self.queue_bucket),
-            format!("$KV.{}.{{{{wildcard(3)}}}}.{{{{wildcard(1)}}}}", self.inbox_bucket),
-        )
+    /// How the broker turns definitions of work for one of many into work: from, to. One for each number of segments that a label has.
+    pub(crate) fn any_transforms(&self) -> Vec<(String, String)> {
+        let definitions = format!("$KV.{}.jobs.*._any.def.*", self.queue_bucket);
+        let any = (definitions.clone(), format!("{}jobs.{{{{wildcard(2)}}}}._any.{{{{wildcard(1)}}}}", self.namespace));
+        let groups = (1..=LABEL_SEGMENTS_MAX).map(|n_segments| {
+            let mut from = format!("{definitions}.label");
+            let mut to = format!("{}jobs.{{{{wildcard(2)}}}}.any.label", self.namespace);
+            // The key and the segments.
+            for place in 3..=3 + n_segments {
+                from.push_str(".*");
+                let _ = write!(to, ".{{{{wildcard({place})}}}}");
+            }
+            (from, to + ".{{wildcard(1)}}")
+        });
+        std::iter::once(any).chain(groups).collect()
+    }
+
+    /// How the broker turns what one agent is to do into inbox keys: from, to.
+    pub(crate) fn inbox_transforms(&self) -> Vec<(String, String)> {
+        let to = format!("$KV.{}.{{{{wildcard(2)}}}}.{{{{wildcard(1)}}}}", self.inbox_bucket);
+        ["def", "share"].map(|what| (format!("$KV.{}.jobs.*.host.*.{what}.*", self.queue_bucket), to.clone())).into()
     }
 
     pub(crate) fn inbox(&self, agent: AgentId) -> String {
@@ -175,6 +228,15 @@ impl Layout {
     /// How the broker tells of inbox keys: from, to.
     pub(crate) fn wake_republish(&self) -> (String, String) {
         (format!("$KV.{}.>", self.inbox_bucket), format!("{}wake.>", self.namespace))
+    }
+
+    /// How the broker tells of a group's work: from, to.
+    pub(crate) fn group_republish(&self) -> (String, String) {
+        (format!("{}jobs.*.any.label.>", self.namespace), format!("{}group.{{{{wildcard(1)}}}}.>", self.namespace))
+    }
+
+    pub(crate) fn group_wake(&self, group: &Label) -> String {
+        format!("{}group.*.{}.*", self.namespace, tokens(group))
     }
 
     pub(crate) fn wake(&self, agent: AgentId) -> String {
@@ -217,6 +279,19 @@ impl Layout {
     }
 }
 
+/// The group that one agent of is to do the job.
+pub(crate) fn group_of(definition: &Definition) -> Option<Label> {
+    match definition.target.parse() {
+        Ok(Target::AnyOf(group)) => Some(group),
+        Ok(Target::Any | Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => None,
+    }
+}
+
+/// A label as tokens of a subject.
+fn tokens(label: &Label) -> String {
+    label.segments().fold(label.key().to_owned(), |tokens, segment| tokens + "." + segment)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +302,10 @@ mod tests {
         let (job, agent) = (JobId::from_bits(1), AgentId::from_bits(2));
         assert_eq!(layout.parse_queue_key(&layout.event(job, ExecutionId::Any, 7)), Some(QueueKey::Event(job, ExecutionId::Any)));
         assert_eq!(layout.parse_queue_key(&layout.event(job, agent.into(), 7)), Some(QueueKey::Event(job, agent.into())));
-        assert_eq!(layout.parse_queue_key(&format!("$KV.job-queue.jobs.{job}.def.query._any")), Some(QueueKey::Definition(job)));
+        for key in ["_any.def.query", "_any.def.modify.label.group.web.dev", &format!("host.{agent}.def.query"), "def.query"] {
+            assert_eq!(layout.parse_queue_key(&format!("$KV.job-queue.jobs.{job}.{key}")), Some(QueueKey::Definition(job)), "{key}");
+        }
+        assert_eq!(layout.parse_queue_key(&layout.share(job, agent, Kind::Query)), Some(QueueKey::Share(job, agent)));
         assert_eq!(layout.parse_queue_key("$KV.job-queue.keys.00"), None);
         assert_eq!(layout.parse_log(&layout.log(job, ExecutionId::Any)), Some((job, ExecutionId::Any)));
         assert_eq!(layout.parse_heartbeat(&layout.heartbeat(agent)), Some(agent));

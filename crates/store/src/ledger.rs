@@ -1,5 +1,7 @@
 //! The ledger: the one truth about every job. Definitions and answers are written once; events are appended under a guard.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
@@ -50,17 +52,36 @@ pub struct JobRecord {
     pub events: Vec<(Revision, ExecutionId, Event)>,
     /// Every answer.
     pub answers: Vec<Answer>,
+    /// For a job of several executions, the revision of each one's share, as far as they are stored.
+    pub shares: BTreeMap<ExecutionId, Revision>,
+}
+
+/// Everything recorded of one execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionRecord {
+    /// Of the newest message: what the next append must name.
+    pub revision: Revision,
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// If it has one.
+    pub answer: Option<Answer>,
 }
 
 impl JobRecord {
-    /// The newest revision of the definition and the events of `execution`: what the next append must name.
+    /// A job that was just stored.
+    #[must_use]
+    pub fn new(definition: Definition, definition_revision: Revision, stored_at: Timestamp) -> Self {
+        Self { definition, definition_revision, stored_at, events: Vec::new(), answers: Vec::new(), shares: BTreeMap::new() }
+    }
+
+    /// The newest revision of an execution: what the next append must name. 0 if its share is not stored yet.
     #[must_use]
     pub fn revision(&self, execution: ExecutionId) -> Revision {
-        self.events
-            .iter()
-            .filter(|(_, of, _)| *of == execution)
-            .map(|(revision, ..)| *revision)
-            .fold(self.definition_revision, Revision::max)
+        let first = match self.definition.executions.as_slice() {
+            [_] => self.definition_revision,
+            _ => self.shares.get(&execution).copied().unwrap_or(0),
+        };
+        self.events.iter().filter(|(_, of, _)| *of == execution).map(|(revision, ..)| *revision).fold(first, Revision::max)
     }
 
     /// The events of one execution, oldest first.
@@ -81,11 +102,13 @@ impl JobRecord {
 /// write happened once or not at all.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Stores a definition and announces it to whom it concerns, in one step that a crash cannot split.
+    /// Stores a definition and announces it to whom it concerns. For one execution that is one step that a crash cannot split. For several
+    /// it is one step, and one more for each; once the definition is stored this does not fail, and what is missing is repaired by
+    /// [`Work::announce`](crate::Work::announce).
     async fn create(&self, definition: &Definition) -> Result<Created, Error>;
 
-    /// Appends an event to an execution's history, if nothing was appended to the job's since `after` and it has not been deleted. For
-    /// the first event `after` is the definition's revision.
+    /// Appends an event to an execution's history, if nothing was appended to it since `after` and it has not been deleted. For the first
+    /// event `after` is the definition's revision, or the share's; or 0, to end an execution whose share is not stored yet.
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error>;
 
     /// Stores an execution's answer, unless it has one.
@@ -93,6 +116,9 @@ pub trait Ledger: Send + Sync {
 
     /// Reads everything of a job; `None` if there is no definition. Reads what the ledger's leader has.
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error>;
+
+    /// Reads everything of one execution; `None` if it is not there, or not any more. Reads what the ledger's leader has.
+    async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error>;
 
     /// Reads one answer.
     async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error>;

@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 pub use error::Error;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
-pub use ledger::{Answered, Appended, Created, JobRecord, Ledger, Revision};
+pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger, Revision};
 pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name};
 pub use registry::{Registry, RegistryEvent, RegistryStream};
-pub use work::{Absence, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
+pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// Every store, shared by reference. Cheap to clone.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_model::wire::record::Definition;
-use longshore_model::{AgentId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use tokio::time::Instant;
 
 use crate::{Error, Revision};
@@ -19,8 +19,10 @@ pub type PullStream = BoxStream<'static, Delivery>;
 pub type WakeStream = BoxStream<'static, Wake>;
 
 /// A hint to an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
+    /// There is work for one agent of this group.
+    Group(Label),
     /// Its inbox has changed.
     Inbox,
     /// Somebody asked for the end of a job it may be running.
@@ -37,6 +39,19 @@ pub enum Absence {
     /// Also what has been offered before and led to nothing. For a caller who knows that no claim on it can still hold: whoever holds
     /// one loses it.
     GoneOrSpent,
+}
+
+/// What is announced again, and on what ground.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announcement {
+    /// Of the job.
+    pub execution: ExecutionId,
+    /// Of the execution's definition or share; 0 if the share is not stored yet.
+    pub revision: Revision,
+    /// The newest revision of the history that the caller decided on: it travels with the announcement.
+    pub seen: Revision,
+    /// What counts as missing.
+    pub absence: Absence,
 }
 
 /// What came before a delivery.
@@ -101,11 +116,17 @@ pub trait Work: Send + Sync {
     /// Asks for up to `max` pieces of `_any` work.
     async fn pull(&self, max: usize) -> Result<PullStream, Error>;
 
+    /// Takes up to `max` pieces of a group's work that are there now.
+    async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Whether there is any work of a group, taken or not.
+    async fn has_work(&self, group: &Label) -> Result<bool, Error>;
+
     /// A page of an agent's inbox, oldest first, after a place in it; 0 is its beginning.
     async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error>;
 
-    /// Hints for an agent, from now on.
-    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error>;
+    /// Hints for an agent that belongs to these groups, from now on.
+    async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error>;
 
     /// Gives back what an earlier process of the agent held when it ended. Unknown tokens are ignored.
     async fn give_back(&self, token: &str) -> Result<(), Error>;
@@ -116,11 +137,9 @@ pub trait Work: Send + Sync {
     /// Hints to an agent that a job's end was asked for.
     async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error>;
 
-    /// Makes sure that whoever should hear of a job can: announces it where its announcement is missing. Gives whether it was. A broker
-    /// that has just stored a job takes a moment to announce it; until then it is missing indeed.
-    ///
-    /// `seen` is the newest revision of the history that the caller decided on: it travels with the announcement.
-    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error>;
+    /// Makes sure that whoever should hear of an execution can: announces it if its announcement is missing. Gives whether it was. A
+    /// broker that has just stored a job takes a moment to announce it; until then it is missing indeed.
+    async fn announce(&self, definition: &Definition, announcement: Announcement) -> Result<bool, Error>;
 
     /// Takes back a job's announcements, so that nobody new is offered it. Safe to repeat.
     async fn withdraw(&self, definition: &Definition) -> Result<(), Error>;

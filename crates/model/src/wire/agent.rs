@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
+use crate::label::Label;
 
 /// Kept while the agent lives: it expires unless renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct Heartbeat {
     pub max_jobs: usize,
     /// Executions it runs now.
     pub running: usize,
+    /// The groups it belongs to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<Label>,
     /// When this process started, by the agent's clock.
     pub started_at: jiff::Timestamp,
 }

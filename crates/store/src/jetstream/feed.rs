@@ -113,6 +113,7 @@ impl Merged {
 
     fn queue_fact(&self, message: &async_nats::jetstream::Message) -> Option<Fact> {
         match self.link.layout.parse_queue_key(&message.subject)? {
+            QueueKey::Share(..) => None,
             QueueKey::Definition(_) => {
                 readable(from_json(&message.subject, &message.payload)).map(|definition| Fact::Defined(Box::new(definition)))
             }

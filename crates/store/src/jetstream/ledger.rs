@@ -1,15 +1,23 @@
 //! The ledger on two KV buckets.
 
+use std::collections::BTreeMap;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream;
 use longshore_model::operation::{Kind, Operation};
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
-use longshore_model::{ExecutionId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId};
 
-use super::link::{Guard, Shared, Written, from_json, to_json};
+use super::link::{Guard, Link, Shared, Written, from_json, to_json};
+use super::read::Stored;
 use crate::layout::{Layout, QueueKey};
-use crate::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision};
+use crate::{Answered, Appended, Created, Error, ExecutionRecord, JobRecord, Ledger, Revision};
+
+/// Shares that are on their way to the broker at once.
+const SHARES_AT_ONCE: usize = 256;
 
 pub(super) struct JetStreamLedger {
     link: Shared,
@@ -26,26 +34,26 @@ impl JetStreamLedger {
 
     async fn history(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
         let mut record: Option<JobRecord> = None;
+        let mut shares = BTreeMap::new();
+        let mut events = Vec::new();
         let stream = Layout::bucket_stream(&self.link.layout.queue_bucket);
         for message in self.link.read_all(&stream, &self.link.layout.history(job), "reading a job").await? {
-            match (self.link.layout.parse_queue_key(&message.subject), &mut record) {
-                (Some(QueueKey::Definition(_)), None) => {
-                    record = Some(JobRecord {
-                        definition: from_json(&message.subject, &message.payload)?,
-                        definition_revision: message.sequence,
-                        stored_at: message.time,
-                        events: Vec::new(),
-                        answers: Vec::new(),
-                    });
+            match self.link.layout.parse_queue_key(&message.subject) {
+                Some(QueueKey::Definition(_)) => {
+                    let definition = from_json(&message.subject, &message.payload)?;
+                    record.get_or_insert(JobRecord::new(definition, message.sequence, message.time));
                 }
-                (Some(QueueKey::Event(_, execution)), Some(record)) => {
-                    record.events.push((message.sequence, execution, from_json(&message.subject, &message.payload)?));
+                Some(QueueKey::Share(_, agent)) => {
+                    shares.insert(agent.into(), message.sequence);
                 }
-                // Events without a definition are what a delete in progress has not reached yet.
-                (Some(QueueKey::Definition(_)), Some(_)) | (Some(QueueKey::Event(..)), None) | (None, _) => {}
+                Some(QueueKey::Event(_, execution)) => {
+                    events.push((message.sequence, execution, from_json(&message.subject, &message.payload)?));
+                }
+                None => {}
             }
         }
-        Ok(record)
+        // Events without a definition are what a delete in progress has not reached yet.
+        Ok(record.map(|record| JobRecord { events, shares, ..record }))
     }
 
     async fn answers(&self, job: JobId) -> Result<Vec<Answer>, Error> {
@@ -58,24 +66,23 @@ impl JetStreamLedger {
 #[async_trait]
 impl Ledger for JetStreamLedger {
     async fn create(&self, definition: &Definition) -> Result<Created, Error> {
-        let subject = self
-            .link
-            .layout
-            .definition(definition, kind_of(definition))
-            .ok_or_else(|| Error::Refused { doing: "storing a job", reason: "its set of executions has no route".into() })?;
+        let subject = self.link.layout.definition(definition, kind_of(definition));
         let value = to_json(definition, "definition")?;
         match self.link.write(subject, value, HeaderMap::new(), Guard::Absent, "storing a job").await? {
-            Written::Stored(revision) => Ok(Created::Stored(revision)),
+            Written::Stored(revision) => {
+                share(&self.link, definition, &definition.executions).await;
+                Ok(Created::Stored(revision))
+            }
             Written::Guarded => Ok(Created::Exists),
         }
     }
 
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
-        if after == 0 {
+        if after == 0 && execution == ExecutionId::Any {
             return Ok(Appended::Conflict);
         }
-        // The guard spans the whole job: a deleted job has no message at `after` any more, so nothing can be added to it.
-        let filter = self.link.layout.history(job);
+        // The guard spans the execution: a deleted one has no message at `after` any more, so nothing can be added to it.
+        let filter = self.link.layout.execution(job, execution);
         let subject = self.link.layout.event(job, execution, after);
         let value = to_json(event, "event")?;
         match self.link.write(subject.clone(), value.clone(), HeaderMap::new(), Guard::Last(&filter, after), "recording an event").await? {
@@ -102,6 +109,18 @@ impl Ledger for JetStreamLedger {
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
         let (history, answers) = tokio::try_join!(self.history(job), self.answers(job))?;
         Ok(history.map(|record| JobRecord { answers, ..record }))
+    }
+
+    async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error> {
+        let stream = Layout::bucket_stream(&self.link.layout.queue_bucket);
+        let filter = self.link.layout.execution(job, execution);
+        let (messages, answer) =
+            tokio::try_join!(self.link.read_all(&stream, &filter, "reading an execution"), self.load_answer(job, execution))?;
+        let Some(revision) = messages.last().map(|last| last.sequence) else { return Ok(None) };
+        let is_event = |message: &&Stored| matches!(self.link.layout.parse_queue_key(&message.subject), Some(QueueKey::Event(..)));
+        let events =
+            messages.iter().filter(is_event).map(|message| from_json(&message.subject, &message.payload)).collect::<Result<_, _>>()?;
+        Ok(Some(ExecutionRecord { revision, events, answer }))
     }
 
     async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error> {
@@ -152,6 +171,28 @@ impl Ledger for JetStreamLedger {
         let _ = self.link.client.publish(self.link.layout.deleted(), job.to_string().into()).await;
         Ok(())
     }
+}
+
+/// Stores the shares of those executions of a job of several that have none, and so tells their agents. What cannot be stored is left to
+/// whoever finds it missing. Gives whether any was stored.
+pub(super) async fn share(link: &Link, definition: &Definition, executions: &[ExecutionId]) -> bool {
+    if definition.executions.len() == 1 {
+        return false;
+    }
+    let kind = kind_of(definition);
+    let agents: Vec<AgentId> = executions.iter().filter_map(|execution| execution.agent()).collect();
+    let shares = agents.into_iter().map(|agent| async move {
+        let mine = Definition { executions: vec![agent.into()], ..definition.clone() };
+        let subject = link.layout.share(definition.id, agent, kind);
+        let filter = link.layout.execution(definition.id, agent.into());
+        let stored = match to_json(&mine, "share") {
+            Ok(value) => link.write(subject, value, HeaderMap::new(), Guard::Last(&filter, 0), "sharing a job").await,
+            Err(fault) => Err(fault),
+        };
+        stored.inspect_err(|error| tracing::warn!(job.id = %definition.id, agent.id = %agent, %error, "a share of a job is not stored yet"))
+    });
+    let stored = stream::iter(shares).buffer_unordered(SHARES_AT_ONCE);
+    stored.fold(false, |any, stored| std::future::ready(any | matches!(stored, Ok(Written::Stored(_))))).await
 }
 
 /// The catalogue decides; a definition of a newer version's operation counts as one that changes state.

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::{self, Stream};
 use tokio::sync::broadcast;
 
-use super::link::Shared;
+use super::link::{Shared, TRY};
 use crate::Error;
 
 /// How long one pull waits for work. Short enough that an agent that goes away leaves no request behind for long.
@@ -47,6 +47,28 @@ pub(super) async fn pull(
     consumer.request_batch(request, inbox.into()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
     let pull = Pull { link, subscription, reconnects, left: max, is_doubtful };
     Ok(stream::unfold(pull, |mut pull| async move { Some((pull.next().await?, pull)) }))
+}
+
+/// Takes up to `max` messages that are there now.
+pub(super) async fn pull_now(link: Shared, consumer: &Consumer<pull::Config>, max: usize) -> Result<Vec<jetstream::Message>, Error> {
+    const DOING: &str = "taking work";
+    let inbox = link.client.new_inbox();
+    let mut subscription = link.client.subscribe(inbox.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+    let request = pull::BatchConfig { batch: max, no_wait: true, ..pull::BatchConfig::default() };
+    consumer.request_batch(request, inbox.into()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+    let mut messages = Vec::new();
+    while messages.len() < max {
+        let Ok(Some(message)) = tokio::time::timeout(TRY, subscription.next()).await else { break };
+        match message.status {
+            None | Some(StatusCode::OK) => messages.push(jetstream::Message { message, context: link.context.clone() }),
+            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => break,
+            Some(status) if messages.is_empty() => {
+                return Err(Error::Unavailable { doing: DOING, source: Some(format!("the broker says {status}").into()) });
+            }
+            Some(_) => break,
+        }
+    }
+    Ok(messages)
 }
 
 impl Pull {

@@ -8,6 +8,8 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, Source, StorageType, SubjectTransform,
 };
 
+use longshore_model::Label;
+
 use super::link::Link;
 use crate::Error;
 use crate::layout::Layout;
@@ -18,6 +20,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const MARKER_TTL: Duration = Duration::from_secs(60);
 /// Pulls that may wait at once.
 const PULLS_WAITING_MAX: i64 = 16_384;
+/// How long a group's consumer stays when nobody asks for the group's work.
+const GROUP_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a starting broker may take until its streams answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -30,11 +34,14 @@ pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
     Ok(())
 }
 
-/// How agents share `_any` work. No back-off list: the broker would let its first step override `ack_wait`.
-pub(super) fn consumer(link: &Link) -> pull::Config {
+/// How agents share work: that of `_any`, or a group's. No back-off list: the broker would let its first step override `ack_wait`.
+///
+/// A group's goes when nobody has asked for a while: what waits is kept by the stream, and the next who asks makes it again.
+pub(super) fn consumer(link: &Link, group: Option<&Label>) -> pull::Config {
     let settings = &link.config.consumer;
     pull::Config {
-        durable_name: Some(settings.queue_group.clone()),
+        durable_name: Some(consumer_name(link, group)),
+        inactive_threshold: if group.is_some() { GROUP_IDLE_MAX.max(settings.ack_wait * 2) } else { Duration::ZERO },
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: settings.ack_wait,
@@ -42,10 +49,19 @@ pub(super) fn consumer(link: &Link) -> pull::Config {
         max_ack_pending: settings.max_ack_pending,
         // A pull for every free slot of a large fleet; the server's own bound is 512.
         max_waiting: PULLS_WAITING_MAX,
-        filter_subject: link.layout.any_work(),
+        filter_subject: group.map_or_else(|| link.layout.any_work(), |group| link.layout.group_work(group)),
         replay_policy: if settings.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
         ..pull::Config::default()
     }
+}
+
+/// Consumers' names take no dots.
+pub(super) fn consumer_name(link: &Link, group: Option<&Label>) -> String {
+    let settings = &link.config.consumer;
+    group.map_or_else(
+        || settings.queue_group.clone(),
+        |group| format!("{}={}", settings.queue_group, group.to_string().replace([':', '.'], "=")),
+    )
 }
 
 fn bucket(link: &Link, name: &str, max_age: Duration, max_bytes: u64) -> Config {
@@ -82,20 +98,22 @@ fn responses(link: &Link) -> Config {
     bucket(link, &link.layout.response_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
 }
 
-fn sourced(link: &Link, (source, destination): (String, String)) -> Option<Vec<Source>> {
+fn sourced(link: &Link, transforms: Vec<(String, String)>) -> Option<Vec<Source>> {
     Some(vec![Source {
         name: Layout::bucket_stream(&link.layout.queue_bucket),
-        subject_transforms: vec![SubjectTransform { source, destination }],
+        subject_transforms: transforms.into_iter().map(|(source, destination)| SubjectTransform { source, destination }).collect(),
         ..Source::default()
     }])
 }
 
 fn work(link: &Link) -> Config {
+    let (source, destination) = link.layout.group_republish();
     Config {
         name: link.layout.work.clone(),
         subjects: link.layout.work_subjects(),
         retention: RetentionPolicy::WorkQueue,
-        sources: sourced(link, link.layout.any_transform()),
+        sources: sourced(link, link.layout.any_transforms()),
+        republish: Some(Republish { source, destination, headers_only: true }),
         ..base(link, link.config.stream.max_age, link.config.stream.max_bytes)
     }
 }
@@ -103,7 +121,7 @@ fn work(link: &Link) -> Config {
 fn inbox(link: &Link) -> Config {
     let (source, destination) = link.layout.wake_republish();
     Config {
-        sources: sourced(link, link.layout.inbox_transform()),
+        sources: sourced(link, link.layout.inbox_transforms()),
         republish: Some(Republish { source, destination, headers_only: true }),
         ..bucket(link, &link.layout.inbox_bucket, link.config.stream.max_age, link.config.stream.max_bytes)
     }

@@ -1,5 +1,6 @@
 //! What agents take: a shared pull consumer on the work queue, and inbox keys.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,17 +15,17 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::wire::record::Definition;
-use longshore_model::{AgentId, ExecutionId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use tokio::sync::{Mutex, broadcast};
 use tokio::time::Instant;
 
-use super::ledger::kind_of;
+use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
-use super::pull::pull;
+use super::pull::{pull, pull_now};
 use super::setup;
-use crate::layout::Layout;
+use crate::layout::{Layout, group_of};
 use crate::work::INBOX_PAGE;
-use crate::{Absence, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// The ledger's revision of a definition that was announced again.
 const REVISION: &str = "Longshore-Revision";
@@ -35,7 +36,8 @@ pub(super) struct JetStreamWork {
     link: Shared,
     work: Stream<()>,
     inbox: Stream<()>,
-    consumer: Mutex<Option<Consumer<consumer::pull::Config>>>,
+    /// The shared consumers that were opened: of `_any` work, and of groups'.
+    consumers: Mutex<HashMap<Option<Label>, Consumer<consumer::pull::Config>>>,
     /// A pull was refused: the consumer may have been removed behind our back.
     is_doubtful: Arc<AtomicBool>,
 }
@@ -44,17 +46,17 @@ impl JetStreamWork {
     pub(super) async fn open(link: Shared) -> Result<Self, Error> {
         let work = link.stream(&link.layout.work, "opening the work queue").await?;
         let inbox = link.stream(&Layout::bucket_stream(&link.layout.inbox_bucket), "opening the inboxes").await?;
-        Ok(Self { link, work, inbox, consumer: Mutex::new(None), is_doubtful: Arc::default() })
+        Ok(Self { link, work, inbox, consumers: Mutex::default(), is_doubtful: Arc::default() })
     }
 
-    /// The shared consumer, made if it is missing, its settings brought to the configuration's and read back.
-    async fn consumer(&self) -> Result<Consumer<consumer::pull::Config>, Error> {
-        const DOING: &str = "opening the shared consumer";
-        let mut slot = self.consumer.lock().await;
-        if let Some(consumer) = slot.as_ref() {
+    /// A shared consumer, made if it is missing, its settings brought to the configuration's and read back.
+    async fn consumer(&self, group: Option<&Label>) -> Result<Consumer<consumer::pull::Config>, Error> {
+        const DOING: &str = "opening a shared consumer";
+        let mut consumers = self.consumers.lock().await;
+        if let Some(consumer) = consumers.get(&group.cloned()) {
             return Ok(consumer.clone());
         }
-        let wanted = setup::consumer(&self.link);
+        let wanted = setup::consumer(&self.link, group);
         let consumer = self.work.create_consumer(wanted.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
         let found = &consumer.cached_info().config;
         if found.ack_wait != wanted.ack_wait || found.max_deliver != wanted.max_deliver || found.max_ack_pending != wanted.max_ack_pending {
@@ -62,12 +64,17 @@ impl JetStreamWork {
                 store: self.link.layout.work.clone(),
                 problem: format!(
                     "its consumer {} has other settings than the configuration's after they were set",
-                    self.link.config.consumer.queue_group
+                    setup::consumer_name(&self.link, group)
                 ),
             });
         }
-        *slot = Some(consumer.clone());
+        consumers.insert(group.cloned(), consumer.clone());
         Ok(consumer)
+    }
+
+    /// It may have been removed behind our back: it is looked for again next time.
+    async fn forget_consumer(&self, group: Option<&Label>) {
+        self.consumers.lock().await.remove(&group.cloned());
     }
 }
 
@@ -79,20 +86,38 @@ impl Work for JetStreamWork {
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
         if self.is_doubtful.swap(false, Ordering::Relaxed) {
-            *self.consumer.lock().await = None;
+            self.forget_consumer(None).await;
         }
-        let consumer = self.consumer().await?;
+        let consumer = self.consumer(None).await?;
         match pull(self.link.clone(), &consumer, max, self.is_doubtful.clone()).await {
             Ok(messages) => {
                 let link = self.link.clone();
                 Ok(messages.filter_map(move |message| delivery(link.clone(), message)).boxed())
             }
             Err(fault) => {
-                // It may have been removed behind our back: look again next time.
-                *self.consumer.lock().await = None;
+                self.forget_consumer(None).await;
                 Err(fault)
             }
         }
+    }
+
+    async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {
+        let consumer = self.consumer(Some(group)).await?;
+        match pull_now(self.link.clone(), &consumer, max).await {
+            Ok(messages) => {
+                let deliveries = messages.into_iter().map(|message| delivery(self.link.clone(), message));
+                Ok(futures::future::join_all(deliveries).await.into_iter().flatten().collect())
+            }
+            Err(fault) => {
+                self.forget_consumer(Some(group)).await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn has_work(&self, group: &Label) -> Result<bool, Error> {
+        let filter = self.link.layout.group_work(group);
+        Ok(self.link.read_next(&self.work, &filter, 1, "looking for a group's work").await?.is_some())
     }
 
     async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
@@ -126,7 +151,7 @@ impl Work for JetStreamWork {
         Ok(InboxPage { deliveries, next })
     }
 
-    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {
+    async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {
         let client = &self.link.client;
         let fault = |fault| Error::unavailable("listening for wake-ups", fault);
         let inbox = client.subscribe(self.link.layout.wake(agent)).await.map_err(fault)?.map(|_| Wake::Inbox);
@@ -139,13 +164,20 @@ impl Work for JetStreamWork {
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         });
-        Ok(stream::select(stream::select(inbox, cancels), reconnects).boxed())
+        let mut of_groups = Vec::new();
+        for group in groups {
+            let hints = client.subscribe(self.link.layout.group_wake(group)).await.map_err(fault)?;
+            let group = group.clone();
+            of_groups.push(hints.map(move |_| Wake::Group(group.clone())));
+        }
+        Ok(stream::select(stream::select(stream::select(inbox, cancels), reconnects), stream::select_all(of_groups)).boxed())
     }
 
     async fn give_back(&self, token: &str) -> Result<(), Error> {
         // Only acknowledgement subjects of our own consumer: the token comes from a file.
-        let ours = [format!("$JS.ACK.{}.{}.", self.link.layout.work, self.link.config.consumer.queue_group)];
-        if !ours.iter().any(|prefix| token.starts_with(prefix.as_str())) || token.contains(['*', '>', ' ', '\r', '\n']) {
+        let ours = format!("$JS.ACK.{}.{}", self.link.layout.work, setup::consumer_name(&self.link, None));
+        let is_ours = token.strip_prefix(ours.as_str()).is_some_and(|rest| rest.starts_with(['.', '=']));
+        if !is_ours || token.contains(['*', '>', ' ', '\r', '\n']) {
             return Ok(());
         }
         let fault = |fault: &dyn std::fmt::Display| Error::Refused { doing: "giving work back", reason: fault.to_string() };
@@ -162,35 +194,35 @@ impl Work for JetStreamWork {
         self.link.client.publish(subject, job.to_string().into()).await.map_err(|fault| Error::unavailable("signalling a cancel", fault))
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error> {
+    async fn announce(&self, definition: &Definition, announcement: Announcement) -> Result<bool, Error> {
         const DOING: &str = "announcing a job again";
+        let Announcement { execution, revision, seen, absence } = announcement;
+        if revision == 0 {
+            return Ok(share(&self.link, definition, &[execution]).await);
+        }
         let mut headers = HeaderMap::new();
         headers.insert(REVISION, revision.to_string());
         headers.insert(SEEN, seen.to_string());
-        let value = to_json(definition, "definition")?;
-        let mut announced = false;
-        for execution in &definition.executions {
-            match execution {
-                ExecutionId::Agent(agent) => {
-                    let key = self.link.layout.inbox_key(*agent, definition.id);
-                    if self.link.read_last(&self.inbox, &key, DOING).await?.is_none() {
-                        self.link.write(key, value.clone(), headers.clone(), Guard::Absent, DOING).await?;
-                        announced = true;
-                    }
+        let value = to_json(&Definition { executions: vec![execution], ..definition.clone() }, "definition")?;
+        match execution {
+            ExecutionId::Agent(agent) => {
+                let key = self.link.layout.inbox_key(agent, definition.id);
+                if self.link.read_last(&self.inbox, &key, DOING).await?.is_some() {
+                    return Ok(false);
                 }
-                ExecutionId::Any => {
-                    let subject = self.link.layout.any_work_of(definition.id, kind_of(definition));
-                    if self.is_announced(&subject, absence).await? {
-                        continue;
-                    }
-                    let place = self.link.write_as(unique(&subject), subject.clone(), value.clone(), headers.clone(), DOING).await?;
-                    // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
-                    let _ = self.work.purge().filter(subject).sequence(place).await;
-                    announced = true;
+                self.link.write(key, value, headers, Guard::Absent, DOING).await?;
+            }
+            ExecutionId::Any => {
+                let subject = self.link.layout.any_work_of(definition, kind_of(definition));
+                if self.is_announced(&subject, group_of(definition).as_ref(), absence).await? {
+                    return Ok(false);
                 }
+                let place = self.link.write_as(unique(&subject), subject.clone(), value, headers, DOING).await?;
+                // What was offered before and led to nothing: used up, or in the hands of an agent that the ledger does not know of.
+                let _ = self.work.purge().filter(subject).sequence(place).await;
             }
         }
-        Ok(announced)
+        Ok(true)
     }
 
     async fn withdraw(&self, definition: &Definition) -> Result<(), Error> {
@@ -198,7 +230,7 @@ impl Work for JetStreamWork {
         for execution in &definition.executions {
             match execution {
                 ExecutionId::Any => {
-                    let subject = self.link.layout.any_work_of(definition.id, kind_of(definition));
+                    let subject = self.link.layout.any_work_of(definition, kind_of(definition));
                     self.link.purge(&self.work, &subject, DOING).await?;
                 }
                 ExecutionId::Agent(agent) => {
@@ -211,7 +243,7 @@ impl Work for JetStreamWork {
 }
 
 impl JetStreamWork {
-    async fn is_announced(&self, subject: &str, absence: Absence) -> Result<bool, Error> {
+    async fn is_announced(&self, subject: &str, group: Option<&Label>, absence: Absence) -> Result<bool, Error> {
         const DOING: &str = "looking for a job's announcement";
         let Some(message) = self.link.read_last(&self.work, subject, DOING).await? else { return Ok(false) };
         match absence {
@@ -219,7 +251,7 @@ impl JetStreamWork {
             // Only what is still ahead of the shared consumer has never been offered.
             Absence::GoneOrSpent => {
                 // Only looked at: its settings are the agents'. Without one nothing was ever offered.
-                match self.work.consumer_info(&self.link.config.consumer.queue_group).await {
+                match self.work.consumer_info(&setup::consumer_name(&self.link, group)).await {
                     Ok(info) => Ok(message.sequence > info.delivered.stream_sequence),
                     Err(_) if self.link.is_up() => Ok(true),
                     Err(fault) => Err(Error::unavailable(DOING, fault)),

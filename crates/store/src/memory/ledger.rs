@@ -5,7 +5,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
 
 use super::Memory;
-use crate::{Answered, Appended, Before, Created, Error, JobRecord, Ledger, Revision};
+use crate::{Answered, Appended, Before, Created, Error, ExecutionRecord, JobRecord, Ledger, Revision};
 
 #[async_trait]
 impl Ledger for Memory {
@@ -13,8 +13,12 @@ impl Ledger for Memory {
         let created = {
             let mut state = self.0.state();
             let created = state.records.create(definition, self.0.options.max_records_bytes)?;
-            if let Created::Stored(revision) = created {
-                state.work.announce(definition, revision, Before::Nothing);
+            if let Created::Stored(_) = created
+                && let Some(record) = state.records.load(definition.id)
+            {
+                for execution in &definition.executions {
+                    state.work.announce(definition, *execution, record.revision(*execution), Before::Nothing);
+                }
             }
             created
         };
@@ -37,6 +41,10 @@ impl Ledger for Memory {
 
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
         Ok(self.0.state().records.load(job))
+    }
+
+    async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error> {
+        Ok(self.0.state().records.load_execution(job, execution))
     }
 
     async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error> {

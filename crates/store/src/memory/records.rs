@@ -10,7 +10,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
 use serde::Serialize;
 
-use crate::{Answered, Appended, Created, Error, Fact, JobRecord, Position, Revision};
+use crate::{Answered, Appended, Created, Error, ExecutionRecord, Fact, JobRecord, Position, Revision};
 
 /// Deletions that followers can still be told of. They are hints, so a follower this far behind may miss some.
 const DELETIONS_MAX: usize = 4096;
@@ -50,15 +50,24 @@ impl Records {
             return Ok(Created::Exists);
         }
         let (revision, at) = self.enqueue(definition.id, bytes, bytes_max)?;
-        let record = JobRecord {
-            definition: definition.clone(),
-            definition_revision: revision,
-            stored_at: at,
-            events: Vec::new(),
-            answers: Vec::new(),
-        };
-        self.jobs.insert(definition.id, record);
+        self.jobs.insert(definition.id, JobRecord::new(definition.clone(), revision, at));
+        for execution in &definition.executions {
+            // As on the broker: what finds no room now is shared later.
+            let _ = self.share(definition.id, *execution, bytes_max);
+        }
         Ok(Created::Stored(revision))
+    }
+
+    /// Stores the share of one execution of several, if there is none. Gives its revision if it was stored now.
+    pub(super) fn share(&mut self, job: JobId, execution: ExecutionId, bytes_max: Option<u64>) -> Result<Option<Revision>, Error> {
+        let Some(record) = self.jobs.get(&job) else { return Ok(None) };
+        if record.definition.executions.len() == 1 || record.revision(execution) != 0 {
+            return Ok(None);
+        }
+        let bytes = measure(&Definition { executions: vec![execution], ..record.definition.clone() })?;
+        let (revision, _) = self.enqueue(job, bytes, bytes_max)?;
+        self.jobs.entry(job).and_modify(|record| record.shares.extend([(execution, revision)]));
+        Ok(Some(revision))
     }
 
     pub(super) fn append(
@@ -73,17 +82,17 @@ impl Records {
         let Some(record) = self.jobs.get(&job) else {
             return Ok(Appended::Conflict);
         };
-        // A job of one execution has one history, whatever the events are filed under.
-        let is_single = record.definition.executions.len() == 1;
-        let mut newest = record.definition_revision;
-        for (revision, of, stored) in record.events.iter().filter(|(_, of, _)| is_single || *of == execution) {
+        let mut newest = match record.definition.executions.as_slice() {
+            [_] => record.definition_revision,
+            _ => record.shares.get(&execution).copied().unwrap_or(0),
+        };
+        for (revision, _, stored) in record.events.iter().filter(|(_, of, _)| *of == execution) {
             if newest == after {
-                let is_repeat = *of == execution && stored == event;
-                return Ok(if is_repeat { Appended::Stored(*revision) } else { Appended::Conflict });
+                return Ok(if stored == event { Appended::Stored(*revision) } else { Appended::Conflict });
             }
             newest = *revision;
         }
-        if newest != after {
+        if newest != after || !record.definition.executions.contains(&execution) {
             return Ok(Appended::Conflict);
         }
         let (revision, _) = self.enqueue(job, bytes, bytes_max)?;
@@ -110,6 +119,13 @@ impl Records {
         Some(record)
     }
 
+    pub(super) fn load_execution(&self, job: JobId, execution: ExecutionId) -> Option<ExecutionRecord> {
+        let record = self.jobs.get(&job).filter(|record| record.definition.executions.contains(&execution))?;
+        let revision = record.revision(execution);
+        let answer = self.load_answer(job, execution).cloned();
+        (revision != 0).then(|| ExecutionRecord { revision, events: record.events_of(execution).cloned().collect(), answer })
+    }
+
     pub(super) fn load_answer(&self, job: JobId, execution: ExecutionId) -> Option<&Answer> {
         self.answer_of.get(&(job, execution)).and_then(|revision| self.responses.get(revision)).map(|stored| &stored.answer)
     }
@@ -133,7 +149,8 @@ impl Records {
         let Some(record) = self.jobs.remove(&job) else {
             return;
         };
-        for revision in record.events.iter().map(|(revision, ..)| *revision).chain([record.definition_revision]) {
+        let events = record.events.iter().map(|(revision, ..)| *revision);
+        for revision in events.chain(record.shares.into_values()).chain([record.definition_revision]) {
             self.queue_bytes -= self.queue.remove(&revision).map_or(0, |entry| entry.bytes);
         }
         self.deletions_newest += 1;
@@ -155,14 +172,17 @@ impl Records {
 
     /// The first definition or event with a revision above `after` and up to `until`.
     pub(super) fn next_in_queue(&self, after: Revision, until: Revision) -> Option<(Revision, Timestamp, Fact)> {
-        let (revision, entry) = self.queue.range(after.saturating_add(1)..).next().filter(|(revision, _)| **revision <= until)?;
-        let record = self.jobs.get(&entry.job)?;
-        let event = record.events.binary_search_by_key(revision, |(of, ..)| *of).ok().map(|idx| &record.events[idx]);
-        let fact = match event {
-            Some((_, execution, event)) => Fact::Happened { job: entry.job, execution: *execution, event: event.clone() },
-            None => Fact::Defined(Box::new(record.definition.clone())),
-        };
-        Some((*revision, entry.at, fact))
+        self.queue.range(after.saturating_add(1)..).take_while(|(revision, _)| **revision <= until).find_map(|(revision, entry)| {
+            let record = self.jobs.get(&entry.job)?;
+            let event = record.events.binary_search_by_key(revision, |(of, ..)| *of).ok().map(|idx| &record.events[idx]);
+            let fact = match event {
+                Some((_, execution, event)) => Fact::Happened { job: entry.job, execution: *execution, event: event.clone() },
+                None if *revision == record.definition_revision => Fact::Defined(Box::new(record.definition.clone())),
+                // A share is told by nobody.
+                None => return None,
+            };
+            Some((*revision, entry.at, fact))
+        })
     }
 
     /// The first deletion above `after`, by its count.

@@ -19,13 +19,14 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::wire::record::Definition;
-use longshore_model::{AgentId, ExecutionId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
+use crate::layout::group_of;
 use crate::work::INBOX_PAGE;
-use crate::{Absence, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// How long a pull waits for work.
 const PULL_LASTS: Duration = Duration::from_secs(30);
@@ -41,14 +42,17 @@ pub(super) struct Offers {
     newest: Place,
     offers: BTreeMap<Place, Offer>,
     place_of: BTreeMap<JobId, Place>,
-    ready: BTreeSet<Place>,
+    ready: BTreeMap<Option<Label>, BTreeSet<Place>>,
     waiting: BTreeSet<(Instant, Place)>,
     inboxes: BTreeMap<AgentId, BTreeMap<Revision, Definition>>,
     wakes: BTreeMap<AgentId, broadcast::Sender<Wake>>,
+    /// The groups of those who listen.
+    groups: BTreeMap<AgentId, Vec<Label>>,
 }
 
 struct Offer {
     definition: Definition,
+    group: Option<Label>,
     revision: Revision,
     before: Before,
     was_taken: bool,
@@ -109,7 +113,19 @@ impl Work for Memory {
         Ok(InboxPage { deliveries, next })
     }
 
-    async fn wakes(&self, agent: AgentId) -> Result<WakeStream, Error> {
+    async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {
+        let work = &mut self.0.state().work;
+        let now = Instant::now();
+        let taken = std::iter::from_fn(|| work.take(Some(group), now, self.0.options.lease));
+        Ok(taken.take(max).map(|taken| taken.delivery(&self.0)).collect())
+    }
+
+    async fn has_work(&self, group: &Label) -> Result<bool, Error> {
+        Ok(self.0.state().work.offers.values().any(|offer| offer.group.as_ref() == Some(group)))
+    }
+
+    async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {
+        self.0.state().work.groups.insert(agent, groups.to_vec());
         let receiver = self.0.state().work.wakes.entry(agent).or_insert_with(|| broadcast::Sender::new(WAKES_WAITING_MAX)).subscribe();
         let next = async |mut receiver: broadcast::Receiver<Wake>| match receiver.recv().await {
             Ok(wake) => Some((wake, receiver)),
@@ -135,13 +151,20 @@ impl Work for Memory {
         Ok(())
     }
 
-    async fn announce(&self, definition: &Definition, revision: Revision, seen: Revision, absence: Absence) -> Result<bool, Error> {
+    async fn announce(&self, definition: &Definition, announcement: Announcement) -> Result<bool, Error> {
+        let Announcement { execution, revision, seen, absence } = announcement;
         let mut state = self.0.state();
         if absence == Absence::GoneOrSpent {
             state.work.clear_spent(definition.id);
         }
-        let was_missing = state.work.announce(definition, revision, Before::Announcement(seen));
+        let was_missing = if revision == 0 {
+            let shared = state.records.share(definition.id, execution, self.0.options.max_records_bytes)?;
+            shared.is_some_and(|revision| state.work.announce(definition, execution, revision, Before::Nothing))
+        } else {
+            state.work.announce(definition, execution, revision, Before::Announcement(seen))
+        };
         drop(state);
+        self.0.signals.records.send_replace(());
         self.0.signals.work.send_replace(());
         Ok(was_missing)
     }
@@ -153,26 +176,33 @@ impl Work for Memory {
 }
 
 impl Offers {
-    /// Puts a job before everybody whom it concerns and who has it not yet. Gives whether there was anybody.
-    pub(super) fn announce(&mut self, definition: &Definition, revision: Revision, before: Before) -> bool {
-        let mut was_missing = false;
-        for execution in &definition.executions {
-            was_missing |= match execution {
-                ExecutionId::Any => self.offer(definition, revision, before),
-                ExecutionId::Agent(agent) => self.address(*agent, definition, revision),
-            };
+    /// Puts an execution before everybody whom it concerns and who has it not yet. Gives whether there was anybody.
+    pub(super) fn announce(&mut self, definition: &Definition, execution: ExecutionId, revision: Revision, before: Before) -> bool {
+        if revision == 0 {
+            return false;
         }
-        was_missing
+        let definition = Definition { executions: vec![execution], ..definition.clone() };
+        match execution {
+            ExecutionId::Any => self.offer(definition, revision, before),
+            ExecutionId::Agent(agent) => self.address(agent, definition, revision),
+        }
     }
 
-    fn offer(&mut self, definition: &Definition, revision: Revision, before: Before) -> bool {
+    fn offer(&mut self, definition: Definition, revision: Revision, before: Before) -> bool {
         if self.place_of.contains_key(&definition.id) {
             return false;
         }
         self.newest += 1;
         self.place_of.insert(definition.id, self.newest);
-        self.offers.insert(self.newest, Offer { definition: definition.clone(), revision, before, was_taken: false, until: None });
-        self.ready.insert(self.newest);
+        let group = group_of(&definition);
+        self.ready.entry(group.clone()).or_default().insert(self.newest);
+        if let Some(group) = &group {
+            let members: Vec<_> = self.groups.iter().filter(|(_, groups)| groups.contains(group)).map(|(agent, _)| *agent).collect();
+            for agent in members {
+                self.wake(agent, Wake::Group(group.clone()));
+            }
+        }
+        self.offers.insert(self.newest, Offer { definition, group, revision, before, was_taken: false, until: None });
         true
     }
 
@@ -185,8 +215,8 @@ impl Offers {
         }
     }
 
-    fn address(&mut self, agent: AgentId, definition: &Definition, revision: Revision) -> bool {
-        let was_missing = self.inboxes.entry(agent).or_default().insert(revision, definition.clone()).is_none();
+    fn address(&mut self, agent: AgentId, definition: Definition, revision: Revision) -> bool {
+        let was_missing = self.inboxes.entry(agent).or_default().insert(revision, definition).is_none();
         if was_missing {
             self.wake(agent, Wake::Inbox);
         }
@@ -203,13 +233,15 @@ impl Offers {
         });
     }
 
-    fn take(&mut self, now: Instant, lease: Duration) -> Option<Taken> {
+    fn take(&mut self, group: Option<&Label>, now: Instant, lease: Duration) -> Option<Taken> {
         while let Some((at, place)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.remove(&(at, place));
-            self.offers.entry(place).and_modify(|offer| offer.until = None);
-            self.ready.insert(place);
+            if let Some(offer) = self.offers.get_mut(&place) {
+                offer.until = None;
+                self.ready.entry(offer.group.clone()).or_default().insert(place);
+            }
         }
-        let place = self.ready.pop_first()?;
+        let place = self.ready.get_mut(&group.cloned())?.pop_first()?;
         let offer = self.offers.get_mut(&place)?;
         let before = if std::mem::replace(&mut offer.was_taken, true) { Before::LapsedClaim } else { offer.before };
         offer.until = Some(now + lease);
@@ -235,8 +267,10 @@ impl Offers {
     }
 
     fn remove(&mut self, place: Place) {
-        self.ready.remove(&place);
         if let Some(offer) = self.offers.remove(&place) {
+            if let Some(ready) = self.ready.get_mut(&offer.group) {
+                ready.remove(&place);
+            }
             self.place_of.remove(&offer.definition.id);
             if let Some(at) = offer.until {
                 self.waiting.remove(&(at, place));
@@ -249,6 +283,14 @@ impl Offers {
         if is_unheard {
             self.wakes.remove(&agent);
         }
+    }
+}
+
+impl Taken {
+    fn delivery(self, shared: &Arc<Shared>) -> Delivery {
+        let Self { place, definition, revision, before } = self;
+        let lease = Box::new(QueueLease { shared: Arc::clone(shared), place });
+        Delivery { definition, revision, before, received: Instant::now(), lease }
     }
 }
 
@@ -267,12 +309,11 @@ impl Puller {
             let now = Instant::now();
             let (taken, next_ready) = {
                 let work = &mut self.shared.state().work;
-                (work.take(now, self.shared.options.lease), work.next_ready())
+                (work.take(None, now, self.shared.options.lease), work.next_ready())
             };
-            if let Some(Taken { place, definition, revision, before }) = taken {
+            if let Some(taken) = taken {
                 self.left -= 1;
-                let lease = Box::new(QueueLease { shared: Arc::clone(&self.shared), place });
-                return Some(Delivery { definition, revision, before, received: Instant::now(), lease });
+                return Some(taken.delivery(&self.shared));
             }
             if now >= self.until {
                 return None;

@@ -16,4 +16,5 @@ mod objects;
 mod registry;
 mod retention;
 mod sample;
+mod shares;
 mod work;

@@ -118,6 +118,7 @@ fn heartbeat(agent: u64, running: usize) -> Heartbeat {
         version: "0.1.0".to_owned(),
         max_jobs: 10,
         running,
+        labels: Vec::new(),
         started_at: then(),
     }
 }

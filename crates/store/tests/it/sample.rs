@@ -31,6 +31,16 @@ pub(crate) fn host_query(n: u64, agent: AgentId) -> Definition {
     Definition::from(&sample::query_host(job_id(n), then(), "web-01", agent))
 }
 
+/// Work for one agent of a group.
+pub(crate) fn group_work(n: u64, group: &str) -> Definition {
+    Definition { target: format!("_any@{group}"), ..any_job(n) }
+}
+
+/// Work for several agents.
+pub(crate) fn shared_job(n: u64, agents: &[AgentId]) -> Definition {
+    Definition { target: "_all".to_owned(), executions: agents.iter().map(|agent| (*agent).into()).collect(), ..any_job(n) }
+}
+
 /// A job whose record has at least so many bytes.
 pub(crate) fn large_job(n: u64, bytes: usize) -> Definition {
     Definition { args: json!({ "command": "x".repeat(bytes) }), ..any_job(n) }

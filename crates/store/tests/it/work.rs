@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use longshore_model::wire::record::Definition;
-use longshore_model::{AgentId, JobId};
-use longshore_store::{Absence, Before, Delivery, Store, Wake, WakeStream};
+use longshore_model::{AgentId, JobId, Label};
+use longshore_store::{Absence, Announcement, Before, Delivery, Store, Wake, WakeStream};
 use longshore_testkit::eventually;
 use tokio::time::Instant;
 
@@ -36,6 +36,9 @@ conformance!(GENEROUS:
     announce_leaves_alone_what_is_held,
     announce_may_give_up_on_what_was_offered_and_led_to_nothing,
     announce_repairs_inbox_work,
+    a_groups_work_is_offered_to_its_members_only,
+    a_groups_work_wakes_its_members,
+    a_groups_work_is_repaired_and_withdrawn_like_any,
 );
 conformance!(SHORT:
     work_that_is_done_is_not_offered_again,
@@ -279,7 +282,7 @@ async fn inbox_work_stays_until_it_is_done(store: Store) {
 }
 
 async fn new_inbox_work_wakes_its_agent_only(store: Store) {
-    let (mut wakes, mut others) = (store.work.wakes(agent_id(1)).await.unwrap(), store.work.wakes(agent_id(2)).await.unwrap());
+    let (mut wakes, mut others) = (store.work.wakes(agent_id(1), &[]).await.unwrap(), store.work.wakes(agent_id(2), &[]).await.unwrap());
     create(&store, &host_job(1, agent_id(1))).await;
     woken(&mut wakes, Wake::Inbox).await;
     assert_eq!(ids(&inbox_of(&store, agent_id(1), 1).await), [job_id(1)]);
@@ -288,7 +291,7 @@ async fn new_inbox_work_wakes_its_agent_only(store: Store) {
 }
 
 async fn a_cancel_is_signalled_to_its_agent_only(store: Store) {
-    let (mut wakes, mut others) = (store.work.wakes(agent_id(1)).await.unwrap(), store.work.wakes(agent_id(2)).await.unwrap());
+    let (mut wakes, mut others) = (store.work.wakes(agent_id(1), &[]).await.unwrap(), store.work.wakes(agent_id(2), &[]).await.unwrap());
     store.work.signal_cancel(agent_id(1), job_id(7)).await.unwrap();
     woken(&mut wakes, Wake::Cancel(job_id(7))).await;
     assert!(nothing_comes(&mut others, A_WHILE).await);
@@ -331,8 +334,8 @@ async fn announce_repairs_any_work(store: Store) {
     let definition = any_job(1);
     let revision = arrived(&store, &definition).await;
     store.work.withdraw(&definition).await.unwrap();
-    assert!(store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap());
-    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "announced already");
+    assert!(announce(&store, &definition, revision, Absence::Gone).await);
+    assert!(!announce(&store, &definition, revision, Absence::Gone).await, "announced already");
     let mut puller = Puller::new(&store).await;
     let delivery = puller.next().await;
     assert_eq!((&delivery.definition, delivery.revision), (&definition, revision));
@@ -345,7 +348,7 @@ async fn announce_leaves_alone_what_waits(store: Store) {
     let revision = create(&store, &definition).await;
     // The broker passes it on a moment after it is stored; until then it is missing indeed.
     eventually("nothing to be missing", Duration::from_secs(15), async || {
-        (!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap()).then_some(())
+        (!announce(&store, &definition, revision, Absence::Gone).await).then_some(())
     })
     .await;
     let delivery = Puller::new(&store).await.next().await;
@@ -357,7 +360,7 @@ async fn announce_leaves_alone_what_is_held(store: Store) {
     let revision = create(&store, &definition).await;
     let mut puller = Puller::new(&store).await;
     let held = puller.next().await;
-    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "it is not missing");
+    assert!(!announce(&store, &definition, revision, Absence::Gone).await, "it is not missing");
     assert!(puller.finds(A_WHILE).await.is_none(), "offered while it was held");
     held.lease.done().await.unwrap();
 }
@@ -366,13 +369,13 @@ async fn announce_may_give_up_on_what_was_offered_and_led_to_nothing(store: Stor
     let definition = any_job(1);
     let revision = create(&store, &definition).await;
     eventually("the broker to pass it on", Duration::from_secs(15), async || {
-        (!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap()).then_some(())
+        (!announce(&store, &definition, revision, Absence::Gone).await).then_some(())
     })
     .await;
-    assert!(!store.work.announce(&definition, revision, revision, Absence::GoneOrSpent).await.unwrap(), "it waits, and was never offered");
+    assert!(!announce(&store, &definition, revision, Absence::GoneOrSpent).await, "it waits, and was never offered");
     let mut puller = Puller::new(&store).await;
     let held = puller.next().await;
-    assert!(store.work.announce(&definition, revision, revision, Absence::GoneOrSpent).await.unwrap());
+    assert!(announce(&store, &definition, revision, Absence::GoneOrSpent).await);
     let again = puller.next().await;
     assert_eq!((again.definition.id, again.revision, again.before), (definition.id, revision, Before::Announcement(revision)));
     again.lease.done().await.unwrap();
@@ -384,14 +387,19 @@ async fn announce_repairs_inbox_work(store: Store) {
     let definition = host_job(1, agent_id(1));
     let revision = create(&store, &definition).await;
     inbox_of(&store, agent_id(1), 1).await;
-    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "nothing was missing");
+    assert!(!announce(&store, &definition, revision, Absence::Gone).await, "nothing was missing");
     store.work.withdraw(&definition).await.unwrap();
-    let mut wakes = store.work.wakes(agent_id(1)).await.unwrap();
-    assert!(store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap());
+    let mut wakes = store.work.wakes(agent_id(1), &[]).await.unwrap();
+    assert!(announce(&store, &definition, revision, Absence::Gone).await);
     woken(&mut wakes, Wake::Inbox).await;
     let inbox = inbox_of(&store, agent_id(1), 1).await;
     assert_eq!((&inbox[0].definition, inbox[0].revision), (&definition, revision));
-    assert!(!store.work.announce(&definition, revision, revision, Absence::Gone).await.unwrap(), "announced already");
+    assert!(!announce(&store, &definition, revision, Absence::Gone).await, "announced already");
+}
+
+async fn announce(store: &Store, definition: &Definition, revision: u64, absence: Absence) -> bool {
+    let announcement = Announcement { execution: definition.executions[0], revision, seen: revision, absence };
+    store.work.announce(definition, announcement).await.unwrap()
 }
 
 fn ids(deliveries: &[Delivery]) -> Vec<JobId> {
@@ -422,4 +430,58 @@ async fn woken(wakes: &mut WakeStream, expected: Wake) {
             return assert_eq!(wake, expected);
         }
     }
+}
+
+fn group(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+async fn taken(store: &Store, of: &str) -> Delivery {
+    eventually("the group's work", Duration::from_secs(15), async || store.work.take(&group(of), 1).await.unwrap().pop()).await
+}
+
+async fn a_groups_work_is_offered_to_its_members_only(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    let of = [group_work(1, "group:web"), group_work(2, "group:web.dev"), group_work(3, "tier:web")];
+    for definition in &of {
+        let revision = create(&store, definition).await;
+        let delivery = taken(&store, definition.target.strip_prefix("_any@").unwrap()).await;
+        assert_eq!((&delivery.definition, delivery.revision, delivery.before), (definition, revision, Before::Nothing));
+        for other in ["group:web", "group:web.dev", "tier:web", "group:web.dev.us"] {
+            assert!(store.work.take(&group(other), 1).await.unwrap().is_empty(), "{other} is offered {}", definition.target);
+        }
+        delivery.lease.give_back(Duration::ZERO).await.unwrap();
+        let again = taken(&store, definition.target.strip_prefix("_any@").unwrap()).await;
+        assert_eq!(again.before, Before::LapsedClaim);
+        let token = again.lease.token().unwrap();
+        store.work.give_back(&token).await.unwrap();
+        taken(&store, definition.target.strip_prefix("_any@").unwrap()).await.lease.done().await.unwrap();
+    }
+    assert!(puller.finds(A_WHILE).await.is_none(), "a group's work is nobody else's");
+}
+
+async fn a_groups_work_wakes_its_members(store: Store) {
+    let mut member = store.work.wakes(agent_id(1), &group("group:web.dev").groups().collect::<Vec<_>>()).await.unwrap();
+    let mut other = store.work.wakes(agent_id(2), &[group("group:web.development")]).await.unwrap();
+    create(&store, &group_work(1, "group:web")).await;
+    woken(&mut member, Wake::Group(group("group:web"))).await;
+    create(&store, &group_work(2, "group:web.dev")).await;
+    woken(&mut member, Wake::Group(group("group:web.dev"))).await;
+    assert!(nothing_comes(&mut other, A_WHILE).await);
+}
+
+async fn a_groups_work_is_repaired_and_withdrawn_like_any(store: Store) {
+    let definition = group_work(1, "group:web.dev");
+    let of = group("group:web.dev");
+    let revision = create(&store, &definition).await;
+    assert!(eventually("the work", Duration::from_secs(15), async || store.work.has_work(&of).await.unwrap().then_some(true)).await);
+    assert!(!store.work.has_work(&group("group:web")).await.unwrap());
+    assert!(!announce(&store, &definition, revision, Absence::GoneOrSpent).await, "it waits, and was never offered");
+    store.work.withdraw(&definition).await.unwrap();
+    assert!(!store.work.has_work(&of).await.unwrap());
+    assert!(announce(&store, &definition, revision, Absence::Gone).await);
+    let delivery = taken(&store, "group:web.dev").await;
+    assert_eq!((&delivery.definition, delivery.revision, delivery.before), (&definition, revision, Before::Announcement(revision)));
+    assert!(announce(&store, &definition, revision, Absence::GoneOrSpent).await, "it was offered and led to nothing");
+    taken(&store, "group:web.dev").await;
 }
