@@ -95,9 +95,9 @@ impl Worker {
 
     /// Whether the ledger ends this attempt. If it cannot be read, the next look will tell.
     async fn look_again(&self, attempt: u32) -> Option<Interruption> {
-        let record = self.ctx.store.ledger.load(self.key.0).await.ok()?;
+        let record = self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await.ok()?;
         let Some(record) = record else { return Some(Interruption::Superseded) };
-        let execution = Execution::fold(record.events_of(self.key.1), record.answer_of(self.key.1)).ok()?;
+        let execution = Execution::fold(&record.events, record.answer.as_ref()).ok()?;
         if execution.is_answered() || execution.attempts() > attempt {
             return Some(Interruption::Superseded);
         }

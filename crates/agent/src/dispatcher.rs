@@ -93,6 +93,11 @@ impl Dispatcher {
         self.running.len()
     }
 
+    /// Slots that nothing runs in or is held for. Pulls under way may still fill them.
+    pub(crate) fn n_free(&self) -> usize {
+        if self.draining { 0 } else { self.max.saturating_sub(self.running.len() + self.held.len()) }
+    }
+
     /// Whether more addressed work should be looked for: what is held keeps every slot busy for a while.
     pub(crate) fn wants_more(&self) -> bool {
         !self.draining && self.held.len() < self.max

@@ -176,13 +176,13 @@ impl Worker {
     /// The ledger's word on this work; `None` if it was deleted, or we are to stop.
     async fn read(&mut self) -> Option<Standing> {
         loop {
-            match self.ctx.store.ledger.load(self.key.0).await {
+            match self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await {
                 Ok(Some(record)) => {
-                    let folded = Execution::fold(record.events_of(self.key.1), record.answer_of(self.key.1));
+                    let folded = Execution::fold(&record.events, record.answer.as_ref());
                     let execution = folded
                         .inspect_err(|refused| tracing::error!(job.id = %self.key.0, %refused, "the ledger contradicts itself"))
                         .ok()?;
-                    return Some(Standing { execution, revision: record.revision(self.key.1) });
+                    return Some(Standing { execution, revision: record.revision });
                 }
                 Ok(None) => {
                     self.claim.done().await;

@@ -37,6 +37,7 @@ pub(crate) fn heartbeat(config: &Config, started_at: Timestamp, running: usize) 
         schema: 1,
         agent: config.id,
         hostname: config.hostname.clone(),
+        labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         max_jobs: config.max_jobs,
         running,

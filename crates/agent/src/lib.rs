@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_exec::{Executor, SupervisorCommand};
-use longshore_model::AgentId;
+use longshore_model::{AgentId, Label};
 use longshore_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ pub struct Config {
     pub id: AgentId,
     /// Its host's name, as people know it.
     pub hostname: String,
+    /// The groups it belongs to; at most [`LABELS_MAX`](longshore_model::limits::LABELS_MAX).
+    pub labels: Vec<Label>,
     /// The true bound on running executions.
     pub max_jobs: usize,
     /// Where it keeps workspaces and its journal; made with mode 0700.

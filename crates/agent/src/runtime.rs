@@ -1,15 +1,15 @@
 //! The loop: everything that can happen to an agent becomes one input, the dispatcher decides, and this performs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use longshore_model::ExecutionId;
 use longshore_model::job::Execution;
 use longshore_model::wire::record::Answer;
+use longshore_model::{ExecutionId, Label};
 use longshore_store::{Delivery, Store, Wake, WakeStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -37,6 +37,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 enum Event {
     Pulled(Box<Delivery>),
     PullEnded { unused: usize },
+    Found(Box<Delivery>),
+    Visited { unfinished: BTreeSet<Label> },
     WorkerEnded(Key, Settled),
     WorkerFailed,
     Wake(Option<Wake>),
@@ -59,6 +61,11 @@ struct Runtime {
     pulls_end: CancellationToken,
     deliveries: (mpsc::Sender<PullEvent>, mpsc::Receiver<PullEvent>),
     inbox_due: Instant,
+    /// Those that this agent belongs to.
+    groups: Vec<Label>,
+    /// Those that may have work for it.
+    to_visit: BTreeSet<Label>,
+    is_visiting: bool,
     is_draining: bool,
     stop: CancellationToken,
     n_running: Arc<AtomicUsize>,
@@ -67,12 +74,16 @@ struct Runtime {
 enum PullEvent {
     Delivery(Box<Delivery>),
     Ended { unused: usize },
+    Found(Box<Delivery>),
+    Visited { unfinished: BTreeSet<Label> },
 }
 
 pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
     let Agent { config, store, executor, journal, started_at } = agent;
     let owed = recover(&config, &store, &journal).await;
-    let mut wakes = store.work.wakes(config.id).await?;
+    let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
+    let groups: Vec<Label> = groups.into_iter().collect();
+    let mut wakes = store.work.wakes(config.id, &groups).await?;
     let n_running = Arc::new(AtomicUsize::new(0));
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
@@ -94,6 +105,9 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         pulls_end: CancellationToken::new(),
         deliveries: mpsc::channel(DELIVERIES_WAITING_MAX),
         inbox_due: Instant::now(),
+        groups,
+        to_visit: BTreeSet::new(),
+        is_visiting: false,
         is_draining: false,
         stop: stop.clone(),
         n_running,
@@ -134,8 +148,8 @@ async fn recover(config: &Config, store: &Store, journal: &Journal) -> HashMap<K
 
 /// Whether giving the work back takes it from nobody: another agent may have it by now, under the same message.
 async fn is_ours(config: &Config, store: &Store, key: Key) -> bool {
-    let Ok(Some(record)) = store.ledger.load(key.0).await else { return false };
-    let Ok(execution) = Execution::fold(record.events_of(key.1), record.answer_of(key.1)) else { return false };
+    let Ok(Some(record)) = store.ledger.load_execution(key.0, key.1).await else { return false };
+    let Ok(execution) = Execution::fold(&record.events, record.answer.as_ref()) else { return false };
     execution.holder().is_none_or(|(agent, _)| agent == config.id)
 }
 
@@ -178,6 +192,8 @@ impl Runtime {
                 Some(pulled) = self.deliveries.1.recv() => match pulled {
                     PullEvent::Delivery(delivery) => Event::Pulled(delivery),
                     PullEvent::Ended { unused } => Event::PullEnded { unused },
+                    PullEvent::Found(delivery) => Event::Found(delivery),
+                    PullEvent::Visited { unfinished } => Event::Visited { unfinished },
                 },
                 _ = extend.tick() => Event::ExtendHeld,
                 () = tokio::time::sleep_until(self.inbox_due), if self.dispatcher.wants_more() => Event::ReadInbox,
@@ -186,6 +202,8 @@ impl Runtime {
             match event {
                 Event::Pulled(delivery) => self.offer(*delivery, Input::Pulled),
                 Event::PullEnded { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
+                Event::Found(delivery) => self.offer(*delivery, Input::Found),
+                Event::Visited { unfinished } => self.visited(unfinished),
                 Event::WorkerEnded(key, settled) => self.ended(key, settled),
                 Event::WorkerFailed => self.reap_failed(),
                 Event::Wake(wake) => {
@@ -223,13 +241,31 @@ impl Runtime {
             match event {
                 PullEvent::Delivery(delivery) => self.offer(*delivery, Input::Pulled),
                 PullEvent::Ended { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
+                PullEvent::Found(delivery) => self.offer(*delivery, Input::Found),
+                PullEvent::Visited { unfinished } => self.visited(unfinished),
             }
         }
     }
 
+    fn visited(&mut self, unfinished: BTreeSet<Label>) {
+        self.is_visiting = false;
+        self.to_visit.extend(unfinished);
+    }
+
+    /// Takes what groups have, one visit at a time and no more than there are free slots.
+    fn visit(&mut self) {
+        let n_free = self.dispatcher.n_free();
+        if self.is_visiting || n_free == 0 || self.to_visit.is_empty() {
+            return;
+        }
+        self.is_visiting = true;
+        let groups = std::mem::take(&mut self.to_visit);
+        self.pulls.spawn(visit(self.ctx.store.clone(), groups, n_free, self.deliveries.0.clone(), self.pulls_end.clone()));
+    }
+
     async fn give_back_unseen(&mut self) {
         while let Ok(event) = self.deliveries.1.try_recv() {
-            if let PullEvent::Delivery(delivery) = event {
+            if let PullEvent::Delivery(delivery) | PullEvent::Found(delivery) = event {
                 let _ = delivery.lease.give_back(Duration::ZERO).await;
             }
         }
@@ -276,6 +312,7 @@ impl Runtime {
                 Effect::Hold(_) | Effect::Forget(_) => {}
             }
         }
+        self.visit();
         while self.pulls.try_join_next().is_some() {}
         self.n_running.store(self.dispatcher.n_running(), Ordering::Relaxed);
     }
@@ -294,11 +331,15 @@ impl Runtime {
     fn ended(&mut self, key: Key, settled: Settled) {
         self.signals.remove(&key);
         self.dispatcher.handle(Input::Finished(key));
-        if let (Settled::Waiting(until), ExecutionId::Agent(_)) = (settled, key.1) {
-            let due = Instant::now() + from_now(until);
-            self.waiting.insert(key, due);
-            self.inbox_due = self.inbox_due.min(due);
+        let Settled::Waiting(until) = settled else { return };
+        let due = Instant::now() + from_now(until);
+        match key.1 {
+            ExecutionId::Agent(_) => drop(self.waiting.insert(key, due)),
+            // Nobody's pull waits for a group's work.
+            ExecutionId::Any if !self.groups.is_empty() => {}
+            ExecutionId::Any => return,
         }
+        self.inbox_due = self.inbox_due.min(due);
     }
 
     /// A worker panicked: a broken invariant of ours. Its claim lapses by itself; the slot is free again.
@@ -316,6 +357,7 @@ impl Runtime {
     async fn woken(&mut self, wake: Option<Wake>) -> Option<WakeStream> {
         match wake {
             Some(Wake::Inbox) => self.inbox_due = Instant::now(),
+            Some(Wake::Group(group)) => drop(self.to_visit.insert(group)),
             Some(Wake::Cancel(job)) => self.recheck(|key| key.0 == job),
             Some(Wake::Reconnected) => {
                 self.inbox_due = Instant::now();
@@ -323,7 +365,7 @@ impl Runtime {
             }
             None => {
                 tokio::time::sleep(PULL_PAUSE).await;
-                return self.ctx.store.work.wakes(self.ctx.config.id).await.ok();
+                return self.ctx.store.work.wakes(self.ctx.config.id, &self.groups).await.ok();
             }
         }
         None
@@ -341,6 +383,7 @@ impl Runtime {
         // Jitter, so that a fleet does not read in one instant.
         let jitter = Duration::from_millis(u64::from(Timestamp::now().subsec_nanosecond().unsigned_abs()) % 5000);
         self.inbox_due = self.waiting.values().min().copied().unwrap_or(now + INBOX_EVERY).min(now + INBOX_EVERY + jitter);
+        self.to_visit.extend(self.groups.iter().cloned());
         let mut after = 0;
         loop {
             let page = match self.ctx.store.work.inbox(self.ctx.config.id, after).await {
@@ -381,6 +424,35 @@ impl Runtime {
             }
         }
     }
+}
+
+/// Takes what these groups have, up to `n_slots` in all. Those that may have more are to be visited again.
+async fn visit(store: Store, groups: BTreeSet<Label>, mut n_slots: usize, events: mpsc::Sender<PullEvent>, end: CancellationToken) {
+    let mut unfinished = BTreeSet::new();
+    for group in groups {
+        if n_slots == 0 || end.is_cancelled() {
+            unfinished.insert(group);
+            continue;
+        }
+        // Most groups have none, and a consumer is made by asking one for it.
+        if !store.work.has_work(&group).await.unwrap_or(false) {
+            continue;
+        }
+        let deliveries = store.work.take(&group, n_slots).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, %group, "a group's work was not taken");
+            Vec::new()
+        });
+        n_slots -= deliveries.len();
+        if n_slots == 0 {
+            unfinished.insert(group);
+        }
+        for delivery in deliveries {
+            if events.send(PullEvent::Found(Box::new(delivery))).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = events.send(PullEvent::Visited { unfinished }).await;
 }
 
 /// One pull, to its end or to ours.

@@ -1,13 +1,14 @@
 //! Which agents there are: followed from the registry, asked when a target becomes an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::rest::AgentView;
-use longshore_model::{AgentId, ExecutionId, HostName, Target};
+use longshore_model::{AgentId, ExecutionId, HostName, Label, Target};
 use longshore_store::RegistryEvent;
 use tokio::time::Instant;
 
@@ -56,6 +57,10 @@ pub(crate) enum NoTarget {
     Unknown { name: String, nearest: Vec<String> },
     #[error("the agent on {hostname} has not been heard for longer than its heartbeat lasts")]
     Offline { hostname: String },
+    #[error("no agent of the group {group} is ready")]
+    NoMember { group: Label, nearest: Vec<String> },
+    #[error("the target means {agents} agents, and a job is for at most {EXECUTIONS_MAX}")]
+    TooMany { agents: usize },
     #[error("several agents call themselves {hostname}: name one by its id, {}", .ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
     Ambiguous { hostname: String, ids: Vec<AgentId> },
 }
@@ -101,6 +106,10 @@ impl Fleet {
         match target {
             Target::Any if self.ready().next().is_none() => Err(NoTarget::NobodyReady),
             Target::Any => Ok(vec![ExecutionId::Any]),
+            Target::All => self.each(|_| true, || NoTarget::NobodyReady),
+            Target::Group(group) => self.each(|heartbeat| is_member(heartbeat, group), || self.no_member(group)),
+            Target::AnyOf(group) if !self.ready().any(|heartbeat| is_member(heartbeat, group)) => Err(self.no_member(group)),
+            Target::AnyOf(_) => Ok(vec![ExecutionId::Any]),
             Target::Host(name) => self.host(name).map(|agent| vec![ExecutionId::Agent(agent)]),
         }
     }
@@ -143,6 +152,23 @@ impl Fleet {
         self.agents.values().filter(|(_, presence)| *presence == Presence::Ready).map(|(heartbeat, _)| heartbeat)
     }
 
+    /// Everybody who is ready and wanted, in the order of their ids: the set that is frozen.
+    fn each(&self, is_wanted: impl Fn(&Heartbeat) -> bool, nobody: impl FnOnce() -> NoTarget) -> Result<Vec<ExecutionId>, NoTarget> {
+        let wanted: Vec<ExecutionId> =
+            self.ready().filter(|heartbeat| is_wanted(heartbeat)).map(|heartbeat| heartbeat.agent.into()).collect();
+        match wanted.len() {
+            0 => Err(nobody()),
+            1..=EXECUTIONS_MAX => Ok(wanted),
+            agents => Err(NoTarget::TooMany { agents }),
+        }
+    }
+
+    fn no_member(&self, group: &Label) -> NoTarget {
+        let known: BTreeSet<String> =
+            self.agents.values().flat_map(|(heartbeat, _)| &heartbeat.labels).flat_map(Label::groups).map(String::from).collect();
+        NoTarget::NoMember { group: group.clone(), nearest: nearest(&group.to_string(), known.iter().map(String::as_str)) }
+    }
+
     fn host(&self, name: &HostName) -> Result<AgentId, NoTarget> {
         if let Ok(agent) = name.as_str().parse::<AgentId>()
             && let Some((heartbeat, presence)) = self.agents.get(&agent)
@@ -163,22 +189,12 @@ impl Fleet {
             }),
             (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).find(is_named) {
                 Some(heartbeat) => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
-                None => Err(NoTarget::Unknown { name: name.to_string(), nearest: self.nearest(name.as_str()) }),
+                None => {
+                    let known = self.agents.values().map(|(heartbeat, _)| heartbeat.hostname.as_str());
+                    Err(NoTarget::Unknown { name: name.to_string(), nearest: nearest(name.as_str(), known) })
+                }
             },
         }
-    }
-
-    fn nearest(&self, name: &str) -> Vec<String> {
-        let name = name.to_lowercase();
-        let mut near: Vec<(f64, &str)> = self
-            .agents
-            .values()
-            .map(|(heartbeat, _)| (strsim::jaro_winkler(&name, &heartbeat.hostname.to_lowercase()), heartbeat.hostname.as_str()))
-            .filter(|(likeness, _)| *likeness > 0.7)
-            .collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-        near.dedup_by(|a, b| a.1 == b.1);
-        near.into_iter().take(NEAREST_MAX).map(|(_, hostname)| hostname.to_owned()).collect()
     }
 
     fn forget_some(&mut self) {
@@ -194,6 +210,19 @@ impl Fleet {
             self.agents.remove(&longest);
         }
     }
+}
+
+fn is_member(heartbeat: &Heartbeat, group: &Label) -> bool {
+    heartbeat.labels.iter().any(|label| group.covers(label))
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let name = name.to_lowercase();
+    let mut near: Vec<(f64, &str)> =
+        known.map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known)).filter(|(likeness, _)| *likeness > 0.7).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    near.dedup_by(|a, b| a.1 == b.1);
+    near.into_iter().take(NEAREST_MAX).map(|(_, known)| known.to_owned()).collect()
 }
 
 /// Follows the registry until the controller drains.
@@ -234,6 +263,7 @@ pub(crate) mod tests {
             version: "0".to_owned(),
             max_jobs: 1,
             running: 0,
+            labels: Vec::new(),
             started_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }
@@ -281,6 +311,34 @@ pub(crate) mod tests {
         );
         check(&fleet([]), "_any", Err("no agent is ready"));
         check(&Fleet::default(), "_any", Err("not known yet"));
+    }
+
+    fn member(agent: u128, labels: &[&str]) -> RegistryEvent {
+        let labels = labels.iter().map(|label| label.parse().unwrap()).collect();
+        RegistryEvent::Beat(Heartbeat { labels, ..heartbeat(agent, "web") })
+    }
+
+    #[test]
+    fn groups_and_all_are_frozen_sets_of_those_who_are_ready() {
+        let fleet = fleet([
+            member(1, &["group:web.dev.us-east", "tier:web.dev"]),
+            member(2, &["group:web.development"]),
+            // Two labels of one group count once.
+            member(3, &["group:web.dev", "group:web.dev.eu"]),
+            member(4, &["group:web.dev"]),
+            RegistryEvent::Left(AgentId::from_bits(4)),
+        ]);
+        let of = |target: &str| fleet.resolve(&target.parse().unwrap());
+        let agents = |ids: &[u128]| Ok(ids.iter().map(|id| ExecutionId::Agent(AgentId::from_bits(*id))).collect());
+        assert_eq!(of("_all"), agents(&[1, 2, 3]));
+        assert_eq!(of("group:web"), agents(&[1, 2, 3]));
+        assert_eq!(of("group:web.dev"), agents(&[1, 3]));
+        assert_eq!(of("tier:web"), agents(&[1]));
+        assert_eq!(of("_any@group:web.development"), Ok(vec![ExecutionId::Any]));
+        for target in ["group:wed", "_any@group:wed"] {
+            let Err(NoTarget::NoMember { nearest, .. }) = of(target) else { panic!("{target} means somebody") };
+            assert!(nearest.contains(&"group:web".to_owned()), "{nearest:?}");
+        }
     }
 
     #[test]

@@ -74,13 +74,19 @@ impl JobRecord {
         Self { definition, definition_revision, stored_at, events: Vec::new(), answers: Vec::new(), shares: BTreeMap::new() }
     }
 
+    /// The revision that an execution begins with: the definition's, or its share's, which is 0 while it is not stored.
+    #[must_use]
+    pub fn announced_at(&self, execution: ExecutionId) -> Revision {
+        match self.definition.executions.as_slice() {
+            [_] => self.definition_revision,
+            _ => self.shares.get(&execution).copied().unwrap_or(0),
+        }
+    }
+
     /// The newest revision of an execution: what the next append must name. 0 if its share is not stored yet.
     #[must_use]
     pub fn revision(&self, execution: ExecutionId) -> Revision {
-        let first = match self.definition.executions.as_slice() {
-            [_] => self.definition_revision,
-            _ => self.shares.get(&execution).copied().unwrap_or(0),
-        };
+        let first = self.announced_at(execution);
         self.events.iter().filter(|(_, of, _)| *of == execution).map(|(revision, ..)| *revision).fold(first, Revision::max)
     }
 

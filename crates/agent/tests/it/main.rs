@@ -14,7 +14,7 @@ use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
-use longshore_store::{Absence, Appended, Created, JobRecord, Store, jetstream};
+use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, Store, jetstream};
 use longshore_testkit::{NatsServer, eventually, sample};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -47,10 +47,15 @@ impl Bench {
     }
 
     async fn start_agent(&mut self, id: AgentId, max_jobs: usize) -> CancellationToken {
+        self.start_member(id, max_jobs, &[]).await
+    }
+
+    async fn start_member(&mut self, id: AgentId, max_jobs: usize, labels: &[&str]) -> CancellationToken {
         let drain = CancellationToken::new();
         let config = Config {
             id,
             hostname: format!("host-{}", id.bits()),
+            labels: labels.iter().map(|label| label.parse().unwrap()).collect(),
             max_jobs,
             state_dir: self.dir.path().join(id.to_string()),
             supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
@@ -108,7 +113,8 @@ async fn any_work_and_addressed_work_are_answered_and_leave_nothing_queued() {
     }
     eventually("an empty inbox", PATIENCE, async || is_empty(&bench, me).await.then_some(())).await;
     let definition = Definition::from(&any);
-    let is_gone = async || bench.store.work.announce(&definition, 1, 1, Absence::Gone).await.unwrap().then_some(());
+    let announcement = Announcement { execution: ExecutionId::Any, revision: 1, seen: 1, absence: Absence::Gone };
+    let is_gone = async || bench.store.work.announce(&definition, announcement).await.unwrap().then_some(());
     eventually("a queue that has nothing left of it", PATIENCE, is_gone).await;
 }
 
@@ -237,7 +243,8 @@ async fn a_restarted_agent_answers_for_what_its_killed_process_held() {
 
 #[tokio::test]
 async fn work_survives_kills_of_the_broker() {
-    let mut bench = Bench::new(|_| ()).await;
+    // What the broker had on its way to the agent when it was killed counts as claimed.
+    let mut bench = Bench::new(|config| config.consumer.ack_wait = Duration::from_secs(3)).await;
     bench.start_agent(sample::agent_id(1), 4).await;
     let now = Timestamp::now();
     for n in 0..60 {
@@ -270,6 +277,58 @@ async fn work_that_is_not_due_does_not_hide_what_came_after_it() {
     bench.submit(&to_me(NOT_DUE)).await;
     bench.start_agent(me, 2).await;
     assert_eq!(bench.answer(sample::job_id(NOT_DUE), me.into()).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_groups_work_is_done_by_one_of_its_members() {
+    let mut bench = Bench::new(|_| ()).await;
+    let (web, dev, db) = (sample::agent_id(1), sample::agent_id(2), sample::agent_id(3));
+    let of = |n: u64, group: &str| Job {
+        target: format!("_any@{group}").parse().unwrap(),
+        ..sample::query_any(sample::job_id(n), Timestamp::now())
+    };
+    // Some wait before anybody is there, the others come while their members listen.
+    for n in 0..20 {
+        bench.submit(&of(n, "group:web")).await;
+    }
+    bench.start_member(web, 2, &["group:web.prod", "tier:front"]).await;
+    bench.start_member(dev, 2, &["group:web.dev"]).await;
+    bench.start_member(db, 2, &["group:db"]).await;
+    for n in 20..40 {
+        bench.submit(&of(n, "group:web.dev")).await;
+        bench.submit(&of(n + 20, "tier:front")).await;
+    }
+    for n in 0..60 {
+        let answer = bench.answer(sample::job_id(n), ExecutionId::Any).await;
+        let by = answer.agent.unwrap();
+        let expected: &[AgentId] = match n {
+            0..20 => &[web, dev],
+            20..40 => &[dev],
+            _ => &[web],
+        };
+        assert!(expected.contains(&by), "job {n} was done by {by}");
+        assert_eq!(n_starts(&bench.record(sample::job_id(n)).await), 1);
+    }
+}
+
+#[tokio::test]
+async fn work_for_several_is_done_once_by_each_of_them() {
+    let mut bench = Bench::new(|_| ()).await;
+    let members: Vec<AgentId> = (1..=4).map(sample::agent_id).collect();
+    // One of them is away when the work comes, and one is none of them.
+    for agent in [1, 2, 3, 9] {
+        bench.start_agent(sample::agent_id(agent), 2).await;
+    }
+    let executions: Vec<ExecutionId> = members.iter().map(|agent| (*agent).into()).collect();
+    let job = Job { target: Target::All, executions: executions.clone(), ..sample::query_any(sample::job_id(1), Timestamp::now()) };
+    bench.submit(&job).await;
+    for execution in &executions[..3] {
+        assert_eq!(bench.answer(job.id, *execution).await.agent, execution.agent());
+    }
+    bench.start_agent(members[3], 2).await;
+    bench.answer(job.id, executions[3]).await;
+    let record = bench.record(job.id).await;
+    assert_eq!((n_starts(&record), record.answers.len()), (4, 4));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use longshore_model::job::Job;
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation};
 use longshore_model::{ExecutionId, JobId};
-use longshore_store::{Answered, Appended, Created, Error, JobRecord, Ledger, Revision, Store, memory};
+use longshore_store::{Answered, Appended, Created, Error, ExecutionRecord, JobRecord, Ledger, Revision, Store, memory};
 use longshore_testkit::{eventually, sample};
 
 use super::{Bench, PATIENCE, n_starts, started};
@@ -55,6 +55,10 @@ impl Ledger for Refusing {
 
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
         self.inner.load(job).await
+    }
+
+    async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error> {
+        self.inner.load_execution(job, execution).await
     }
 
     async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, Error> {

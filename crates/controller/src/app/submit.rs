@@ -97,7 +97,7 @@ pub(super) async fn accept(
             // Read your writes: the feed tells the same a moment later.
             app.index_mut().define(&definition, now, now);
             tracing::info!(job.id = %id, operation = %definition.operation, target = %definition.target, caller = %caller.name, "job accepted");
-            let record = JobRecord { definition, definition_revision: revision, stored_at: now, events: Vec::new(), answers: Vec::new() };
+            let record = JobRecord::new(definition, revision, now);
             Ok(Submitted { record, ticket: Some(ticket) })
         }
         // Another try of the same submission was first.

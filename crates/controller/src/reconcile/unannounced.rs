@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_model::job::Execution;
 use longshore_model::{ExecutionState, JobId};
-use longshore_store::{Absence, Error as StoreError};
+use longshore_store::{Absence, Announcement, Error as StoreError};
 
 use super::{Cursor, after, candidates, each};
 use crate::app::{App, fold};
@@ -41,11 +41,10 @@ async fn announce(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreErro
     let due = due(record.stored_at, record.definition.not_before);
     for (id, execution) in fold(&record).0 {
         let Some(absence) = missing(app, &execution, record.stored_at, due, now) else { continue };
-        let seen = record.revision(id);
-        if app.store.work.announce(&record.definition, record.definition_revision, seen, absence).await? {
-            tracing::warn!(job.id = %job, ?absence, "a job was not announced, and is now");
+        let announcement = Announcement { execution: id, revision: record.announced_at(id), seen: record.revision(id), absence };
+        if app.store.work.announce(&record.definition, announcement).await? {
+            tracing::warn!(job.id = %job, execution = %id, ?absence, "work was not announced, and is now");
         }
-        return Ok(());
     }
     Ok(())
 }

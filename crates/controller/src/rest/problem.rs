@@ -87,7 +87,8 @@ impl From<Error> for Failed {
             Error::Invalid(InvalidSubmission::Fields(fields)) => Self::new(ErrorCode::Validation, detail).fields(fields),
             Error::NoTarget(NoTarget::NotCurrent) => Self::new(ErrorCode::Unavailable, detail).retryable(),
             Error::NoTarget(NoTarget::NobodyReady) => Self::new(ErrorCode::NoAgent, detail).retryable(),
-            Error::NoTarget(NoTarget::Unknown { name: _, nearest }) => {
+            Error::NoTarget(NoTarget::TooMany { .. }) => Self::new(ErrorCode::TooLarge, detail),
+            Error::NoTarget(NoTarget::Unknown { name: _, nearest } | NoTarget::NoMember { group: _, nearest }) => {
                 let failed = Self::new(ErrorCode::NoAgent, detail);
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
             }

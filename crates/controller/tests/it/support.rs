@@ -183,7 +183,7 @@ impl Agent {
         let task = self.take().await;
         assert_eq!(task.job, job);
         task.start().await;
-        let mut wakes = self.store.work.wakes(self.id).await.unwrap();
+        let mut wakes = self.store.work.wakes(self.id, &[]).await.unwrap();
         async move {
             for _ in 0..times {
                 while wakes.next().await != Some(Wake::Cancel(job)) {}
