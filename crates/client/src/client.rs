@@ -103,6 +103,7 @@ impl Client {
             expires_in: None,
             not_before: None,
             retry: None,
+            wait_for_agents: None,
             idempotency_key: None,
             annotations: std::collections::BTreeMap::new(),
         }

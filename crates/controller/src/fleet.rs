@@ -46,6 +46,13 @@ pub(crate) struct Fleet {
     current_since: Option<Instant>,
 }
 
+/// Whether a submission may wait for agents that are not available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    No,
+    ForAgents,
+}
+
 /// Why a target means nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoTarget {
@@ -56,7 +63,7 @@ pub(crate) enum NoTarget {
     #[error("no agent is known as {name:?}")]
     Unknown { name: String, nearest: Vec<String> },
     #[error("the agent on {hostname} has not been heard for longer than its heartbeat lasts")]
-    Offline { hostname: String },
+    Offline { agent: AgentId, hostname: String },
     #[error("no agent of the group {group} is ready")]
     NoMember { group: Label, nearest: Vec<String> },
     #[error("the target means {agents} agents, and a job is for at most {EXECUTIONS_MAX}")]
@@ -99,19 +106,29 @@ impl Fleet {
     }
 
     /// Who answers a job for this target.
-    pub(crate) fn resolve(&self, target: &Target) -> Result<Vec<ExecutionId>, NoTarget> {
+    pub(crate) fn resolve(&self, target: &Target, waits: Waits) -> Result<Vec<ExecutionId>, NoTarget> {
         if !self.is_current {
             return Err(NoTarget::NotCurrent);
         }
         match target {
+            Target::Any | Target::AnyOf(_) if waits == Waits::ForAgents => Ok(vec![ExecutionId::Any]),
             Target::Any if self.ready().next().is_none() => Err(NoTarget::NobodyReady),
             Target::Any => Ok(vec![ExecutionId::Any]),
             Target::All => self.each(|_| true, || NoTarget::NobodyReady),
             Target::Group(group) => self.each(|heartbeat| is_member(heartbeat, group), || self.no_member(group)),
             Target::AnyOf(group) if !self.ready().any(|heartbeat| is_member(heartbeat, group)) => Err(self.no_member(group)),
             Target::AnyOf(_) => Ok(vec![ExecutionId::Any]),
-            Target::Host(name) => self.host(name).map(|agent| vec![ExecutionId::Agent(agent)]),
+            Target::Host(name) => self.host(name, waits).map(|agent| vec![ExecutionId::Agent(agent)]),
         }
+    }
+
+    /// Whether each of these can do work now.
+    pub(crate) fn check(&self, executions: &[ExecutionId]) -> Result<(), NoTarget> {
+        for execution in executions {
+            let target = execution.agent().map_or(Target::Any, |agent| Target::Host(agent.into()));
+            self.resolve(&target, Waits::No)?;
+        }
+        Ok(())
     }
 
     /// Whether the process of this agent that did something at `since`, by its own clock, is certainly gone: the agent has not been heard
@@ -169,13 +186,20 @@ impl Fleet {
         NoTarget::NoMember { group: group.clone(), nearest: nearest(&group.to_string(), known.iter().map(String::as_str)) }
     }
 
-    fn host(&self, name: &HostName) -> Result<AgentId, NoTarget> {
+    fn host(&self, name: &HostName, waits: Waits) -> Result<AgentId, NoTarget> {
+        match self.available_host(name) {
+            Err(NoTarget::Offline { agent, .. }) if waits == Waits::ForAgents => Ok(agent),
+            found => found,
+        }
+    }
+
+    fn available_host(&self, name: &HostName) -> Result<AgentId, NoTarget> {
         if let Ok(agent) = name.as_str().parse::<AgentId>()
             && let Some((heartbeat, presence)) = self.agents.get(&agent)
         {
             return match presence {
                 Presence::Ready => Ok(agent),
-                Presence::Offline { .. } => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
+                Presence::Offline { .. } => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
             };
         }
         // Host names are compared as DNS compares them.
@@ -188,7 +212,7 @@ impl Fleet {
                 ids: self.ready().filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
             }),
             (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).find(is_named) {
-                Some(heartbeat) => Err(NoTarget::Offline { hostname: heartbeat.hostname.clone() }),
+                Some(heartbeat) => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
                 None => {
                     let known = self.agents.values().map(|(heartbeat, _)| heartbeat.hostname.as_str());
                     Err(NoTarget::Unknown { name: name.to_string(), nearest: nearest(name.as_str(), known) })
@@ -281,7 +305,7 @@ pub(crate) mod tests {
 
     #[track_caller]
     fn check(fleet: &Fleet, target: &str, expected: Result<ExecutionId, &str>) {
-        let found = fleet.resolve(&target.parse().unwrap()).map(|executions| executions[0]).map_err(|error| error.to_string());
+        let found = fleet.resolve(&target.parse().unwrap(), Waits::No).map(|executions| executions[0]).map_err(|error| error.to_string());
         match expected {
             Ok(execution) => assert_eq!(found, Ok(execution)),
             Err(text) => assert!(found.as_ref().is_err_and(|error| error.contains(text)), "{found:?}"),
@@ -306,9 +330,12 @@ pub(crate) mod tests {
         check(&twins, &AgentId::from_bits(4).to_string(), Err("has not been heard"));
         check(&twins, "nowhere", Err("no agent is known"));
         assert_eq!(
-            twins.resolve(&"web-02.example".parse().unwrap()),
+            twins.resolve(&"web-02.example".parse().unwrap(), Waits::No),
             Err(NoTarget::Unknown { name: "web-02.example".to_owned(), nearest: vec!["Web-01.example".to_owned()] })
         );
+        assert_eq!(twins.resolve(&"gone".parse().unwrap(), Waits::ForAgents), Ok(vec![AgentId::from_bits(4).into()]));
+        assert!(twins.resolve(&"nowhere".parse().unwrap(), Waits::ForAgents).is_err());
+        assert_eq!(fleet([]).resolve(&"_any".parse().unwrap(), Waits::ForAgents), Ok(vec![ExecutionId::Any]));
         check(&fleet([]), "_any", Err("no agent is ready"));
         check(&Fleet::default(), "_any", Err("not known yet"));
     }
@@ -328,7 +355,7 @@ pub(crate) mod tests {
             member(4, &["group:web.dev"]),
             RegistryEvent::Left(AgentId::from_bits(4)),
         ]);
-        let of = |target: &str| fleet.resolve(&target.parse().unwrap());
+        let of = |target: &str| fleet.resolve(&target.parse().unwrap(), Waits::No);
         let agents = |ids: &[u128]| Ok(ids.iter().map(|id| ExecutionId::Agent(AgentId::from_bits(*id))).collect());
         assert_eq!(of("_all"), agents(&[1, 2, 3]));
         assert_eq!(of("group:web"), agents(&[1, 2, 3]));

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::AgentId;
 use crate::label::{Label, ParseLabelError};
 use crate::limits::HOST_NAME_BYTES_MAX;
 
@@ -89,6 +90,13 @@ impl TryFrom<String> for HostName {
 impl From<HostName> for String {
     fn from(name: HostName) -> Self {
         name.0
+    }
+}
+
+/// An agent is found by its id, too.
+impl From<AgentId> for HostName {
+    fn from(agent: AgentId) -> Self {
+        Self(agent.to_string())
     }
 }
 

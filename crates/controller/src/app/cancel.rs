@@ -3,19 +3,23 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream;
 use jiff::Timestamp;
 use longshore_model::access::Caller;
 use longshore_model::job::Execution;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::wire::rest::CancelView;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError, JobRecord};
 
-use super::{App, Error, fold, job_view, permit, shown_to};
+use super::{App, Error, Standing, fold, job_view, permit, shown_to, standing};
 
 /// How long a cancel waits for the answer of what runs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Executions that are ended at once.
+const AT_ONCE: usize = 64;
 /// How often a decision is made again because somebody else wrote first.
 const CONFLICTS_MAX: usize = 16;
 
@@ -57,12 +61,15 @@ pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> R
     let mut ticket = app.waiters.register(id);
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let mut ended = Ended::default();
-    for execution in &record.definition.executions {
-        match end_one(app, by, id, *execution).await? {
+    let definition = &record.definition;
+    let each = definition.executions.iter().map(|execution| async move { (*execution, end_one(app, by, definition, *execution).await) });
+    let mut done = stream::iter(each.collect::<Vec<_>>()).buffered(AT_ONCE);
+    while let Some((execution, done)) = done.next().await {
+        match done? {
             Done::Nothing => {}
             Done::Ended => ended.unstarted += 1,
-            Done::Asked => ended.asked.push(*execution),
-            Done::Reminded => ended.reminded.push(*execution),
+            Done::Asked => ended.asked.push(execution),
+            Done::Reminded => ended.reminded.push(execution),
         }
     }
     let runs = !(ended.asked.is_empty() && ended.reminded.is_empty());
@@ -114,11 +121,10 @@ impl Ended {
     }
 }
 
-async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Result<Done, Error> {
+async fn end_one(app: &App, by: &str, definition: &Definition, execution: ExecutionId) -> Result<Done, Error> {
+    let id = definition.id;
     for _ in 0..CONFLICTS_MAX {
-        let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-        let shares = fold(&record);
-        let Some((_, state)) = shares.0.iter().find(|(of, _)| *of == execution) else { return Ok(Done::Nothing) };
+        let Standing { execution: state, revision } = standing(app, id, execution).await?;
         let (kind, holder) = match state.state() {
             ExecutionState::Pending | ExecutionState::Retryable => (EventKind::Cancelled { by: by.to_owned() }, None),
             ExecutionState::Running => {
@@ -139,10 +145,10 @@ async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Resu
         let now = app.now();
         let is_end = matches!(kind, EventKind::Cancelled { .. });
         let event = Event { schema: SCHEMA, at: now, kind };
-        match app.store.ledger.append(id, execution, record.revision(execution), &event).await? {
+        match app.store.ledger.append(id, execution, revision, &event).await? {
             Appended::Conflict => {}
             Appended::Stored(_) if is_end => {
-                match app.store.ledger.answer(&cancelled(&record, execution, state, by, now)).await {
+                match app.store.ledger.answer(&cancelled(definition, execution, &state, by, now)).await {
                     Ok(_) => {}
                     // The event is what ends it. The answer is owed, and written when there is room.
                     Err(error @ StoreError::Full { .. }) => {
@@ -158,22 +164,23 @@ async fn end_one(app: &App, by: &str, id: JobId, execution: ExecutionId) -> Resu
             }
         }
     }
-    Err(Error::Contended { job: id })
+    // A deleted job's conflicts never end.
+    if app.load(id).await?.is_none() { Err(Error::no_job(id)) } else { Err(Error::Contended { job: id }) }
 }
 
 /// The answer of an execution that was ended before an attempt started.
-pub(crate) fn cancelled(record: &JobRecord, execution: ExecutionId, state: &Execution, by: &str, now: Timestamp) -> Answer {
-    unstarted(record, execution, state, Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"), now)
+pub(crate) fn cancelled(definition: &Definition, execution: ExecutionId, state: &Execution, by: &str, now: Timestamp) -> Answer {
+    unstarted(definition, execution, state, Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"), now)
 }
 
 /// The answer of an execution that was not started in time.
-pub(crate) fn expired(record: &JobRecord, execution: ExecutionId, state: &Execution, now: Timestamp) -> Answer {
-    let message = format!("not started by {}", record.definition.expires_at);
-    unstarted(record, execution, state, Outcome::Expired, ErrorCode::Expired, message, now)
+pub(crate) fn expired(definition: &Definition, execution: ExecutionId, state: &Execution, now: Timestamp) -> Answer {
+    let message = format!("not started by {}", definition.expires_at);
+    unstarted(definition, execution, state, Outcome::Expired, ErrorCode::Expired, message, now)
 }
 
 fn unstarted(
-    record: &JobRecord,
+    definition: &Definition,
     execution: ExecutionId,
     state: &Execution,
     outcome: Outcome,
@@ -183,7 +190,7 @@ fn unstarted(
 ) -> Answer {
     Answer {
         schema: SCHEMA,
-        job: record.definition.id,
+        job: definition.id,
         execution,
         outcome,
         agent: state.holder().map(|(agent, _)| agent),

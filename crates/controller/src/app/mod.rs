@@ -21,7 +21,7 @@ pub(crate) mod submit;
 
 pub(crate) use error::Error;
 pub(crate) use longshore_model::wire::problem::chain;
-pub(crate) use record::{Place, fold, job_view, lines, shown_to};
+pub(crate) use record::{Place, Standing, fold, job_view, lines, shown_to, standing};
 pub(crate) use state::App;
 
 use longshore_model::access::Caller;

@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use longshore_model::access::Caller;
 use longshore_model::job::{Execution, status};
 use longshore_model::unit::Span;
+use longshore_model::wire::record::{Answer, Event};
 use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
-use longshore_store::JobRecord;
+use longshore_store::{Error as StoreError, JobRecord, Revision};
 
+use super::App;
 use crate::timeline;
 
 /// Every execution's folded state, in the definition's order.
@@ -33,16 +35,44 @@ impl Shares {
 
 /// Folds a record. What contradicts the history is logged and skipped, as everywhere.
 pub(crate) fn fold(record: &JobRecord) -> Shares {
-    let one = |id: ExecutionId| {
-        let mut execution = Execution::default();
-        let mut refused: Vec<_> = record.events_of(id).filter_map(|event| execution.apply(event).err()).collect();
-        refused.extend(record.answer_of(id).and_then(|answer| execution.apply_answer(answer).err()));
-        for error in refused {
-            tracing::error!(job.id = %record.definition.id, execution = %id, %error, "a record contradicts the job's history and was skipped");
-        }
-        (id, execution)
-    };
-    Shares(record.definition.executions.iter().map(|id| one(*id)).collect())
+    // One pass over everything: a job may have thousands of executions.
+    let mut told: BTreeMap<ExecutionId, (Vec<&Event>, Option<&Answer>)> = BTreeMap::new();
+    for (_, id, event) in &record.events {
+        told.entry(*id).or_default().0.push(event);
+    }
+    for answer in &record.answers {
+        told.entry(answer.execution).or_default().1 = Some(answer);
+    }
+    let executions = record.definition.executions.iter().map(|id| {
+        let (events, answer) = told.remove(id).unwrap_or_default();
+        (*id, fold_one(record.definition.id, *id, events, answer))
+    });
+    Shares(executions.collect())
+}
+
+fn fold_one<'a>(job: JobId, id: ExecutionId, events: impl IntoIterator<Item = &'a Event>, answer: Option<&Answer>) -> Execution {
+    let mut execution = Execution::default();
+    let mut refused: Vec<_> = events.into_iter().filter_map(|event| execution.apply(event).err()).collect();
+    refused.extend(answer.and_then(|answer| execution.apply_answer(answer).err()));
+    for error in refused {
+        tracing::error!(job.id = %job, execution = %id, %error, "a record contradicts the job's history and was skipped");
+    }
+    execution
+}
+
+/// One execution as the ledger has it, and the revision that the next append must name.
+pub(crate) struct Standing {
+    pub(crate) execution: Execution,
+    pub(crate) revision: Revision,
+}
+
+/// Reads where one execution stands. One that is not there has not been shared yet, or was deleted: then nothing that is appended counts.
+pub(crate) async fn standing(app: &App, job: JobId, id: ExecutionId) -> Result<Standing, StoreError> {
+    let record = app.store.ledger.load_execution(job, id).await?;
+    Ok(record.map_or_else(
+        || Standing { execution: Execution::default(), revision: 0 },
+        |record| Standing { execution: fold_one(job, id, &record.events, record.answer.as_ref()), revision: record.revision },
+    ))
 }
 
 /// One line of a job's timeline, with where it stands in the ledger: events in the first sequence, answers in none that a load tells.

@@ -4,14 +4,15 @@
 //! first try came to its end.
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_model::JobId;
 use longshore_model::access::Caller;
 use longshore_model::job::{Job, Submission};
 use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
 use longshore_model::wire::rest::{JobRequest, JobView};
+use longshore_model::{ExecutionId, JobId};
 use longshore_store::{Created, JobRecord, bundle_name};
 use sha2::{Digest, Sha256};
 
+use crate::fleet::Waits;
 use crate::hex;
 use crate::wait::Ticket;
 
@@ -40,7 +41,7 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
     check_retention(app, &submission, now)?;
 
     let (Some(key), Some(body_sha256)) = (submission.idempotency_key.clone(), body_sha256) else {
-        return accept(app, caller, submission, new_id(), None, None).await;
+        return accept_new(app, caller, submission, new_id(), None).await;
     };
     let key = key_hash(&caller.name, &key);
     let wanted = Reservation { schema: SCHEMA, job: new_id(), body_sha256, deleted: false };
@@ -52,7 +53,13 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
         // An earlier try reserved the id and crashed before it wrote the job. Or the job was deleted just now: then its key says so by now.
         held = reserve(app, &key, &wanted).await?;
     }
-    accept(app, caller, submission, held, None, Some(key)).await
+    accept_new(app, caller, submission, held, Some(key)).await
+}
+
+async fn accept_new(app: &App, caller: &Caller, submission: Submission, id: JobId, key_sha256: Option<String>) -> Result<Submitted, Error> {
+    let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
+    let executions = app.fleet().resolve(&submission.target, waits)?;
+    accept(app, caller, submission, Placed { id, executions, retry_of: None, key_sha256 }).await
 }
 
 /// The job that a key stands for.
@@ -67,16 +74,22 @@ async fn reserve(app: &App, key: &str, wanted: &Reservation) -> Result<JobId, Er
     Ok(held.job)
 }
 
-/// Addresses a submission and writes it down. The caller has checked permissions and retention.
+/// What a submission becomes.
+pub(super) struct Placed {
+    pub(super) id: JobId,
+    /// The frozen set.
+    pub(super) executions: Vec<ExecutionId>,
+    pub(super) retry_of: Option<JobId>,
+    pub(super) key_sha256: Option<String>,
+}
+
+/// Writes a submission down. The caller has checked permissions and retention, and knows who is to do it.
 pub(super) async fn accept(
     app: &App,
     caller: &Caller,
     submission: Submission,
-    id: JobId,
-    retry_of: Option<JobId>,
-    key_sha256: Option<String>,
+    Placed { id, executions, retry_of, key_sha256 }: Placed,
 ) -> Result<Submitted, Error> {
-    let executions = app.fleet().resolve(&submission.target)?;
     let needs_bundle = submission.call.bundle().map(bundle_name);
     let _gate = match &needs_bundle {
         Some(_) => Some(app.bundles.read().await),

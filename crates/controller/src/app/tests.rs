@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation, SCHEMA};
 use longshore_model::wire::rest::JobRequest;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
-use longshore_store::{Answered, Appended, Created, Error as StoreError, JobRecord, Ledger, RegistryEvent, Revision, Store, memory};
+use longshore_store::{
+    Answered, Appended, Created, Error as StoreError, ExecutionRecord, JobRecord, Ledger, RegistryEvent, Revision, Store, memory,
+};
 
 use super::*;
 use crate::{Config, SigningKey};
@@ -68,6 +70,10 @@ impl Ledger for Flaky {
 
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, StoreError> {
         self.call(self.inner.load(job)).await
+    }
+
+    async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, StoreError> {
+        self.call(self.inner.load_execution(job, execution)).await
     }
 
     async fn load_answer(&self, job: JobId, execution: ExecutionId) -> Result<Option<Answer>, StoreError> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_model::job::Execution;
 use longshore_model::limits::CLOCK_SKEW;
-use longshore_model::wire::record::{Event, EventKind, SCHEMA};
+use longshore_model::wire::record::{Definition, Event, EventKind, SCHEMA};
 use longshore_model::{ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError};
 
 use super::{CONFLICTS_MAX, Cursor, after, candidates, each};
-use crate::app::{App, cancel, fold};
+use crate::app::{App, Standing, cancel, fold, standing};
 
 /// One pass.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
@@ -25,8 +25,10 @@ pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cur
 
 async fn expire(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError> {
     let Some(record) = app.load(job).await? else { return Ok(()) };
-    for execution in &record.definition.executions {
-        expire_one(app, job, *execution, now).await?;
+    for (execution, state) in fold(&record).0 {
+        if is_late(&state, record.definition.submitted_at, record.definition.expires_at, now) {
+            expire_one(app, &record.definition, execution, now).await?;
+        }
     }
     // Whoever is offered it from now on finds it ended; taking the offers back only saves the trouble.
     if let Some(record) = app.load(job).await?
@@ -37,22 +39,18 @@ async fn expire(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError>
     Ok(())
 }
 
-async fn expire_one(app: &App, job: JobId, execution: ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+async fn expire_one(app: &App, definition: &Definition, execution: ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+    let job = definition.id;
     for _ in 0..CONFLICTS_MAX {
-        let Some(record) = app.load(job).await? else { return Ok(()) };
-        let shares = fold(&record);
-        let Some((_, state)) = shares
-            .0
-            .iter()
-            .find(|(id, state)| *id == execution && is_late(state, record.definition.submitted_at, record.definition.expires_at, now))
-        else {
+        let Standing { execution: state, revision } = standing(app, job, execution).await?;
+        if !is_late(&state, definition.submitted_at, definition.expires_at, now) {
             return Ok(());
-        };
+        }
         let event = Event { schema: SCHEMA, at: now, kind: EventKind::Expired };
-        match app.store.ledger.append(job, execution, record.revision(execution), &event).await? {
+        match app.store.ledger.append(job, execution, revision, &event).await? {
             Appended::Conflict => {}
             Appended::Stored(_) => {
-                app.store.ledger.answer(&cancel::expired(&record, execution, state, now)).await?;
+                app.store.ledger.answer(&cancel::expired(definition, execution, &state, now)).await?;
                 tracing::info!(job.id = %job, %execution, "an execution was not started in time and expired");
                 return Ok(());
             }

@@ -12,7 +12,7 @@ use longshore_model::{ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError};
 
 use super::{CONFLICTS_MAX, Cursor, after, candidates, each};
-use crate::app::{App, fold};
+use crate::app::{App, Standing, standing};
 use crate::index::Share;
 
 /// For staging, collecting, killing, skewed clocks, and the way to the ledger.
@@ -51,14 +51,12 @@ fn is_gone(app: &App, execution: &Execution) -> bool {
 /// Records an attempt as lost, if it is still the newest one and runs, as far as the ledger knows.
 async fn give_up(app: &App, job: JobId, execution: ExecutionId, attempt: u32, now: Timestamp) -> Result<(), StoreError> {
     for _ in 0..CONFLICTS_MAX {
-        let Some(record) = app.load(job).await? else { return Ok(()) };
-        let shares = fold(&record);
-        let is_it = |state: &Execution| state.state() == ExecutionState::Running && state.attempts() == attempt;
-        if !shares.0.iter().any(|(id, state)| *id == execution && is_it(state)) {
+        let Standing { execution: state, revision } = standing(app, job, execution).await?;
+        if state.state() != ExecutionState::Running || state.attempts() != attempt {
             return Ok(());
         }
         let event = Event { schema: SCHEMA, at: now, kind: EventKind::Lost { attempt } };
-        match app.store.ledger.append(job, execution, record.revision(execution), &event).await? {
+        match app.store.ledger.append(job, execution, revision, &event).await? {
             Appended::Conflict => {}
             Appended::Stored(_) => {
                 tracing::warn!(job.id = %job, %execution, attempt, "an agent did not answer in time");

@@ -24,9 +24,9 @@ async fn answer(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError>
         }
         let answer = match execution.state() {
             ExecutionState::Cancelled => {
-                cancel::cancelled(&record, id, &execution, execution.cancel_requested_by().unwrap_or("an unknown caller"), now)
+                cancel::cancelled(&record.definition, id, &execution, execution.cancel_requested_by().unwrap_or("an unknown caller"), now)
             }
-            ExecutionState::Expired => cancel::expired(&record, id, &execution, now),
+            ExecutionState::Expired => cancel::expired(&record.definition, id, &execution, now),
             ExecutionState::Pending
             | ExecutionState::Running
             | ExecutionState::Retryable

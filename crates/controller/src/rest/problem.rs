@@ -92,7 +92,9 @@ impl From<Error> for Failed {
                 let failed = Self::new(ErrorCode::NoAgent, detail);
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
             }
-            Error::NoTarget(NoTarget::Offline { .. }) => Self::new(ErrorCode::AgentOffline, detail).retryable(),
+            Error::NoTarget(NoTarget::Offline { .. }) => {
+                Self::new(ErrorCode::AgentOffline, detail).retryable().hint("start it, or let the job wait for it with `wait_for_agents`")
+            }
             Error::NoTarget(NoTarget::Ambiguous { .. }) => {
                 let field = FieldError { pointer: "/target".to_owned(), detail: detail.clone() };
                 Self::new(ErrorCode::Validation, detail).fields(vec![field])

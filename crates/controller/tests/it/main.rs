@@ -14,3 +14,4 @@ mod retry;
 mod streams;
 mod submit;
 mod support;
+mod targets;

@@ -13,7 +13,7 @@ use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::problem::Problem;
 use longshore_model::wire::record::{Answer, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::wire::rest::JobView;
-use longshore_model::{AgentId, ExecutionId, JobId};
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{Appended, Delivery, Store, Wake, memory};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -68,7 +68,12 @@ impl House {
     }
 
     pub(crate) async fn agent(&self, bits: u128, hostname: &str) -> Agent {
-        let agent = Agent { id: AgentId::from_bits(bits), hostname: hostname.to_owned(), store: self.store.clone() };
+        self.member(bits, hostname, &[]).await
+    }
+
+    pub(crate) async fn member(&self, bits: u128, hostname: &str, labels: &[&str]) -> Agent {
+        let labels = labels.iter().map(|label| label.parse().unwrap()).collect();
+        let agent = Agent { id: AgentId::from_bits(bits), hostname: hostname.to_owned(), labels, store: self.store.clone() };
         agent.beat().await;
         let id = agent.id.to_string();
         self.until("the agent is known", async || {
@@ -149,10 +154,20 @@ pub(crate) async fn problem(response: Response) -> Problem {
 pub(crate) struct Agent {
     pub(crate) id: AgentId,
     pub(crate) hostname: String,
+    labels: Vec<Label>,
     store: Store,
 }
 
 impl Agent {
+    pub(crate) async fn leave(&self) {
+        self.store.registry.leave(self.id).await.unwrap();
+    }
+
+    /// Takes one piece of a group's work.
+    pub(crate) async fn take_of(&self, group: &str) -> Task {
+        self.task(self.store.work.take(&group.parse().unwrap(), 1).await.unwrap().remove(0))
+    }
+
     pub(crate) async fn beat(&self) {
         let heartbeat = Heartbeat {
             schema: SCHEMA,
@@ -161,6 +176,7 @@ impl Agent {
             version: "0".to_owned(),
             max_jobs: 10,
             running: 0,
+            labels: self.labels.clone(),
             started_at: Timestamp::UNIX_EPOCH,
         };
         self.store.registry.beat(&heartbeat).await.unwrap();

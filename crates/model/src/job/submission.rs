@@ -32,6 +32,8 @@ pub struct Submission {
     pub expires_at: Timestamp,
     /// How often and how far apart.
     pub retry: RetryPolicy,
+    /// How long it may wait for agents that are not available; then it is refused only if its target means nobody who is known.
+    pub wait_for_agents: Option<Duration>,
     /// Names the submission, so that it can be sent again.
     pub idempotency_key: Option<String>,
     /// Short strings for people and searches.
@@ -77,10 +79,13 @@ impl Submission {
         };
         let not_before = request.not_before.as_deref().and_then(|text| faults.instant("/not_before", text, now));
         let retry = request.retry.as_ref().map(|retry| faults.retry(retry));
+        let wait_for_agents =
+            request.wait_for_agents.as_deref().and_then(|text| faults.span("/wait_for_agents", text, TIMEOUT_MIN, EXPIRES_IN_MAX));
         faults.annotations(&request.annotations);
         faults.idempotency_key(request.idempotency_key.as_deref());
 
         // `expires_in` counts from the earliest start, so that a scheduled job is not expired when its time comes.
+        let expires_in = expires_in.map(|span| wait_for_agents.map_or(span, |wait| span.min(wait)));
         let expires_at = expires_in.and_then(|span| later(not_before.unwrap_or(now), span));
         let (Some(call), Some(target), Some(expires_at), true) = (call, target, expires_at, faults.0.is_empty()) else {
             return Err(InvalidSubmission::Fields(faults.0));
@@ -94,6 +99,7 @@ impl Submission {
             not_before,
             expires_at,
             retry,
+            wait_for_agents,
             idempotency_key: request.idempotency_key,
             annotations: request.annotations,
         })

@@ -20,7 +20,7 @@ pub struct JobRequest {
     #[serde(default = "empty_object")]
     #[schema(value_type = Object)]
     pub args: serde_json::Value,
-    /// `_any`, a host name or an agent id.
+    /// `_any`, `_all`, a host name, an agent id, `KEY:VALUE`, or `_any@KEY:VALUE`.
     #[serde(default = "any")]
     #[schema(default = "_any")]
     pub target: String,
@@ -37,6 +37,9 @@ pub struct JobRequest {
     /// Attempts. Operations that change state get one unless this says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryRequest>,
+    /// Accept the job although its agents are offline or drained, and let it wait for them for this long; without it such a job is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for_agents: Option<String>,
     /// The same key with the same body gives the first job again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
