@@ -6,6 +6,8 @@
 //!      └──► held (all slots taken) ──► running | handed back (drain)
 //! ```
 //!
+//! Told to drain, or paused, it starts nothing new and hands back what it holds.
+//!
 //! The bound `max` is on running work and is never exceeded. Pulls are asked for free slots only; addressed work that arrives while pulls
 //! are under way may take those slots, and what the pulls then bring is held, its claim extended, until a slot is free.
 
@@ -27,8 +29,12 @@ pub(crate) enum Input {
     PullEnded { unused: usize },
     /// A worker ended, however.
     Finished(Key),
-    /// Take no new work.
+    /// Take no new work, for good: this process is about to end.
     Drain,
+    /// Take no new work until [`Input::Resume`]: people want it so.
+    Pause,
+    /// Take work again.
+    Resume,
 }
 
 /// What to do.
@@ -55,12 +61,21 @@ pub(crate) struct Dispatcher {
     /// Slots that pulls under way may fill.
     asked: usize,
     draining: bool,
+    paused: bool,
     effects: VecDeque<Effect>,
 }
 
 impl Dispatcher {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max: max.max(1), running: BTreeSet::new(), held: VecDeque::new(), asked: 0, draining: false, effects: VecDeque::new() }
+        Self {
+            max: max.max(1),
+            running: BTreeSet::new(),
+            held: VecDeque::new(),
+            asked: 0,
+            draining: false,
+            paused: false,
+            effects: VecDeque::new(),
+        }
     }
 
     pub(crate) fn handle(&mut self, input: Input) {
@@ -77,10 +92,23 @@ impl Dispatcher {
             }
             Input::Drain => {
                 self.draining = true;
-                self.effects.extend(self.held.drain(..).map(Effect::HandBack));
+                self.hand_back_held();
             }
+            Input::Pause => {
+                self.paused = true;
+                self.hand_back_held();
+            }
+            Input::Resume => self.paused = false,
         }
         debug_assert!(self.running.len() <= self.max, "more runs than there are slots");
+    }
+
+    fn hand_back_held(&mut self) {
+        self.effects.extend(self.held.drain(..).map(Effect::HandBack));
+    }
+
+    fn takes_work(&self) -> bool {
+        !self.draining && !self.paused
     }
 
     /// What to do next. Work is asked for last, and in one go for everything that was handled since.
@@ -95,18 +123,18 @@ impl Dispatcher {
 
     /// Slots that nothing runs in or is held for. Pulls under way may still fill them.
     pub(crate) fn n_free(&self) -> usize {
-        if self.draining { 0 } else { self.max.saturating_sub(self.running.len() + self.held.len()) }
+        if !self.takes_work() { 0 } else { self.max.saturating_sub(self.running.len() + self.held.len()) }
     }
 
     /// Whether more addressed work should be looked for: what is held keeps every slot busy for a while.
     pub(crate) fn wants_more(&self) -> bool {
-        !self.draining && self.held.len() < self.max
+        self.takes_work() && self.held.len() < self.max
     }
 
     fn offered(&mut self, key: Key) {
         if self.running.contains(&key) || self.held.contains(&key) {
             self.effects.push_back(Effect::Forget(key));
-        } else if self.draining {
+        } else if !self.takes_work() {
             self.effects.push_back(Effect::HandBack(key));
         } else if self.running.len() < self.max {
             self.start(key);
@@ -134,7 +162,7 @@ impl Dispatcher {
         let free = self.max.saturating_sub(spoken_for);
         // While others are still asked for a few more can wait: one request for many costs the broker less than many for one.
         let few = free <= self.max / 8;
-        if self.draining || free == 0 || (few && self.asked > 0) {
+        if !self.takes_work() || free == 0 || (few && self.asked > 0) {
             return None;
         }
         self.asked += free;

@@ -99,7 +99,7 @@ impl Agent {
     /// # Errors
     /// The broker did not take the heartbeat.
     pub async fn join(&self) -> Result<(), Error> {
-        Ok(self.store.registry.beat(&heartbeat::heartbeat(&self.config, self.started_at, 0)).await?)
+        Ok(self.store.registry.beat(&heartbeat::heartbeat(&self.config, self.started_at, &heartbeat::Load::default())).await?)
     }
 
     /// Takes work until `drain`, then finishes what it holds. At `stop` it ends what still runs and hands it back. Ends when all is settled.

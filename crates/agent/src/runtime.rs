@@ -1,7 +1,7 @@
 //! The loop: everything that can happen to an agent becomes one input, the dispatcher decides, and this performs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatcher::{Dispatcher, Effect, Input, Key};
 use crate::execution::{Context, Settled, Signals, carry, from_now};
-use crate::heartbeat;
+use crate::heartbeat::{self, Load};
 use crate::journal::{Entry, Journal};
 use crate::{Agent, Config, Error};
 
@@ -68,7 +68,7 @@ struct Runtime {
     is_visiting: bool,
     is_draining: bool,
     stop: CancellationToken,
-    n_running: Arc<AtomicUsize>,
+    load: Arc<Load>,
 }
 
 enum PullEvent {
@@ -84,10 +84,10 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
     let mut wakes = store.work.wakes(config.id, &groups).await?;
-    let n_running = Arc::new(AtomicUsize::new(0));
+    let load = Arc::new(Load::default());
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
-    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), started_at, n_running.clone(), silence.clone()));
+    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), started_at, load.clone(), silence.clone()));
 
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
@@ -110,8 +110,9 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         is_visiting: false,
         is_draining: false,
         stop: stop.clone(),
-        n_running,
+        load,
     };
+    runtime.look_at_state().await;
     runtime.serve(&mut wakes, &drain, &stop).await;
     silence.cancel();
     while background.join_next().await.is_some() {}
@@ -212,7 +213,11 @@ impl Runtime {
                     }
                 }
                 Event::ReadInbox => self.read_inbox().await,
-                Event::ExtendHeld => self.extend_held().await,
+                Event::ExtendHeld => {
+                    self.extend_held().await;
+                    // A hint may be lost.
+                    self.look_at_state().await;
+                }
                 Event::Drain => self.drain(),
                 Event::Stop => {
                     stopped_at = Some(Instant::now());
@@ -314,7 +319,10 @@ impl Runtime {
         }
         self.visit();
         while self.pulls.try_join_next().is_some() {}
-        self.n_running.store(self.dispatcher.n_running(), Ordering::Relaxed);
+        let before = self.load.running.swap(self.dispatcher.n_running(), Ordering::Relaxed);
+        if before > 0 && self.dispatcher.n_running() == 0 && self.load.drained.load(Ordering::Relaxed) {
+            self.load.changed.notify_one();
+        }
     }
 
     fn start(&mut self, key: Key) {
@@ -359,9 +367,11 @@ impl Runtime {
             Some(Wake::Inbox) => self.inbox_due = Instant::now(),
             Some(Wake::Group(group)) => drop(self.to_visit.insert(group)),
             Some(Wake::Cancel(job)) => self.recheck(|key| key.0 == job),
+            Some(Wake::State) => self.look_at_state().await,
             Some(Wake::Reconnected) => {
                 self.inbox_due = Instant::now();
                 self.recheck(|_| true);
+                self.look_at_state().await;
             }
             None => {
                 tokio::time::sleep(PULL_PAUSE).await;
@@ -369,6 +379,29 @@ impl Runtime {
             }
         }
         None
+    }
+
+    /// Whether people want it to take work. If that cannot be read it goes on as before, and looks again at the next chance.
+    async fn look_at_state(&mut self) {
+        let drained = match self.ctx.store.registry.state_of(self.ctx.config.id).await {
+            Ok(state) => state.is_some_and(|state| state.drained),
+            Err(error) => {
+                tracing::debug!(%error, "could not read whether to take work");
+                return;
+            }
+        };
+        if self.load.drained.swap(drained, Ordering::Relaxed) == drained {
+            return;
+        }
+        tracing::info!(drained, "told whether to take new work");
+        if drained {
+            std::mem::take(&mut self.pulls_end).cancel();
+            self.dispatcher.handle(Input::Pause);
+        } else {
+            self.dispatcher.handle(Input::Resume);
+            self.inbox_due = Instant::now();
+        }
+        self.load.changed.notify_one();
     }
 
     fn recheck(&self, concerns: impl Fn(&Key) -> bool) {

@@ -98,7 +98,9 @@ impl Exit {
             | ErrorCode::Lost
             | ErrorCode::Staging
             | ErrorCode::Collecting
-            | ErrorCode::HostFault => Self::JobFailed,
+            | ErrorCode::HostFault
+            | ErrorCode::NotPermitted
+            | ErrorCode::Unsupported => Self::JobFailed,
             ErrorCode::Cancelled | ErrorCode::Expired => Self::JobEnded,
         }
     }

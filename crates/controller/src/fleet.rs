@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use longshore_model::limits::EXECUTIONS_MAX;
-use longshore_model::wire::agent::Heartbeat;
-use longshore_model::wire::rest::AgentView;
+use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::rest::{AgentCondition, AgentView, DrainView};
 use longshore_model::{AgentId, ExecutionId, HostName, Label, Target};
 use longshore_store::RegistryEvent;
 use tokio::time::Instant;
@@ -42,6 +42,8 @@ impl Presence {
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     agents: BTreeMap<AgentId, (Heartbeat, Presence)>,
+    /// What people want of agents, also of those that were never heard.
+    states: BTreeMap<AgentId, AgentState>,
     is_current: bool,
     current_since: Option<Instant>,
 }
@@ -64,6 +66,8 @@ pub(crate) enum NoTarget {
     Unknown { name: String, nearest: Vec<String> },
     #[error("the agent on {hostname} has not been heard for longer than its heartbeat lasts")]
     Offline { agent: AgentId, hostname: String },
+    #[error("the agent on {hostname} was drained by {by} and takes no new work")]
+    Drained { agent: AgentId, hostname: String, by: String },
     #[error("no agent of the group {group} is ready")]
     NoMember { group: Label, nearest: Vec<String> },
     #[error("the target means {agents} agents, and a job is for at most {EXECUTIONS_MAX}")]
@@ -79,6 +83,7 @@ impl Fleet {
             RegistryEvent::Beat(heartbeat) => {
                 self.agents.insert(heartbeat.agent, (heartbeat, Presence::Ready));
             }
+            RegistryEvent::State(state) => drop(self.states.insert(state.agent, state)),
             RegistryEvent::Left(agent) | RegistryEvent::Silent(agent) => {
                 if let Some((_, presence)) = self.agents.get_mut(&agent) {
                     presence.end();
@@ -151,10 +156,18 @@ impl Fleet {
             .map(|(heartbeat, presence)| AgentView {
                 id: heartbeat.agent,
                 hostname: heartbeat.hostname.clone(),
-                state: match presence {
-                    Presence::Ready => "ready".to_owned(),
-                    Presence::Offline { .. } => "offline".to_owned(),
+                state: match (presence, self.drained(heartbeat.agent)) {
+                    (Presence::Offline { .. }, _) => AgentCondition::Offline,
+                    (Presence::Ready, None) => AgentCondition::Ready,
+                    (Presence::Ready, Some(_)) if heartbeat.drained && heartbeat.running == 0 => AgentCondition::Drained,
+                    (Presence::Ready, Some(_)) => AgentCondition::Draining,
                 },
+                drained: self.drained(heartbeat.agent).map(|state| DrainView {
+                    by: state.by.clone(),
+                    at: state.at,
+                    reason: state.reason.clone(),
+                }),
+                labels: heartbeat.labels.iter().map(ToString::to_string).collect(),
                 version: heartbeat.version.clone(),
                 max_jobs: heartbeat.max_jobs,
                 running: heartbeat.running,
@@ -165,8 +178,33 @@ impl Fleet {
         views
     }
 
+    /// Who lives and takes work.
     fn ready(&self) -> impl Iterator<Item = &Heartbeat> {
+        self.living().filter(|heartbeat| self.drained(heartbeat.agent).is_none())
+    }
+
+    fn living(&self) -> impl Iterator<Item = &Heartbeat> {
         self.agents.values().filter(|(_, presence)| *presence == Presence::Ready).map(|(heartbeat, _)| heartbeat)
+    }
+
+    fn drained(&self, agent: AgentId) -> Option<&AgentState> {
+        self.states.get(&agent).filter(|state| state.drained)
+    }
+
+    /// The agent, if it takes work.
+    fn takes_work(&self, heartbeat: &Heartbeat) -> Result<AgentId, NoTarget> {
+        match self.drained(heartbeat.agent) {
+            None => Ok(heartbeat.agent),
+            Some(state) => Err(NoTarget::Drained { agent: heartbeat.agent, hostname: heartbeat.hostname.clone(), by: state.by.clone() }),
+        }
+    }
+
+    /// An agent by its id or its host's name, whether or not it lives.
+    pub(crate) fn find(&self, name: &HostName) -> Result<AgentId, NoTarget> {
+        match self.available_host(name) {
+            Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) => Ok(agent),
+            found => found,
+        }
     }
 
     /// Everybody who is ready and wanted, in the order of their ids: the set that is frozen.
@@ -188,7 +226,7 @@ impl Fleet {
 
     fn host(&self, name: &HostName, waits: Waits) -> Result<AgentId, NoTarget> {
         match self.available_host(name) {
-            Err(NoTarget::Offline { agent, .. }) if waits == Waits::ForAgents => Ok(agent),
+            Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) if waits == Waits::ForAgents => Ok(agent),
             found => found,
         }
     }
@@ -198,18 +236,18 @@ impl Fleet {
             && let Some((heartbeat, presence)) = self.agents.get(&agent)
         {
             return match presence {
-                Presence::Ready => Ok(agent),
+                Presence::Ready => self.takes_work(heartbeat),
                 Presence::Offline { .. } => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
             };
         }
         // Host names are compared as DNS compares them.
         let is_named = |heartbeat: &&Heartbeat| heartbeat.hostname.eq_ignore_ascii_case(name.as_str());
-        let mut ready = self.ready().filter(is_named);
-        match (ready.next(), ready.next()) {
-            (Some(one), None) => Ok(one.agent),
+        let mut living = self.living().filter(is_named);
+        match (living.next(), living.next()) {
+            (Some(one), None) => self.takes_work(one),
             (Some(_), Some(_)) => Err(NoTarget::Ambiguous {
                 hostname: name.to_string(),
-                ids: self.ready().filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
+                ids: self.living().filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
             }),
             (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).find(is_named) {
                 Some(heartbeat) => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
@@ -287,6 +325,7 @@ pub(crate) mod tests {
             version: "0".to_owned(),
             max_jobs: 1,
             running: 0,
+            drained: false,
             labels: Vec::new(),
             started_at: jiff::Timestamp::UNIX_EPOCH,
         }

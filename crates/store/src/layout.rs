@@ -9,6 +9,8 @@
 //!                   keys.<sha256>                                    an idempotency key                   ││
 //! KV job-responses  <job>.<execution>                                an answer                            ││
 //! KV agent-inbox    <agent>.<job>                                    addressed work, one key each        ◄┘│  republished: wake.<agent>.<job>
+//! KV agent-registry <agent>                                          a heartbeat, which expires
+//! KV agent-state    <agent>                                          what people want of it                   republished: state.<agent>
 //! stream JOBS       jobs.<kind>._any.<job>                           the shared work queue               ◄─┤
 //!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
 //! stream JOB-LOGS   logs.<job>.<execution>                           live output
@@ -42,6 +44,7 @@ pub(crate) struct Layout {
     pub(crate) response_bucket: String,
     pub(crate) inbox_bucket: String,
     pub(crate) registry_bucket: String,
+    pub(crate) state_bucket: String,
     pub(crate) object_bucket: String,
 }
 
@@ -64,6 +67,7 @@ impl Layout {
             response_bucket: named(&config.kv.response_bucket),
             inbox_bucket: named("agent-inbox"),
             registry_bucket: named(&config.registry.bucket),
+            state_bucket: named("agent-state"),
             object_bucket: named(&config.objects.bucket),
         }
     }
@@ -243,6 +247,15 @@ impl Layout {
         format!("{}wake.{agent}.*", self.namespace)
     }
 
+    /// How the broker tells of what people want of agents: from, to.
+    pub(crate) fn state_republish(&self) -> (String, String) {
+        (format!("$KV.{}.>", self.state_bucket), format!("{}state.>", self.namespace))
+    }
+
+    pub(crate) fn state_wake(&self, agent: AgentId) -> String {
+        format!("{}state.{agent}", self.namespace)
+    }
+
     pub(crate) fn cancel(&self, agent: AgentId) -> String {
         format!("{}cancel.{agent}", self.namespace)
     }
@@ -272,6 +285,10 @@ impl Layout {
 
     pub(crate) fn heartbeat(&self, agent: AgentId) -> String {
         format!("$KV.{}.{agent}", self.registry_bucket)
+    }
+
+    pub(crate) fn state(&self, agent: AgentId) -> String {
+        format!("$KV.{}.{agent}", self.state_bucket)
     }
 
     pub(crate) fn parse_heartbeat(&self, subject: &str) -> Option<AgentId> {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_model::AgentId;
-use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::agent::{AgentState, Heartbeat};
 
 use crate::Error;
 
@@ -14,6 +14,8 @@ pub enum RegistryEvent {
     Beat(Heartbeat),
     /// An agent said goodbye.
     Left(AgentId),
+    /// What people want of an agent, new or changed.
+    State(AgentState),
     /// An agent's heartbeat expired.
     Silent(AgentId),
     /// Every agent that was there when the watcher came has been told. Said once.
@@ -31,6 +33,12 @@ pub trait Registry: Send + Sync {
 
     /// Says goodbye. Safe to repeat.
     async fn leave(&self, agent: AgentId) -> Result<(), Error>;
+
+    /// Says what people want of an agent.
+    async fn set_state(&self, state: &AgentState) -> Result<(), Error>;
+
+    /// What people want of an agent, if anybody ever said so. Reads what the leader has.
+    async fn state_of(&self, agent: AgentId) -> Result<Option<AgentState>, Error>;
 
     /// The fleet as it is, then as it changes.
     async fn watch(&self) -> Result<RegistryStream, Error>;

@@ -23,6 +23,8 @@ pub type WakeStream = BoxStream<'static, Wake>;
 pub enum Wake {
     /// There is work for one agent of this group.
     Group(Label),
+    /// People want something else of it.
+    State,
     /// Its inbox has changed.
     Inbox,
     /// Somebody asked for the end of a job it may be running.

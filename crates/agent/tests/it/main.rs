@@ -11,10 +11,11 @@ use longshore_agent::{Agent, Config};
 use longshore_exec::SupervisorCommand;
 use longshore_model::job::Job;
 use longshore_model::retry::RetryPolicy;
+use longshore_model::wire::agent::AgentState;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
-use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, Store, jetstream};
+use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, RegistryEvent, Store, jetstream};
 use longshore_testkit::{NatsServer, eventually, sample};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -329,6 +330,43 @@ async fn work_for_several_is_done_once_by_each_of_them() {
     bench.answer(job.id, executions[3]).await;
     let record = bench.record(job.id).await;
     assert_eq!((n_starts(&record), record.answers.len()), (4, 4));
+}
+
+#[tokio::test]
+async fn a_drained_agent_takes_nothing_until_it_is_told_to_and_stays_drained_over_a_restart() {
+    let mut bench = Bench::new(|_| ()).await;
+    let (me, other) = (sample::agent_id(1), sample::agent_id(2));
+    let registry = bench.store.registry.clone();
+    let want = async |drained| {
+        let state = AgentState { schema: SCHEMA, agent: me, drained, at: Timestamp::now(), by: "ada".into(), reason: None };
+        registry.set_state(&state).await.unwrap();
+    };
+    let says = async |drained: bool| {
+        let mut watch = registry.watch().await.unwrap();
+        let is_it = |event| matches!(event, RegistryEvent::Beat(beat) if beat.agent == me && beat.drained == drained);
+        let told = async { while !is_it(watch.next().await.unwrap().unwrap()) {} };
+        tokio::time::timeout(PATIENCE, told).await.expect("the agent says that it knows");
+    };
+    let first = bench.start_agent(me, 2).await;
+    says(false).await;
+    want(true).await;
+    says(true).await;
+    for n in 0..4 {
+        bench.submit(&sample::query_any(sample::job_id(n), Timestamp::now())).await;
+    }
+    let addressed = sample::query_host(sample::job_id(9), Timestamp::now(), "host-1", me);
+    bench.submit(&addressed).await;
+    first.cancel();
+    bench.tasks.join_next().await.unwrap().unwrap();
+    bench.start_agent(me, 2).await;
+    says(true).await;
+    bench.start_agent(other, 2).await;
+    for n in 0..4 {
+        assert_eq!(bench.answer(sample::job_id(n), ExecutionId::Any).await.agent, Some(other));
+    }
+    assert_eq!(n_starts(&bench.record(addressed.id).await), 0, "what waits for it goes on waiting");
+    want(false).await;
+    bench.answer(addressed.id, me.into()).await;
 }
 
 #[tokio::test]

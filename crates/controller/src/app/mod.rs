@@ -5,6 +5,7 @@ pub(crate) mod artifacts;
 pub(crate) mod bundles;
 pub(crate) mod cancel;
 pub(crate) mod delete;
+pub(crate) mod drain;
 mod error;
 pub(crate) mod events;
 pub(crate) mod get;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use longshore_model::access::Caller;
 use longshore_model::operation::Operation;
 use longshore_model::unit::Span;
-use longshore_model::wire::rest::{AgentView, BrokerView, OperationView, StatusView};
+use longshore_model::wire::rest::{AgentCondition, AgentView, BrokerView, OperationView, StatusView};
 
 use super::{App, Error, permit};
 
@@ -28,7 +28,7 @@ pub(crate) fn status(app: &App, caller: &Caller) -> Result<StatusView, Error> {
     let agents = app.fleet().views();
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        healthy: missing(app).is_none() && agents.iter().any(|agent| agent.state == "ready"),
+        healthy: missing(app).is_none() && agents.iter().any(|agent| agent.state == AgentCondition::Ready),
         broker: BrokerView {
             connected: app.store.broker.is_connected(),
             version: app.store.broker.version(),

@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, Uri, header, request::Parts};
 use futures::StreamExt as _;
-use longshore_model::JobId;
 use longshore_model::limits::REQUEST_BYTES_MAX;
 use longshore_model::wire::problem::{ErrorCode, FieldError};
+use longshore_model::{HostName, JobId};
 use serde::de::DeserializeOwned;
 
 use super::problem::Failed;
@@ -120,6 +120,18 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
         let segments = path_of::<Vec<(String, String)>, S>(parts, state).await?;
         let id = segments.into_iter().find(|(name, _)| name == "id").map(|(_, id)| id).unwrap_or_default();
         id.parse().map(Self).map_err(|error| Failed::new(ErrorCode::NotFound, format!("there is no such job: {error}")))
+    }
+}
+
+/// The agent a path names, by its id or its host's name.
+pub(crate) struct AgentPath(pub(crate) HostName);
+
+impl<S: Send + Sync> FromRequestParts<S> for AgentPath {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        let name: String = path_of(parts, state).await?;
+        name.parse().map(Self).map_err(|error| Failed::new(ErrorCode::NotFound, format!("there is no such agent: {error}")))
     }
 }
 

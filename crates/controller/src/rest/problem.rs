@@ -49,7 +49,9 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::Lost
         | ErrorCode::Staging
         | ErrorCode::Collecting
-        | ErrorCode::HostFault => StatusCode::INTERNAL_SERVER_ERROR,
+        | ErrorCode::HostFault
+        | ErrorCode::NotPermitted
+        | ErrorCode::Unsupported => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -91,6 +93,10 @@ impl From<Error> for Failed {
             Error::NoTarget(NoTarget::Unknown { name: _, nearest } | NoTarget::NoMember { group: _, nearest }) => {
                 let failed = Self::new(ErrorCode::NoAgent, detail);
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
+            }
+            Error::NoTarget(NoTarget::Drained { .. }) => {
+                let hint = "choose another target, let the job wait for it with `wait_for_agents`, or `longshore agent undrain`";
+                Self::new(ErrorCode::AgentOffline, detail).retryable().hint(hint)
             }
             Error::NoTarget(NoTarget::Offline { .. }) => {
                 Self::new(ErrorCode::AgentOffline, detail).retryable().hint("start it, or let the job wait for it with `wait_for_agents`")

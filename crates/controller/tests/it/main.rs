@@ -6,6 +6,7 @@ mod artifacts;
 mod broker;
 mod cancel;
 mod delete;
+mod drain;
 mod health;
 mod list;
 mod openapi;

@@ -169,16 +169,22 @@ impl Agent {
     }
 
     pub(crate) async fn beat(&self) {
-        let heartbeat = Heartbeat {
+        self.beat_as(|_| {}).await;
+    }
+
+    pub(crate) async fn beat_as(&self, adjust: impl FnOnce(&mut Heartbeat)) {
+        let mut heartbeat = Heartbeat {
             schema: SCHEMA,
             agent: self.id,
             hostname: self.hostname.clone(),
             version: "0".to_owned(),
             max_jobs: 10,
             running: 0,
+            drained: false,
             labels: self.labels.clone(),
             started_at: Timestamp::UNIX_EPOCH,
         };
+        adjust(&mut heartbeat);
         self.store.registry.beat(&heartbeat).await.unwrap();
     }
 

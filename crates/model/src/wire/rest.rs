@@ -357,8 +357,14 @@ pub struct AgentView {
     pub id: crate::AgentId,
     /// Its host's name.
     pub hostname: String,
-    /// `ready`, or `offline` when its heartbeat has expired.
-    pub state: String,
+    /// Whether it takes work.
+    pub state: AgentCondition,
+    /// Who drained it, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<DrainView>,
+    /// The groups it belongs to, `KEY:VALUE`.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// Its program's version.
     pub version: String,
     /// Executions it may run at once.
@@ -368,6 +374,55 @@ pub struct AgentView {
     /// When its process started.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
+}
+
+/// Whether an agent takes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentCondition {
+    /// It lives and takes work.
+    Ready,
+    /// It was told to take no new work, and has some left or has not heard of it yet.
+    Draining,
+    /// It takes no new work, and none runs on it.
+    Drained,
+    /// Its heartbeat has expired, or it said goodbye.
+    Offline,
+}
+
+impl AgentCondition {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// A drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DrainView {
+    /// Who.
+    pub by: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Why, in their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a drain may say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Why; up to 256 bytes, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The agents.

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::AgentId;
-use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::agent::{AgentState, Heartbeat};
 
 use super::link::{Shared, from_json, to_json};
-use super::tail::{From, Item, Tail};
+use super::tail::{From, Item, Reading, Tail};
 use crate::layout::Layout;
 use crate::{Error, Registry, RegistryEvent, RegistryStream};
 
@@ -50,26 +50,79 @@ impl Registry for JetStreamRegistry {
         Ok(())
     }
 
+    async fn set_state(&self, state: &AgentState) -> Result<(), Error> {
+        let subject = self.link.layout.state(state.agent);
+        let id = format!("{subject} {}", moment());
+        self.link.write_as(id, subject, to_json(state, "agent state")?, HeaderMap::new(), "saying what an agent is to do").await?;
+        Ok(())
+    }
+
+    async fn state_of(&self, agent: AgentId) -> Result<Option<AgentState>, Error> {
+        const DOING: &str = "reading what an agent is to do";
+        let stream = self.link.stream(&Layout::bucket_stream(&self.link.layout.state_bucket), DOING).await?;
+        let subject = self.link.layout.state(agent);
+        let message = self.link.read_last(&stream, &subject, DOING).await?;
+        message.map(|message| from_json(&subject, &message.payload)).transpose()
+    }
+
     async fn watch(&self) -> Result<RegistryStream, Error> {
-        let bucket = &self.link.layout.registry_bucket;
-        let tail = Tail::open(self.link.clone(), Layout::bucket_stream(bucket), Layout::bucket_subjects(bucket), From::Newest).await?;
-        let link = self.link.clone();
-        Ok(stream::unfold(Some((tail, link, false)), |state| async move {
-            let (mut tail, link, is_current) = state?;
-            loop {
-                match tail.next().await {
-                    Ok(Item::Current) => return Some((Ok(RegistryEvent::Current), Some((tail, link, true)))),
-                    Ok(Item::Message(message, _)) => match parse(&link, &message) {
-                        // Markers of agents that were gone before the watcher came are no news.
-                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_)) if !is_current => {}
-                        Some(event) => return Some((Ok(event), Some((tail, link, is_current)))),
-                        None => {}
-                    },
-                    Err(fault) => return Some((Err(fault), None)),
-                }
+        let layout = &self.link.layout;
+        let open = async |bucket: &str| {
+            let tail = Tail::open(self.link.clone(), Layout::bucket_stream(bucket), Layout::bucket_subjects(bucket), From::Newest).await?;
+            Ok::<Reading, Error>(tail.run())
+        };
+        let watch = Watch {
+            link: self.link.clone(),
+            beats: open(&layout.registry_bucket).await?,
+            states: open(&layout.state_bucket).await?,
+            beats_are_current: false,
+            states_are_current: false,
+        };
+        Ok(stream::unfold(Some(watch), |watch| async move {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(event) => Some((Ok(event), Some(watch))),
+                Err(fault) => Some((Err(fault), None)),
             }
         })
         .boxed())
+    }
+}
+
+struct Watch {
+    link: Shared,
+    beats: Reading,
+    states: Reading,
+    beats_are_current: bool,
+    states_are_current: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<RegistryEvent, Error> {
+        loop {
+            let was_current = self.beats_are_current && self.states_are_current;
+            tokio::select! {
+                item = self.beats.next() => match item? {
+                    Item::Current => self.beats_are_current = true,
+                    Item::Message(message, _) => match parse(&self.link, &message) {
+                        // Markers of agents that were gone before the watcher came are no news.
+                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_)) if !self.beats_are_current => {}
+                        Some(event) => return Ok(event),
+                        None => {}
+                    },
+                },
+                item = self.states.next() => match item? {
+                    Item::Current => self.states_are_current = true,
+                    Item::Message(message, _) => match from_json(&message.subject, &message.payload) {
+                        Ok(state) => return Ok(RegistryEvent::State(state)),
+                        Err(error) => tracing::error!(%error, "what an agent is to do cannot be read, and is passed over"),
+                    },
+                },
+            }
+            if !was_current && self.beats_are_current && self.states_are_current {
+                return Ok(RegistryEvent::Current);
+            }
+        }
     }
 }
 

@@ -22,13 +22,15 @@ const MARKER_TTL: Duration = Duration::from_secs(60);
 const PULLS_WAITING_MAX: i64 = 16_384;
 /// How long a group's consumer stays when nobody asks for the group's work.
 const GROUP_IDLE_MAX: Duration = Duration::from_secs(600);
+/// What people wanted of an agent, last and before.
+const STATES_KEPT: i64 = 16;
 /// How long a starting broker may take until its streams answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Makes what is missing, adapts bounds to the configuration, and refuses what differs where it matters.
 pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
     // The ledger first: the work streams source from it.
-    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link), objects(link)] {
+    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link), states(link), objects(link)] {
         ensure_stream(link, wanted).await?;
     }
     Ok(())
@@ -143,6 +145,15 @@ fn registry(link: &Link) -> Config {
         allow_message_ttl: true,
         subject_delete_marker_ttl: Some(MARKER_TTL),
         ..bucket(link, &link.layout.registry_bucket, Duration::ZERO, 64 << 20)
+    }
+}
+
+fn states(link: &Link) -> Config {
+    let (source, destination) = link.layout.state_republish();
+    Config {
+        max_messages_per_subject: STATES_KEPT,
+        republish: Some(Republish { source, destination, headers_only: true }),
+        ..bucket(link, &link.layout.state_bucket, Duration::ZERO, 64 << 20)
     }
 }
 

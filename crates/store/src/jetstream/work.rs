@@ -158,6 +158,7 @@ impl Work for JetStreamWork {
         let cancels = client.subscribe(self.link.layout.cancel(agent)).await.map_err(fault)?.filter_map(|message| {
             std::future::ready(std::str::from_utf8(&message.payload).ok().and_then(|id| id.parse().ok()).map(Wake::Cancel))
         });
+        let states = client.subscribe(self.link.layout.state_wake(agent)).await.map_err(fault)?.map(|_| Wake::State);
         let reconnects = stream::unfold(self.link.reconnects.subscribe(), |mut receiver| async move {
             match receiver.recv().await {
                 Ok(()) | Err(broadcast::error::RecvError::Lagged(_)) => Some((Wake::Reconnected, receiver)),
@@ -170,7 +171,11 @@ impl Work for JetStreamWork {
             let group = group.clone();
             of_groups.push(hints.map(move |_| Wake::Group(group.clone())));
         }
-        Ok(stream::select(stream::select(stream::select(inbox, cancels), reconnects), stream::select_all(of_groups)).boxed())
+        Ok(stream::select(
+            stream::select(stream::select(inbox, cancels), stream::select(states, reconnects)),
+            stream::select_all(of_groups),
+        )
+        .boxed())
     }
 
     async fn give_back(&self, token: &str) -> Result<(), Error> {

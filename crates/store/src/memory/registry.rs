@@ -10,20 +10,21 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::AgentId;
-use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::agent::{AgentState, Heartbeat};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Error, Registry, RegistryEvent, RegistryStream, Revision};
+use crate::{Error, Registry, RegistryEvent, RegistryStream, Revision, Wake};
 
-/// Invariant: every agent in `agents` has its newest event in `events`, and those that live are in `expiries`.
+/// Invariant: every agent in `agents` has its newest event in `events`, as has every state in `states`, and those that live are in `expiries`.
 #[derive(Default)]
 pub(super) struct Fleet {
     newest: Revision,
     agents: BTreeMap<AgentId, Standing>,
     events: BTreeMap<Revision, RegistryEvent>,
     expiries: BTreeSet<(Instant, AgentId)>,
+    states: BTreeMap<AgentId, (Revision, AgentState)>,
 }
 
 struct Standing {
@@ -57,6 +58,18 @@ impl Registry for Memory {
         self.0.state().fleet.leave(agent, Instant::now());
         self.0.signals.fleet.send_replace(());
         Ok(())
+    }
+
+    async fn set_state(&self, state: &AgentState) -> Result<(), Error> {
+        let shared = &mut *self.0.state();
+        shared.fleet.set_state(state);
+        shared.work.wake(state.agent, Wake::State);
+        self.0.signals.fleet.send_replace(());
+        Ok(())
+    }
+
+    async fn state_of(&self, agent: AgentId) -> Result<Option<AgentState>, Error> {
+        Ok(self.0.state().fleet.states.get(&agent).map(|(_, state)| state.clone()))
     }
 
     async fn watch(&self) -> Result<RegistryStream, Error> {
@@ -103,6 +116,14 @@ impl Fleet {
         self.expiries.extend(expires.map(|at| (at, agent)));
     }
 
+    fn set_state(&mut self, state: &AgentState) {
+        self.newest += 1;
+        if let Some((before, _)) = self.states.insert(state.agent, (self.newest, state.clone())) {
+            self.events.remove(&before);
+        }
+        self.events.insert(self.newest, RegistryEvent::State(state.clone()));
+    }
+
     fn next(&self, after: Revision) -> Option<(Revision, RegistryEvent)> {
         self.events.range(after.saturating_add(1)..).next().map(|(revision, event)| (*revision, event.clone()))
     }
@@ -134,7 +155,7 @@ impl Watcher {
                 (Phase::CatchingUp { until }, Some((revision, event))) if revision <= until => {
                     self.after = revision;
                     match event {
-                        RegistryEvent::Beat(_) => return (Some(event), next_expiry),
+                        RegistryEvent::Beat(_) | RegistryEvent::State(_) => return (Some(event), next_expiry),
                         // Who is gone is no part of the fleet as it is.
                         RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Current => {}
                     }

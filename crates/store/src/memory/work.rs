@@ -278,7 +278,7 @@ impl Offers {
         }
     }
 
-    fn wake(&mut self, agent: AgentId, wake: Wake) {
+    pub(super) fn wake(&mut self, agent: AgentId, wake: Wake) {
         let is_unheard = self.wakes.get(&agent).is_some_and(|wakes| wakes.send(wake).is_err());
         if is_unheard {
             self.wakes.remove(&agent);

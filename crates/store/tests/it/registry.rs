@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use longshore_model::wire::agent::Heartbeat;
-use longshore_store::{RegistryEvent, RegistryStream, Store};
+use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_store::{RegistryEvent, RegistryStream, Store, Wake};
 
 use crate::harness::{A_WHILE, next, nothing_comes};
 use crate::sample::{agent_id, then};
@@ -14,6 +14,7 @@ conformance!(GENEROUS:
     a_watcher_is_told_of_changes,
     who_left_may_return,
     goodbyes_are_safe_to_repeat,
+    what_people_want_of_an_agent_is_kept_and_told,
 );
 conformance!(SHORT:
     an_agent_without_heartbeat_falls_silent,
@@ -110,6 +111,24 @@ async fn who_fell_silent_may_return(store: Store) {
     }
 }
 
+async fn what_people_want_of_an_agent_is_kept_and_told(store: Store) {
+    let state = |drained| AgentState { schema: 1, agent: agent_id(1), drained, at: then(), by: "ada".to_owned(), reason: None };
+    assert_eq!(store.registry.state_of(agent_id(1)).await.unwrap(), None);
+    let (mut early, _) = fleet(&store).await;
+    let mut wakes = store.work.wakes(agent_id(1), &[]).await.unwrap();
+    let mut others = store.work.wakes(agent_id(2), &[]).await.unwrap();
+    for drained in [true, false, true] {
+        store.registry.set_state(&state(drained)).await.unwrap();
+        assert_eq!(store.registry.state_of(agent_id(1)).await.unwrap(), Some(state(drained)));
+        assert_eq!(next(&mut early).await.unwrap(), RegistryEvent::State(state(drained)));
+        while next(&mut wakes).await != Wake::State {}
+    }
+    let mut late = store.registry.watch().await.unwrap();
+    assert_eq!(next(&mut late).await.unwrap(), RegistryEvent::State(state(true)), "only what is wanted now, though nobody lives");
+    assert_eq!(next(&mut late).await.unwrap(), RegistryEvent::Current);
+    assert!(nothing_comes(&mut others, A_WHILE).await);
+}
+
 fn heartbeat(agent: u64, running: usize) -> Heartbeat {
     Heartbeat {
         schema: 1,
@@ -118,6 +137,7 @@ fn heartbeat(agent: u64, running: usize) -> Heartbeat {
         version: "0.1.0".to_owned(),
         max_jobs: 10,
         running,
+        drained: false,
         labels: Vec::new(),
         started_at: then(),
     }
@@ -132,7 +152,7 @@ async fn fleet(store: &Store) -> (RegistryStream, Vec<Heartbeat>) {
             RegistryEvent::Beat(heartbeat) => living.push(heartbeat),
             RegistryEvent::Current => return (watcher, living),
             // See `those_who_are_gone_are_no_part_of_the_fleet`.
-            RegistryEvent::Left(_) | RegistryEvent::Silent(_) => {}
+            RegistryEvent::State(_) | RegistryEvent::Left(_) | RegistryEvent::Silent(_) => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `/api/v1/agents`.
 
+mod drain;
 mod list;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -8,5 +9,5 @@ use utoipa_axum::routes;
 use crate::app::App;
 
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list::list))
+    OpenApiRouter::new().routes(routes!(list::list)).routes(routes!(drain::drain)).routes(routes!(drain::undrain))
 }
