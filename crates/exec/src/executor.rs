@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::finished::Finished;
+use crate::machine::Machine;
 use crate::process::{Launcher, Marked, Stops, end_marked, pause};
 use crate::{files, provider, workspace};
 
@@ -115,10 +116,20 @@ pub(crate) struct Host {
     pub(crate) workspaces: PathBuf,
     pub(crate) temporary: PathBuf,
     pub(crate) home: String,
+    pub(crate) machine: Machine,
+    /// Held by whoever changes the host's settings: one at a time.
+    pub(crate) settings: tokio::sync::Mutex<()>,
     path: String,
 }
 
 impl Host {
+    /// Where a program is on the `PATH`, if it is.
+    pub(crate) fn find(&self, program: &str) -> Option<String> {
+        let paths = self.path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(program));
+        let runs = |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+        paths.into_iter().find(runs).and_then(|path| path.into_os_string().into_string().ok())
+    }
+
     /// The environment every program gets: nothing of the agent's own but `PATH`.
     pub(crate) fn environment(&self, home: &str) -> BTreeMap<String, String> {
         [("PATH", self.path.as_str()), ("HOME", home), ("LANG", "C.UTF-8")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
@@ -134,6 +145,14 @@ impl Executor {
     /// # Errors
     /// The directory cannot be prepared, or another executor has it.
     pub fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_on(config, Machine::default())
+    }
+
+    /// [`Self::open`] for another machine than the one this runs on: a directory, and programs on a `PATH` of its own.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_on(config: Config, machine: Machine) -> Result<Self, OpenError> {
         let given = config.state_dir;
         let fault = |path: &Path| {
             let path = path.to_owned();
@@ -168,7 +187,9 @@ impl Executor {
             workspaces,
             temporary,
             home: inherited("HOME").unwrap_or(state_text),
-            path: inherited("PATH").unwrap_or_else(|| PATH_DEFAULT.to_owned()),
+            path: machine.path.clone().or_else(|| inherited("PATH")).unwrap_or_else(|| PATH_DEFAULT.to_owned()),
+            machine,
+            settings: tokio::sync::Mutex::default(),
         };
         Ok(Self(Arc::new(Inner { host, tasks: TaskTracker::new(), _lock: lock })))
     }
@@ -201,8 +222,17 @@ impl Executor {
 
 async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     match &task.job.call {
-        Call::NodeHostnameGet => provider::node::hostname_get(),
-        Call::NodeStatusGet => provider::node::status_get(stops).await,
+        Call::NetworkDnsGet { interface } => provider::dns::get(host, interface.as_ref(), stops).await,
+        Call::NetworkDnsSet(change) => provider::dns::set(host, change, stops).await,
+        Call::NetworkPingRun(ping) => provider::ping::run(host, ping, stops).await,
+        Call::NodeDiskGet => provider::node::disk_get(stops).await,
+        Call::NodeHostnameGet => provider::hostname::get(host),
+        Call::NodeHostnameSet { hostname } => provider::hostname::set(host, hostname, stops).await,
+        Call::NodeLoadGet => provider::node::load_get(stops).await,
+        Call::NodeMemoryGet => provider::node::memory_get(stops).await,
+        Call::NodeOsGet => provider::node::os_get(stops).await,
+        Call::NodeStatusGet => provider::node::status_get(host, stops).await,
+        Call::NodeUptimeGet => provider::node::uptime_get(stops).await,
         Call::CommandExec(command) | Call::CommandShell { command, script: _ } => {
             provider::command::run(host, command, output, stops, task.job.timeout).await
         }

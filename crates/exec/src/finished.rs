@@ -1,5 +1,6 @@
 //! How an attempt ended.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,6 +96,20 @@ impl Finished {
     /// A fault of the host.
     pub(crate) fn host_fault(message: impl Into<String>) -> Self {
         Self { transient: true, ..Self::failed(ErrorCode::HostFault, message) }
+    }
+
+    /// What the operation works with does not exist on this platform; `missing` says what.
+    pub(crate) fn skipped(missing: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Skipped, changed: Some(false), ..Self::failed(ErrorCode::Unsupported, missing) }
+    }
+
+    /// A fault of the system that `doing` met: what is not allowed, what is the host's fault, and the rest are told apart.
+    pub(crate) fn system_fault(doing: impl fmt::Display, error: &io::Error) -> Self {
+        let message = format!("could not {doing}: {error}");
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return Self::failed(ErrorCode::NotPermitted, format!("{message}; the agent does not run with the rights for it"));
+        }
+        Self { transient: is_host_fault(error), ..Self::host_fault(message) }
     }
 
     pub(crate) fn cancelled(verified: bool) -> Self {

@@ -8,9 +8,11 @@ pub mod bundle;
 mod executor;
 mod files;
 mod finished;
+mod machine;
 pub mod process;
 mod provider;
 mod workspace;
 
 pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
+pub use machine::Machine;

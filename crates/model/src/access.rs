@@ -22,7 +22,7 @@ enum Permissions {
 pub struct UnknownRole(pub String);
 
 /// Everything that reads.
-const READ: [&str; 3] = ["agent:read", "job:read", "node:read"];
+const READ: [&str; 4] = ["agent:read", "job:read", "network:read", "node:read"];
 /// What `write` adds to `read`. Running commands is neither: that takes `admin`, or the permission by name.
 const WRITE: [&str; 3] = ["job:write", "network:write", "node:write"];
 
@@ -78,6 +78,13 @@ mod tests {
             (&["read"], None, "job:read", true),
             (&["read"], None, "job:write", false),
             (&["write"], None, "job:write", true),
+            (&["read"], None, "node:read", true),
+            (&["read"], None, "network:read", true),
+            (&["read"], None, "node:write", false),
+            (&["read"], None, "network:write", false),
+            (&["write"], None, "node:write", true),
+            (&["write"], None, "network:write", true),
+            (&["write"], None, "network:read", true),
             (&["write"], None, "command:execute", false),
             (&["admin"], None, "command:execute", true),
             (&["admin"], Some(&["job:read"]), "job:read", true),

@@ -66,7 +66,29 @@ pub const WAIT_MAX: Duration = Duration::from_secs(300);
 pub const PAGE_DEFAULT: usize = 50;
 /// See [`PAGE_DEFAULT`].
 pub const PAGE_MAX: usize = 1000;
+/// Executions that a dead letter lists; it counts the others.
+pub const DEAD_LETTER_EXECUTIONS_MAX: usize = 64;
+/// Bytes of an error's message in a dead letter; the job has all of it.
+pub const DEAD_LETTER_ERROR_BYTES_MAX: usize = 512;
 /// How long a process may ignore SIGTERM before SIGKILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Skew allowed between an agent's clock and the controller's when an expiry is judged.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(1);
+/// Bytes of a name in the domain name system.
+pub const DOMAIN_NAME_BYTES_MAX: usize = 253;
+/// Bytes of the name a host can be given: what the kernel takes.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a network interface's name: what the kernel takes.
+pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
+/// Name servers a host can be given.
+pub const NAME_SERVERS_MAX: usize = 8;
+/// Search domains a host can be given.
+pub const SEARCH_DOMAINS_MAX: usize = 32;
+/// Packets of one ping.
+pub const PING_COUNT_MAX: u32 = 100;
+/// The shortest and the longest wait between the packets of a ping.
+pub const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// See [`PING_INTERVAL_MIN`].
+pub const PING_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// The longest a ping may wait for one answer.
+pub const PING_TIMEOUT_MAX: Duration = Duration::from_secs(60);

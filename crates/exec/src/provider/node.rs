@@ -1,48 +1,83 @@
 //! `node.*`: what the host is and how it does. Reads only.
 
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::result::{DiskResult, HostnameResult, MemoryResult, StatusResult};
+use longshore_model::wire::result::{DiskResult, DisksResult, LoadResult, MemoryResult, OsResult, StatusResult, UptimeResult};
 use serde::Serialize;
 use sysinfo::{Disks, MemoryRefreshKind, RefreshKind, System};
 
+use super::answer;
+use crate::executor::Host;
 use crate::finished::Finished;
 use crate::process::{Stop, Stops};
 
-/// `node.hostname.get`.
-pub(crate) fn hostname_get() -> Finished {
-    answer(&HostnameResult { hostname: hostname() })
+const DISKS_MAX: usize = 256;
+
+/// `node.disk.get`.
+pub(crate) async fn disk_get(stops: &Stops) -> Finished {
+    reading("disks", stops, || Ok(DisksResult { disks: disks()? })).await
 }
 
-/// `node.status.get`. Asking a disk can hang for as long as a network file system does, so it ends with the attempt.
-pub(crate) async fn status_get(stops: &Stops) -> Finished {
-    let reading = tokio::task::spawn_blocking(status);
+/// `node.load.get`.
+pub(crate) async fn load_get(stops: &Stops) -> Finished {
+    reading("load", stops, || Ok(LoadResult { load: load()?, cpus: cpus() })).await
+}
+
+/// `node.memory.get`.
+pub(crate) async fn memory_get(stops: &Stops) -> Finished {
+    reading("memory", stops, memory).await
+}
+
+/// `node.os.get`.
+pub(crate) async fn os_get(stops: &Stops) -> Finished {
+    reading("operating system", stops, || Ok(os())).await
+}
+
+/// `node.status.get`.
+pub(crate) async fn status_get(host: &Host, stops: &Stops) -> Finished {
+    let machine = host.machine.clone();
+    let status = move || {
+        let OsResult { os, kernel, arch, .. } = os();
+        Ok(StatusResult {
+            hostname: machine.hostname(),
+            os,
+            kernel,
+            arch,
+            cpus: cpus(),
+            uptime_seconds: System::uptime()?,
+            load: load()?,
+            memory: memory()?,
+            disks: disks()?,
+        })
+    };
+    reading("status", stops, status).await
+}
+
+/// `node.uptime.get`.
+pub(crate) async fn uptime_get(stops: &Stops) -> Finished {
+    reading("uptime", stops, || Ok(UptimeResult { uptime_seconds: System::uptime()? })).await
+}
+
+/// Reads, and ends with the attempt: asking a disk can hang for as long as a network file system does.
+async fn reading<T, F>(what: &'static str, stops: &Stops, read: F) -> Finished
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce() -> Result<T, sysinfo::Error> + Send + 'static,
+{
+    let reading = tokio::task::spawn_blocking(read);
     tokio::select! {
-        status = reading => match status {
-            Ok(Ok(status)) => answer(&status),
-            Ok(Err(error)) => Finished::host_fault(format!("could not read the host's status: {error}")),
-            Err(_) => Finished::failed(ErrorCode::Internal, "reading the host's status failed; the agent's log has more"),
+        read = reading => match read {
+            Ok(Ok(result)) => answer(false, &result),
+            Ok(Err(error)) => Finished::host_fault(format!("could not read the host's {what}: {error}")),
+            Err(_) => Finished::failed(ErrorCode::Internal, format!("reading the host's {what} failed; the agent's log has more")),
         },
         stop = stops.first() => match stop {
             Stop::Cancelled | Stop::Abandoned => Finished::cancelled(true),
-            Stop::TimedOut => Finished::failed(ErrorCode::TimedOut, "the host's status could not be read in time"),
+            Stop::TimedOut => Finished::failed(ErrorCode::TimedOut, format!("the host's {what} could not be read in time")),
         },
     }
 }
 
-fn answer<T: Serialize>(result: &T) -> Finished {
-    match serde_json::to_value(result) {
-        Ok(json) => Finished::completed(Some(false), json),
-        Err(error) => Finished::failed(ErrorCode::Internal, format!("the result is not JSON: {error}")),
-    }
-}
-
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-fn status() -> Result<StatusResult, sysinfo::Error> {
-    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()))?;
-    let load = System::load_average()?;
+fn disks() -> Result<Vec<DiskResult>, sysinfo::Error> {
     let disk = |disk: &sysinfo::Disk| DiskResult {
         mount: disk.mount_point().to_string_lossy().into_owned(),
         device: disk.name().to_string_lossy().into_owned(),
@@ -53,20 +88,31 @@ fn status() -> Result<StatusResult, sysinfo::Error> {
     disks.sort_by(|a, b| a.mount.cmp(&b.mount));
     // One row a file system: bind mounts repeat it under other names.
     disks.dedup_by(|a, b| a.mount == b.mount);
-    disks.truncate(256);
-    Ok(StatusResult {
-        hostname: hostname(),
-        os: System::long_os_version().unwrap_or_else(|_| "unknown".to_owned()),
-        kernel: System::kernel_version().unwrap_or_else(|_| "unknown".to_owned()),
+    disks.truncate(DISKS_MAX);
+    Ok(disks)
+}
+
+fn load() -> Result<[f64; 3], sysinfo::Error> {
+    let load = System::load_average()?;
+    Ok([load.one, load.five, load.fifteen])
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn memory() -> Result<MemoryResult, sysinfo::Error> {
+    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()))?;
+    Ok(MemoryResult { total_bytes: system.total_memory(), available_bytes: system.available_memory(), used_bytes: system.used_memory() })
+}
+
+fn os() -> OsResult {
+    let unknown = || "unknown".to_owned();
+    OsResult {
+        os: System::long_os_version().unwrap_or_else(|_| unknown()),
+        distribution: System::distribution_id(),
+        version: System::os_version().ok(),
+        kernel: System::kernel_version().unwrap_or_else(|_| unknown()),
         arch: System::cpu_arch(),
-        cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        uptime_seconds: System::uptime()?,
-        load: [load.one, load.five, load.fifteen],
-        memory: MemoryResult {
-            total_bytes: system.total_memory(),
-            available_bytes: system.available_memory(),
-            used_bytes: system.used_memory(),
-        },
-        disks,
-    })
+    }
 }

@@ -4,7 +4,11 @@
 
 mod bundles;
 mod commands;
+mod dns;
 mod endings;
+mod hostname;
 mod leftovers;
+mod node;
+mod ping;
 mod support;
 mod workspaces;

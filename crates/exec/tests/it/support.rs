@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use longshore_exec::{Config, Executor, Finished, Output, SupervisorCommand, Task, bundle};
+use longshore_exec::{Config, Executor, Finished, Machine, Output, SupervisorCommand, Task, bundle};
 use longshore_model::job::Job;
 use longshore_model::operation::Call;
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::log::LogStream;
+use longshore_model::wire::problem::ErrorCode;
 use longshore_model::{ExecutionId, JobId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -32,6 +33,47 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let executor = Executor::open(config(&dir.path().join("state"), kill_grace)).unwrap();
         Self { dir, executor }
+    }
+
+    /// An executor for a machine that is the directory `root`, with nothing on its `PATH` but what [`Self::program`] puts there.
+    pub(crate) fn of_machine() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, bin) = (dir.path().join("root"), dir.path().join("bin"));
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(&bin).unwrap();
+        let machine = Machine { root, path: Some(bin.to_str().unwrap().to_owned()) };
+        let executor = Executor::open_on(config(&dir.path().join("state"), Duration::from_millis(200)), machine).unwrap();
+        Self { dir, executor }
+    }
+
+    /// The machine's files.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Puts a program on the machine's `PATH` that writes down each call, a line with `NAME [ARG]…`, and then runs `script`, in
+    /// which `$ROOT` is the machine's root.
+    pub(crate) fn program(&self, name: &str, script: &str) {
+        let (root, calls) = (self.root(), self.file("calls"));
+        let text = format!(
+            "#!/bin/sh\nexport PATH=/usr/bin:/bin\nROOT='{}'\n(printf '{name} LC_ALL=%s' \"$LC_ALL\"; printf ' [%s]' \"$@\"; echo) >>'{}'\n{script}\n",
+            root.display(),
+            calls.display()
+        );
+        let path = self.dir.path().join("bin").join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// What the programs were called with since the last time.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.file("calls")).unwrap_or_default();
+        let _none_yet = fs::remove_file(self.file("calls"));
+        text.lines().map(|line| line.replace(" LC_ALL=C", "")).collect()
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -104,6 +146,13 @@ pub(crate) fn steps(bundle: Option<PathBuf>, steps: Value) -> Task {
 pub(crate) fn within(limit: Duration, mut task: Task) -> Task {
     task.job.timeout = limit;
     task
+}
+
+/// The code and the message of a failure.
+#[track_caller]
+pub(crate) fn failure(finished: &Finished) -> (ErrorCode, &str) {
+    let failure = finished.failure.as_ref().unwrap_or_else(|| panic!("no failure: {finished:?}"));
+    (failure.code, failure.message.as_str())
 }
 
 /// Keeps what it is given.

@@ -1,23 +1,50 @@
 //! An operation with its arguments, parsed.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::Operation;
+use super::network::{self, DnsChange, Ping};
+use super::{InterfaceName, NodeName, Operation};
 use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, STEPS_MAX, TIMEOUT_MAX};
 use crate::unit::{ByteSize, Span};
-use crate::wire::args::{ExecArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
+use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
 use crate::wire::problem::FieldError;
 
 /// An operation with arguments that have been checked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
+    /// `network.dns.get`
+    NetworkDnsGet {
+        /// Of one interface rather than of the whole host.
+        interface: Option<InterfaceName>,
+    },
+    /// `network.dns.set`
+    NetworkDnsSet(DnsChange),
+    /// `network.ping.run`
+    NetworkPingRun(Ping),
+    /// `node.disk.get`
+    NodeDiskGet,
     /// `node.hostname.get`
     NodeHostnameGet,
+    /// `node.hostname.set`
+    NodeHostnameSet {
+        /// The new name.
+        hostname: NodeName,
+    },
+    /// `node.load.get`
+    NodeLoadGet,
+    /// `node.memory.get`
+    NodeMemoryGet,
+    /// `node.os.get`
+    NodeOsGet,
     /// `node.status.get`
     NodeStatusGet,
+    /// `node.uptime.get`
+    NodeUptimeGet,
     /// `command.exec`
     CommandExec(Command),
     /// `command.shell`; the command is `/bin/sh -c SCRIPT`.
@@ -114,8 +141,23 @@ impl Call {
             return Err(CallError::UnknownOperation { nearest: Operation::nearest(&name), name });
         };
         match operation {
-            Operation::NodeHostnameGet => typed::<NoArgs>(args).map(|NoArgs {}| Self::NodeHostnameGet),
-            Operation::NodeStatusGet => typed::<NoArgs>(args).map(|NoArgs {}| Self::NodeStatusGet),
+            Operation::NetworkDnsGet => {
+                let DnsGetArgs { interface } = typed(args)?;
+                Ok(Self::NetworkDnsGet { interface: network::interface(interface.as_deref())? })
+            }
+            Operation::NetworkDnsSet => DnsChange::parse(&typed(args)?).map(Self::NetworkDnsSet),
+            Operation::NetworkPingRun => Ping::parse(&typed(args)?).map(Self::NetworkPingRun),
+            Operation::NodeDiskGet => typed(args).map(|NoArgs {}| Self::NodeDiskGet),
+            Operation::NodeHostnameGet => typed(args).map(|NoArgs {}| Self::NodeHostnameGet),
+            Operation::NodeHostnameSet => {
+                let HostnameSetArgs { hostname } = typed(args)?;
+                Ok(Self::NodeHostnameSet { hostname: parsed("/args/hostname", &hostname)? })
+            }
+            Operation::NodeLoadGet => typed(args).map(|NoArgs {}| Self::NodeLoadGet),
+            Operation::NodeMemoryGet => typed(args).map(|NoArgs {}| Self::NodeMemoryGet),
+            Operation::NodeOsGet => typed(args).map(|NoArgs {}| Self::NodeOsGet),
+            Operation::NodeStatusGet => typed(args).map(|NoArgs {}| Self::NodeStatusGet),
+            Operation::NodeUptimeGet => typed(args).map(|NoArgs {}| Self::NodeUptimeGet),
             Operation::CommandExec => {
                 let ExecArgs { command, cwd, env } = typed(args)?;
                 words("/args/command", &command)?;
@@ -139,8 +181,17 @@ impl Call {
     #[must_use]
     pub fn operation(&self) -> Operation {
         match self {
+            Self::NetworkDnsGet { .. } => Operation::NetworkDnsGet,
+            Self::NetworkDnsSet(_) => Operation::NetworkDnsSet,
+            Self::NetworkPingRun(_) => Operation::NetworkPingRun,
+            Self::NodeDiskGet => Operation::NodeDiskGet,
             Self::NodeHostnameGet => Operation::NodeHostnameGet,
+            Self::NodeHostnameSet { .. } => Operation::NodeHostnameSet,
+            Self::NodeLoadGet => Operation::NodeLoadGet,
+            Self::NodeMemoryGet => Operation::NodeMemoryGet,
+            Self::NodeOsGet => Operation::NodeOsGet,
             Self::NodeStatusGet => Operation::NodeStatusGet,
+            Self::NodeUptimeGet => Operation::NodeUptimeGet,
             Self::CommandExec(_) => Operation::CommandExec,
             Self::CommandShell { .. } => Operation::CommandShell,
             Self::WorkspaceRun { .. } => Operation::WorkspaceRun,
@@ -151,7 +202,19 @@ impl Call {
     #[must_use]
     pub fn args_json(&self) -> serde_json::Value {
         let json = match self {
-            Self::NodeHostnameGet | Self::NodeStatusGet => serde_json::to_value(NoArgs {}),
+            Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet => serde_json::to_value(NoArgs {}),
+            Self::NetworkDnsGet { interface } => {
+                serde_json::to_value(DnsGetArgs { interface: interface.as_ref().map(ToString::to_string) })
+            }
+            Self::NetworkDnsSet(change) => serde_json::to_value(change.args()),
+            Self::NetworkPingRun(ping) => serde_json::to_value(ping.args()),
+            Self::NodeHostnameSet { hostname } => serde_json::to_value(HostnameSetArgs { hostname: hostname.to_string() }),
             Self::CommandExec(Command { words, cwd, env }) => {
                 serde_json::to_value(ExecArgs { command: words.clone(), cwd: cwd.clone(), env: env.clone() })
             }
@@ -168,7 +231,19 @@ impl Call {
     pub fn bundle(&self) -> Option<&str> {
         match self {
             Self::WorkspaceRun { run, .. } => run.bundle.as_deref(),
-            Self::NodeHostnameGet | Self::NodeStatusGet | Self::CommandExec(_) | Self::CommandShell { .. } => None,
+            Self::NetworkDnsGet { .. }
+            | Self::NetworkDnsSet(_)
+            | Self::NetworkPingRun(_)
+            | Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeHostnameSet { .. }
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet
+            | Self::CommandExec(_)
+            | Self::CommandShell { .. } => None,
         }
     }
 }
@@ -179,8 +254,13 @@ pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn fault(pointer: impl Into<String>, detail: impl Into<String>) -> CallError {
+pub(super) fn fault(pointer: impl Into<String>, detail: impl Into<String>) -> CallError {
     CallError::Args(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+}
+
+/// A text argument as what it stands for.
+pub(super) fn parsed<T: FromStr<Err: Display>>(pointer: &str, text: &str) -> Result<T, CallError> {
+    text.parse().map_err(|error: T::Err| fault(pointer, error.to_string()))
 }
 
 fn typed<T: DeserializeOwned>(args: serde_json::Value) -> Result<T, CallError> {
@@ -326,6 +406,14 @@ mod tests {
     fn arguments_round_trip() {
         for (operation, args) in [
             ("node.hostname.get", json!({})),
+            ("network.dns.get", json!({})),
+            ("network.dns.get", json!({"interface": "eth0"})),
+            ("network.dns.set", json!({"servers": ["192.0.2.1", "2001:db8::1"]})),
+            ("network.dns.set", json!({"interface": "eth0", "servers": ["192.0.2.1"], "search": []})),
+            ("network.dns.set", json!({"servers": ["192.0.2.1"], "search": ["example.com"]})),
+            ("network.ping.run", json!({"address": "fe80::1%eth0", "count": 100, "interval": "1s", "timeout": "500ms"})),
+            ("node.hostname.set", json!({"hostname": "Web-01.example"})),
+            ("node.uptime.get", json!({})),
             ("command.exec", json!({"command": ["uname", "-a"], "cwd": "/tmp", "env": {"A": "b"}})),
             ("command.shell", json!({"command": "echo 'quoted'"})),
             (
@@ -343,6 +431,21 @@ mod tests {
     fn refusals_name_the_field() {
         for (operation, args, expected) in [
             ("node.hostname.get", json!({"verbose": true}), "/args/verbose: unknown field"),
+            ("node.hostname.set", json!({}), "/args: missing field `hostname`"),
+            ("node.hostname.set", json!({"hostname": "web_01"}), "/args/hostname: \"web_01\" is not a host's name"),
+            ("network.dns.get", json!({"interface": "../eth0"}), "/args/interface: \"../eth0\" is not an interface"),
+            ("network.dns.set", json!({"servers": []}), "/args/servers: 1 to 8"),
+            ("network.dns.set", json!({"servers": ["192.0.2.1", "192.0.2.1"]}), "/args/servers/1: 192.0.2.1 is there twice"),
+            ("network.dns.set", json!({"servers": ["dns.example"]}), "/args/servers/0: \"dns.example\" is not an IP address"),
+            ("network.dns.set", json!({"servers": ["224.0.0.1"]}), "/args/servers/0: 224.0.0.1 is not the address of one host"),
+            ("network.dns.set", json!({"servers": ["192.0.2.1"], "search": ["a b"]}), "/args/search/0: \"a b\" is not a domain"),
+            ("network.ping.run", json!({"address": "127.1"}), "/args/address: \"127.1\" ends in a number"),
+            ("network.ping.run", json!({"address": "::1", "count": 0}), "/args/count: 1 to 100"),
+            ("network.ping.run", json!({"address": "::1", "count": 101}), "/args/count: 1 to 100"),
+            ("network.ping.run", json!({"address": "::1", "count": -1}), "/args/count: invalid value"),
+            ("network.ping.run", json!({"address": "::1", "interval": "199ms"}), "/args/interval: 200ms to 1m"),
+            ("network.ping.run", json!({"address": "::1", "timeout": "0s"}), "/args/timeout: 1ms to 1m"),
+            ("network.ping.run", json!({"address": "::1", "timeout": "5"}), "/args/timeout: \"5\" is not a duration"),
             ("command.exec", json!({}), "/args: missing field `command`"),
             ("command.exec", json!({"command": "ls"}), "/args/command: invalid type"),
             ("command.exec", json!({"command": []}), "/args/command: needs at least"),
@@ -358,6 +461,80 @@ mod tests {
         ] {
             let text = refused(operation, args.clone());
             assert!(text.starts_with(expected), "{operation} {args}: {text}");
+        }
+    }
+
+    /// What no host must ever be handed as a name or an address: refused before anything is stored.
+    #[test]
+    fn hostile_text_is_refused_in_every_name_and_address() {
+        let long = "a".repeat(300);
+        let hostile = [
+            "",
+            " ",
+            "-f",
+            "--help",
+            "'",
+            "\"",
+            "a'b",
+            "; id",
+            "$(id)",
+            "`id`",
+            "a|b",
+            "a\nb",
+            "\n",
+            "a\rb",
+            "a\tb",
+            "a\0b",
+            "\u{1b}[31m",
+            "\u{7f}",
+            "\u{202e}a",
+            "../x",
+            "/etc/passwd",
+            "a/b",
+            "..",
+            "@file",
+            "+short",
+            "%s",
+            "a=b",
+            "a,b",
+            "a:b c",
+            "ü",
+            "*",
+            "~",
+            "#",
+            &long,
+        ];
+        type Make = fn(&str) -> serde_json::Value;
+        let fields: [(&str, &str, Make); 8] = [
+            ("node.hostname.set", "/args/hostname", |text| json!({ "hostname": text })),
+            ("network.dns.get", "/args/interface", |text| json!({ "interface": text })),
+            ("network.dns.set", "/args/interface", |text| json!({ "servers": ["192.0.2.1"], "interface": text })),
+            ("network.dns.set", "/args/servers/0", |text| json!({ "servers": [text] })),
+            ("network.dns.set", "/args/search/0", |text| json!({ "servers": ["192.0.2.1"], "search": [text] })),
+            ("network.ping.run", "/args/address", |text| json!({ "address": text })),
+            ("network.ping.run", "/args/interval", |text| json!({ "address": "::1", "interval": text })),
+            ("network.ping.run", "/args/timeout", |text| json!({ "address": "::1", "timeout": text })),
+        ];
+        for (operation, pointer, make) in fields {
+            for text in hostile {
+                let refusal = refused(operation, make(text));
+                assert!(refusal.starts_with(pointer) && refusal.len() < 400, "{operation} {text:?}: {refusal}");
+                assert!(!refusal.contains(|c: char| c.is_control()), "{operation} {text:?}: {refusal:?}");
+            }
+        }
+    }
+
+    /// Where text is the user's own program or script, it stays as it is, except for what the system cannot pass.
+    #[test]
+    fn hostile_text_passes_unharmed_through_commands_except_for_nul() {
+        let long = "a".repeat(300);
+        for text in ["-f", "'", "\"", "; id", "$(id)", "a\nb", "../x", "\u{1b}[31m", &long] {
+            let call = Call::parse("command.exec", json!({"command": ["echo", text], "env": {"A": text}})).unwrap();
+            let Call::CommandExec(Command { words, env, .. }) = call else { panic!("{call:?}") };
+            assert_eq!((words[1].as_str(), env["A"].as_str()), (text, text));
+            let call = Call::parse("command.shell", json!({ "command": text })).unwrap();
+            assert!(matches!(&call, Call::CommandShell { script, .. } if script == text), "{call:?}");
+            assert!(refused("command.exec", json!({"command": ["echo", format!("{text}\0")]})).contains("NUL"));
         }
     }
 }

@@ -4,12 +4,16 @@
 //! its arguments in [`crate::wire::args`], its result in [`crate::wire::result`].
 
 mod call;
+mod names;
+mod network;
 
 use std::time::Duration;
 
 use schemars::schema_for;
 
 pub use call::{Call, CallError, Command, Shell, Step, WorkspaceRun, is_sha256};
+pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
+pub use network::{DnsChange, Ping};
 
 use crate::wire::{args, result};
 
@@ -40,10 +44,28 @@ pub enum Operation {
     CommandExec,
     /// `command.shell`
     CommandShell,
+    /// `network.dns.get`
+    NetworkDnsGet,
+    /// `network.dns.set`
+    NetworkDnsSet,
+    /// `network.ping.run`
+    NetworkPingRun,
+    /// `node.disk.get`
+    NodeDiskGet,
     /// `node.hostname.get`
     NodeHostnameGet,
+    /// `node.hostname.set`
+    NodeHostnameSet,
+    /// `node.load.get`
+    NodeLoadGet,
+    /// `node.memory.get`
+    NodeMemoryGet,
+    /// `node.os.get`
+    NodeOsGet,
     /// `node.status.get`
     NodeStatusGet,
+    /// `node.uptime.get`
+    NodeUptimeGet,
     /// `workspace.run`
     WorkspaceRun,
 }
@@ -67,7 +89,22 @@ pub struct Spec {
 
 impl Operation {
     /// Every operation, sorted by name.
-    pub const ALL: [Self; 5] = [Self::CommandExec, Self::CommandShell, Self::NodeHostnameGet, Self::NodeStatusGet, Self::WorkspaceRun];
+    pub const ALL: [Self; 14] = [
+        Self::CommandExec,
+        Self::CommandShell,
+        Self::NetworkDnsGet,
+        Self::NetworkDnsSet,
+        Self::NetworkPingRun,
+        Self::NodeDiskGet,
+        Self::NodeHostnameGet,
+        Self::NodeHostnameSet,
+        Self::NodeLoadGet,
+        Self::NodeMemoryGet,
+        Self::NodeOsGet,
+        Self::NodeStatusGet,
+        Self::NodeUptimeGet,
+        Self::WorkspaceRun,
+    ];
 
     /// Its row.
     #[must_use]
@@ -89,6 +126,38 @@ impl Operation {
                 timeout: Duration::from_secs(5 * 60),
                 retry_safe: false,
             },
+            Self::NetworkDnsGet => Spec {
+                name: "network.dns.get",
+                kind: Kind::Query,
+                summary: "Read the name servers and search domains of the host or of an interface.",
+                permission: "network:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::NetworkDnsSet => Spec {
+                name: "network.dns.set",
+                kind: Kind::Modify,
+                summary: "Set the name servers and search domains of the host or of an interface.",
+                permission: "network:write",
+                timeout: Duration::from_secs(2 * 60),
+                retry_safe: true,
+            },
+            Self::NetworkPingRun => Spec {
+                name: "network.ping.run",
+                kind: Kind::Query,
+                summary: "Send ICMP echo packets to an address and time the answers.",
+                permission: "network:read",
+                timeout: Duration::from_secs(2 * 60),
+                retry_safe: true,
+            },
+            Self::NodeDiskGet => Spec {
+                name: "node.disk.get",
+                kind: Kind::Query,
+                summary: "Read the size and the free space of the host's disks.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
             Self::NodeHostnameGet => Spec {
                 name: "node.hostname.get",
                 kind: Kind::Query,
@@ -97,10 +166,50 @@ impl Operation {
                 timeout: Duration::from_secs(30),
                 retry_safe: true,
             },
+            Self::NodeHostnameSet => Spec {
+                name: "node.hostname.set",
+                kind: Kind::Modify,
+                summary: "Set the host's name, for now and after a reboot.",
+                permission: "node:write",
+                timeout: Duration::from_secs(60),
+                retry_safe: true,
+            },
+            Self::NodeLoadGet => Spec {
+                name: "node.load.get",
+                kind: Kind::Query,
+                summary: "Read the host's load averages.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::NodeMemoryGet => Spec {
+                name: "node.memory.get",
+                kind: Kind::Query,
+                summary: "Read the host's memory.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::NodeOsGet => Spec {
+                name: "node.os.get",
+                kind: Kind::Query,
+                summary: "Read the host's operating system, kernel and architecture.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
             Self::NodeStatusGet => Spec {
                 name: "node.status.get",
                 kind: Kind::Query,
                 summary: "Read the host's system, uptime, load, memory and disks.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
+            Self::NodeUptimeGet => Spec {
+                name: "node.uptime.get",
+                kind: Kind::Query,
+                summary: "Read how long ago the host was started.",
                 permission: "node:read",
                 timeout: Duration::from_secs(30),
                 retry_safe: true,
@@ -131,9 +240,7 @@ impl Operation {
     /// Up to three names that look like `name`, best first.
     #[must_use]
     pub fn nearest(name: &str) -> Vec<&'static str> {
-        let mut near: Vec<_> = Self::ALL.iter().map(|operation| (strsim::jaro_winkler(name, operation.name()), operation.name())).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        near.into_iter().filter(|(likeness, _)| *likeness > 0.7).take(3).map(|(_, name)| name).collect()
+        nearest(name, Self::ALL.iter().map(|operation| operation.name()))
     }
 
     /// JSON Schema of the arguments.
@@ -142,7 +249,17 @@ impl Operation {
         match self {
             Self::CommandExec => schema_for!(args::ExecArgs),
             Self::CommandShell => schema_for!(args::ShellArgs),
-            Self::NodeHostnameGet | Self::NodeStatusGet => schema_for!(args::NoArgs),
+            Self::NetworkDnsGet => schema_for!(args::DnsGetArgs),
+            Self::NetworkDnsSet => schema_for!(args::DnsSetArgs),
+            Self::NetworkPingRun => schema_for!(args::PingArgs),
+            Self::NodeHostnameSet => schema_for!(args::HostnameSetArgs),
+            Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet => schema_for!(args::NoArgs),
             Self::WorkspaceRun => schema_for!(args::WorkspaceArgs),
         }
         .to_value()
@@ -153,12 +270,29 @@ impl Operation {
     pub fn result_schema(self) -> serde_json::Value {
         match self {
             Self::CommandExec | Self::CommandShell => schema_for!(result::CommandResult),
+            Self::NetworkDnsGet => schema_for!(result::DnsResult),
+            Self::NetworkDnsSet => schema_for!(result::DnsSetResult),
+            Self::NetworkPingRun => schema_for!(result::PingResult),
+            Self::NodeDiskGet => schema_for!(result::DisksResult),
             Self::NodeHostnameGet => schema_for!(result::HostnameResult),
+            Self::NodeHostnameSet => schema_for!(result::HostnameSetResult),
+            Self::NodeLoadGet => schema_for!(result::LoadResult),
+            Self::NodeMemoryGet => schema_for!(result::MemoryResult),
+            Self::NodeOsGet => schema_for!(result::OsResult),
             Self::NodeStatusGet => schema_for!(result::StatusResult),
+            Self::NodeUptimeGet => schema_for!(result::UptimeResult),
             Self::WorkspaceRun => schema_for!(result::WorkspaceResult),
         }
         .to_value()
     }
+}
+
+/// Up to three of `names` that look like `name`, best first.
+#[must_use]
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut near: Vec<_> = names.into_iter().map(|candidate| (strsim::jaro_winkler(name, candidate), candidate)).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    near.into_iter().filter(|(likeness, _)| *likeness > 0.7).take(3).map(|(_, name)| name).collect()
 }
 
 #[cfg(test)]

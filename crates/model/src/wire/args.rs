@@ -38,6 +38,54 @@ pub struct ShellArgs {
     pub env: BTreeMap<String, String>,
 }
 
+/// `node.hostname.set`: a new name for the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostnameSetArgs {
+    /// The name (RFC 1123): labels of letters, digits and `-`, with dots between them, at most 64 bytes.
+    pub hostname: String,
+}
+
+/// `network.dns.get`: where names are looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsGetArgs {
+    /// What one interface is set to; the whole host unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// `network.dns.set`: where names shall be looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSetArgs {
+    /// The interface whose names they serve; the whole host unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// IP addresses of 1 to 8 name servers, the first one first.
+    pub servers: Vec<String>,
+    /// Domains in which short names are looked up, at most 32; an empty list removes them, and they stay as they are unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Vec<String>>,
+}
+
+/// `network.ping.run`: ICMP echo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PingArgs {
+    /// An IPv4 or IPv6 address (a link-local one with its zone, such as `fe80::1%eth0`), or a name, which the agent looks up.
+    pub address: String,
+    /// Packets to send, 1 to 100; 4 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// From one packet to the next, `200ms` to `1m`; `200ms` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long to wait for each answer, at most `1m`; `2s` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+}
+
 /// `workspace.run`: steps in a fresh copy of an uploaded directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

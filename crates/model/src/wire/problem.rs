@@ -69,6 +69,8 @@ error_codes! {
     Staging = "staging", "the workspace could not be prepared", "No step ran. The message names the file at fault.";
     Collecting = "collecting", "the artifacts could not be brought back", "The steps ran; the message names the file at fault.";
     HostFault = "host_fault", "the agent's host could not do it", "An error of the host, not of the job: a full disk, no memory, no processes left. It is tried again if the job's policy allows.";
+    NotPermitted = "not_permitted", "the host does not allow it", "The agent runs without a right it needs for this; the message says which, and what to enable. Run the agent as root, or give it that right.";
+    Unsupported = "unsupported", "the host has nothing to do it with", "What the operation works with is not on that host; the message says what is missing. Where nothing can do it, the execution is `skipped`.";
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -10,6 +10,132 @@ pub struct HostnameResult {
     pub hostname: String,
 }
 
+/// `node.hostname.set`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostnameSetResult {
+    /// The host's name from now on.
+    pub hostname: String,
+    /// The name it had.
+    pub previous: String,
+}
+
+/// `node.disk.get`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DisksResult {
+    /// Mounted disks, sorted by where they are mounted.
+    pub disks: Vec<DiskResult>,
+}
+
+/// `node.load.get`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LoadResult {
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Logical processors, which the averages are judged by.
+    pub cpus: usize,
+}
+
+/// `node.uptime.get`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UptimeResult {
+    /// Seconds since boot.
+    pub uptime_seconds: u64,
+}
+
+/// `node.os.get`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OsResult {
+    /// Operating system, such as `Debian GNU/Linux 12`.
+    pub os: String,
+    /// The distribution's short name, such as `debian`.
+    pub distribution: String,
+    /// Its version, such as `12`, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Kernel release.
+    pub kernel: String,
+    /// Processor architecture.
+    pub arch: String,
+}
+
+/// `network.dns.get`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DnsResult {
+    /// Name servers, the first one first, as the source writes them (`192.0.2.1`, `fe80::1%eth0`, `192.0.2.1#dns.example`).
+    pub servers: Vec<String>,
+    /// Domains in which short names are looked up.
+    pub search: Vec<String>,
+    /// Who says so.
+    pub source: DnsSource,
+    /// The file or program it was read from.
+    pub read_from: String,
+    /// The interface it holds for; absent where it holds for the whole host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// `network.dns.set`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DnsSetResult {
+    /// Name servers from now on. Servers that a host gets by DHCP may be asked beside them.
+    pub servers: Vec<String>,
+    /// Search domains from now on; absent where the submission left them as they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Vec<String>>,
+    /// What manages name servers on the host.
+    pub source: DnsSource,
+    /// The interface they are set for; absent where they hold for the whole host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The file they are in; absent where they are not in a file of ours, and last until the interface goes down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// What manages name servers on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsSource {
+    /// Netplan's files.
+    Netplan,
+    /// The systemd-resolved service.
+    SystemdResolved,
+    /// `/etc/resolv.conf` alone.
+    ResolvConf,
+}
+
+/// `network.ping.run`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PingResult {
+    /// The address that was asked, with its zone if it has one.
+    pub address: String,
+    /// Packets sent.
+    pub sent: u32,
+    /// Answers that came in time.
+    pub received: u32,
+    /// Packets without an answer, in percent of those sent.
+    pub loss_percent: f64,
+    /// Round trips, where there was an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip: Option<RoundTrip>,
+    /// The last thing that kept a packet from arriving, such as `Network is unreachable`, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Round-trip times of a ping, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RoundTrip {
+    /// The shortest.
+    pub min_ms: f64,
+    /// The mean.
+    pub avg_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+    /// The standard deviation.
+    pub mdev_ms: f64,
+}
+
 /// `node.status.get`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusResult {
@@ -33,7 +159,7 @@ pub struct StatusResult {
     pub disks: Vec<DiskResult>,
 }
 
-/// Memory of a host, in bytes.
+/// Memory of a host, in bytes; also `node.memory.get`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryResult {
     /// Installed.
