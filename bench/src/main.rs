@@ -1,10 +1,11 @@
-//! Speed, measured against a floor in the same run: `cargo xtask bench jobs`.
+//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout`.
 //!
 //! The floor is the least that any job system on this broker must do: the same durable writes, sent and received with async-nats directly,
 //! no HTTP, no checks, no state. Figures are medians over rounds that alternate between the two, so that a machine whose speed drifts
 //! slows both.
 #![expect(clippy::print_stdout, reason = "the report is the program's output")]
 
+mod fanout;
 mod floor;
 mod jobs;
 mod system;
@@ -16,7 +17,8 @@ async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("jobs") => jobs::run(&jobs::Settings::parse(args).context("usage: bench jobs [--quick]")?).await,
-        Some(other) => bail!("there is no benchmark {other:?}; there is: jobs"),
+        Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
+        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout"),
         None => bail!("say which benchmark: jobs"),
     }
 }

@@ -1,6 +1,6 @@
 //! The real thing: controller and agent as processes of their own, on the same broker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,28 +14,42 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A controller and an agent; end when dropped.
 pub(crate) struct System {
     pub(crate) client: Client,
-    _controller: Process,
     _agent: Process,
-    _dir: tempfile::TempDir,
+    _controller: Controller,
+}
+
+/// A controller; ends when dropped.
+pub(crate) struct Controller {
+    pub(crate) client: Client,
+    _process: Process,
+    dir: tempfile::TempDir,
+}
+
+impl Controller {
+    pub(crate) async fn start(nats_url: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let process = role(&["controller", "start", "--listen", "127.0.0.1:0"], dir.path(), "controller", nats_url)?;
+        let ready: Value = serde_json::from_str(&process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await)?;
+        let text = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("the controller did not say its {key}"));
+        let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
+        let client = Client::new(ClientConfig { url: text("url")?, token: Some(token) })?;
+        Ok(Self { client, _process: process, dir })
+    }
+}
+
+fn role(words: &[&str], dir: &Path, data: &str, nats_url: &str) -> anyhow::Result<Process> {
+    let mut command = Command::new(binary()?);
+    command.args(words).args(["-o", "json", "--nats-url", nats_url, "--data"]).arg(dir.join(data));
+    command.env("XDG_CONFIG_HOME", dir).env("LONGSHORE_LOG", "error");
+    Ok(Process::spawn(command))
 }
 
 impl System {
     pub(crate) async fn start(nats_url: &str, max_jobs: usize) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let role = |words: &[&str], data: &str| -> anyhow::Result<Process> {
-            let mut command = Command::new(binary()?);
-            command.args(words).args(["-o", "json", "--nats-url", nats_url, "--data"]).arg(dir.path().join(data));
-            command.env("XDG_CONFIG_HOME", dir.path()).env("LONGSHORE_LOG", "error");
-            Ok(Process::spawn(command))
-        };
-        let controller = role(&["controller", "start", "--listen", "127.0.0.1:0"], "controller")?;
-        let ready: Value = serde_json::from_str(&controller.wait_for_line(|line| line.starts_with('{'), PATIENCE).await)?;
-        let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], "agent")?;
+        let controller = Controller::start(nats_url).await?;
+        let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], controller.dir.path(), "agent", nats_url)?;
         agent.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
-        let text = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("the controller did not say its {key}"));
-        let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
-        let client = Client::new(ClientConfig { url: text("url")?, token: Some(token) })?;
-        Ok(Self { client, _controller: controller, _agent: agent, _dir: dir })
+        Ok(Self { client: controller.client.clone(), _agent: agent, _controller: controller })
     }
 
     /// One job: submitted over HTTP, run by the agent, its answer in hand.

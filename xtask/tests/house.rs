@@ -17,7 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("longshore-client", &["model"]),
     ("longshore-cli", &["model", "session", "store", "exec", "agent", "controller", "client"]),
     ("longshore-testkit", &["model"]),
-    ("longshore-bench", &["client", "model", "testkit"]),
+    // The fan-out benchmark runs thousands of agents in one process.
+    ("longshore-bench", &["agent", "client", "exec", "model", "store", "testkit"]),
     ("xtask", &[]),
 ];
 
