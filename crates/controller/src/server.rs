@@ -52,6 +52,8 @@ pub struct Config {
     pub job_timeout: Duration,
     /// How long the ledger keeps records: submissions that could outlive it are refused.
     pub retention: Duration,
+    /// How long the object store keeps bundles: a job must not outlive the one it names.
+    pub objects_retention: Duration,
     /// What `status` says of the broker: `always`, `relaxed` or `unknown`.
     pub durability: String,
     /// How long an agent's unextended claim lasts.
@@ -69,6 +71,7 @@ impl Config {
             signing_key,
             job_timeout: Duration::from_secs(30),
             retention: Duration::from_secs(7 * 24 * 3600),
+            objects_retention: Duration::from_secs(7 * 24 * 3600),
             durability: "unknown".to_owned(),
             lease: Duration::from_secs(120),
             reconcile_every: Duration::from_secs(5),

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use longshore_model::JobId;
 use tokio::io::AsyncRead;
 
@@ -18,6 +19,8 @@ pub struct ObjectInfo {
     pub size: u64,
     /// SHA-256 of its content, lower-case hex.
     pub sha256: String,
+    /// When it was stored, by the store's clock: its age counts from here.
+    pub stored_at: Timestamp,
 }
 
 /// Large things by name. An object appears whole or not at all.

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
+use longshore_model::job::Submission;
 use longshore_model::limits::BUNDLE_BYTES_MAX;
 use longshore_model::wire::rest::BundleView;
-use longshore_store::bundle_name;
+use longshore_store::{ObjectInfo, bundle_name};
 use sha2::{Digest, Sha256};
+use tokio::sync::RwLockReadGuard;
 use tokio_util::io::StreamReader;
 
 use super::{App, Error, permit};
@@ -18,6 +21,31 @@ use crate::hex;
 
 /// How long an upload may make no progress.
 const STALLED_FOR: Duration = Duration::from_secs(60);
+
+/// Which part of its time a bundle counts as fresh for.
+const FRESH_PART: u32 = 8;
+
+/// Makes sure that the bundle which a submission names is there for as long as the job may need it, and keeps it from being deleted until
+/// the job is in the index.
+pub(super) async fn hold<'a>(app: &'a App, submission: &Submission) -> Result<Option<RwLockReadGuard<'a, ()>>, Error> {
+    let Some(sha256) = submission.call.bundle() else { return Ok(None) };
+    let held = app.bundles.read().await;
+    let refused = |detail: String| Err(Error::field("/args/bundle", detail));
+    let Some(info) = app.store.objects.info(&bundle_name(sha256)).await? else {
+        return refused("no such bundle is stored: upload it with PUT /api/v1/bundles/SHA256 first".to_owned());
+    };
+    let (kept, needed) = (after(info.stored_at, app.config.objects_retention), submission.outlives());
+    if kept < needed {
+        return refused(format!(
+            "it is kept until {kept}, and the job may need it until {needed}: shorten `expires_in`, or upload it again"
+        ));
+    }
+    Ok(Some(held))
+}
+
+fn after(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
 
 /// What is known of a stored bundle.
 pub(crate) async fn find(app: &App, caller: &Caller, sha256: &str) -> Result<BundleView, Error> {
@@ -51,9 +79,11 @@ pub(crate) async fn put(
     Ok(BundleView { sha256: sha256.to_owned(), size: info.size, existed: false })
 }
 
+/// One that is old counts as absent, so that an upload stores it anew: a job that names it must find it for as long as it may run.
 async fn stored(app: &App, sha256: &str) -> Result<Option<BundleView>, Error> {
     let info = app.store.objects.info(&bundle_name(sha256)).await?;
-    Ok(info.map(|info| BundleView { sha256: sha256.to_owned(), size: info.size, existed: true }))
+    let is_fresh = |info: &ObjectInfo| app.now() < after(info.stored_at, app.config.objects_retention / FRESH_PART);
+    Ok(info.filter(is_fresh).map(|info| BundleView { sha256: sha256.to_owned(), size: info.size, existed: true }))
 }
 
 struct Checker<S> {

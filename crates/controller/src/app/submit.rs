@@ -9,13 +9,14 @@ use longshore_model::job::{Job, Submission};
 use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
 use longshore_model::wire::rest::{JobRequest, JobView};
 use longshore_model::{ExecutionId, JobId};
-use longshore_store::{Created, JobRecord, bundle_name};
+use longshore_store::{Created, JobRecord};
 use sha2::{Digest, Sha256};
 
 use crate::fleet::Waits;
 use crate::hex;
 use crate::wait::Ticket;
 
+use super::bundles;
 use super::{App, Error, job_view, permit};
 
 /// What became of a submission.
@@ -90,17 +91,7 @@ pub(super) async fn accept(
     submission: Submission,
     Placed { id, executions, retry_of, key_sha256 }: Placed,
 ) -> Result<Submitted, Error> {
-    let needs_bundle = submission.call.bundle().map(bundle_name);
-    let _gate = match &needs_bundle {
-        Some(_) => Some(app.bundles.read().await),
-        None => None,
-    };
-    if let Some(name) = &needs_bundle
-        && app.store.objects.info(name).await?.is_none()
-    {
-        return Err(Error::field("/args/bundle", "no such bundle is stored: upload it with PUT /api/v1/bundles/SHA256 first"));
-    }
-
+    let _held = bundles::hold(app, &submission).await?;
     let now = app.now();
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
     let definition = Definition { key_sha256, ..Definition::from(&job) };

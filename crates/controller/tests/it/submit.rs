@@ -1,11 +1,15 @@
 //! Submitting, waiting, and doing both twice.
 
+use std::time::Duration;
+
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::JobView;
 use longshore_model::{ExecutionId, ExecutionState, JobStatus};
-use reqwest::StatusCode;
+use longshore_store::memory;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::support::{House, problem};
 
@@ -210,4 +214,24 @@ async fn many_jobs_at_once_are_each_done_once_and_counted() {
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
     let counts = house.get("/api/v1/jobs?limit=1").await["counts"].clone();
     assert_eq!((counts["completed"].as_u64(), counts["pending"].as_u64()), (Some(JOBS as u64), Some(0)));
+}
+
+#[tokio::test]
+async fn a_bundle_is_there_for_as_long_as_its_job_may_need_it_or_the_job_is_refused() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let house = House::on(store, |config| config.objects_retention = Duration::from_secs(3600)).await;
+    house.agent(1, "web-01").await;
+    let content = "anything";
+    let sha256 = sha2::Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let path = format!("/api/v1/bundles/{sha256}");
+    assert_eq!(house.request(Method::PUT, &path).body(content).send().await.unwrap().status(), StatusCode::CREATED);
+    assert_eq!(house.request(Method::PUT, &path).body(content).send().await.unwrap().status(), StatusCode::OK, "it is there and fresh");
+    let submit = async |expires_in: &str| {
+        let args = json!({"steps": ["true"], "bundle": sha256});
+        house.post("/api/v1/jobs", &json!({"operation": "workspace.run", "args": args, "expires_in": expires_in, "timeout": "1m"})).await
+    };
+    assert_eq!(submit("30m").await.status(), StatusCode::CREATED);
+    let refused = problem(submit("2h").await).await;
+    assert_eq!(refused.errors[0].pointer, "/args/bundle");
+    assert!(refused.errors[0].detail.contains("kept until"), "{refused:?}");
 }

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
-use super::link::{Guard, Shared, Written, from_json, to_json};
+use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
 use crate::{Error, ObjectInfo, ObjectReader, Objects};
 
 /// Bytes of a piece, as the client has it.
@@ -166,5 +166,7 @@ async fn next_chunk(content: &mut ObjectReader) -> std::io::Result<Bytes> {
 fn info_of(info: &Stored) -> ObjectInfo {
     let digest = info.digest.as_deref().and_then(|digest| digest.strip_prefix("SHA-256=")).unwrap_or_default();
     let bytes = URL_SAFE.decode(digest).or_else(|_| URL_SAFE_NO_PAD.decode(digest)).unwrap_or_default();
-    ObjectInfo { size: info.size as u64, sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+    // What was just written has no time yet.
+    let stored_at = info.modified.map_or_else(jiff::Timestamp::now, |at| timestamp(std::time::SystemTime::from(at)));
+    ObjectInfo { size: info.size as u64, sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect(), stored_at }
 }

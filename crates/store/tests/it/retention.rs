@@ -70,7 +70,9 @@ async fn a_stream_of_somebody_else_under_our_name_is_refused_and_left_alone() {
         ..named("KV_x4-agent-inbox", &["$KV.x4-agent-inbox.>"])
     };
     let objects = named("OBJ_x5-objects", &["$O.x5-objects.C.>", "$O.x5-objects.M.>"]);
-    for (n, theirs) in [dropping, forgetful, for_all, elsewhere, sourceless, objects].into_iter().enumerate() {
+    // Keeps every letter that a job ever had.
+    let letters = stream::Config { discard: DiscardPolicy::New, ..named("x6-JOBS-DLQ", &["x6.dead.*"]) };
+    for (n, theirs) in [dropping, forgetful, for_all, elsewhere, sourceless, objects, letters].into_iter().enumerate() {
         let config = Config { namespace: format!("x{n}"), ..config.clone() };
         let before = broker.create_stream(theirs.clone()).await.unwrap().cached_info().config.clone();
         let refused = connect(&config).await.err().unwrap_or_else(|| panic!("{} was taken over", theirs.name));
@@ -192,7 +194,9 @@ async fn uploads_that_break_off_or_do_not_fit_leave_nothing_and_deleted_ones_no_
     for bytes in [0, 1, 300 << 10, 300 << 10] {
         let info = store.objects.put("fits", content(bytes)).await.unwrap();
         assert_eq!(info.size, bytes as u64);
-        assert_eq!(store.objects.info("fits").await.unwrap(), Some(info));
+        let read = store.objects.info("fits").await.unwrap().unwrap();
+        assert_eq!((read.size, read.sha256), (info.size, info.sha256));
+        assert!(read.stored_at.duration_since(info.stored_at).abs() < jiff::SignedDuration::from_secs(60));
         store.objects.delete("fits").await.unwrap();
         assert_eq!(n_kept().await, 0, "a deleted object leaves a trace");
     }
@@ -274,9 +278,12 @@ async fn holds(broker: &Context, config: &Config) {
         ("KV_job-responses", limits, new, kv.ttl, Some(kv.max_bytes), 1),
         ("JOBS", work_queue, new, stream.max_age, Some(stream.max_bytes), -1),
         ("KV_agent-inbox", limits, new, stream.max_age, Some(stream.max_bytes), 1),
+        // As long as the ledger keeps what they are made from, at least.
+        ("JOBS-DLQ", limits, new, stream.max_age.max(kv.ttl), Some(stream.max_bytes), 1),
         ("JOB-LOGS", limits, old, logs.max_age, Some(logs.max_bytes), -1),
         // Heartbeats expire one by one.
         ("KV_agent-registry", limits, new, Duration::ZERO, None, 1),
+        ("KV_agent-state", limits, new, Duration::ZERO, None, 16),
         ("OBJ_objects", limits, new, objects.max_age, Some(objects.max_bytes), -1),
     ];
     for (name, retention, discard, max_age, max_bytes, per_subject) in &expected {
