@@ -12,7 +12,9 @@ mod dispatcher;
 mod execution;
 mod heartbeat;
 mod journal;
+mod news;
 mod output;
+mod recovery;
 mod runtime;
 mod transfer;
 

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use longshore_model::job::Execution;
-use longshore_model::wire::record::Answer;
 use longshore_model::{ExecutionId, Label};
-use longshore_store::{Delivery, Store, Wake, WakeStream};
+use longshore_store::{Delivery, Error, InboxPage, Wake, WakeStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,26 +17,20 @@ use tokio_util::sync::CancellationToken;
 use crate::dispatcher::{Dispatcher, Effect, Input, Key};
 use crate::execution::{Context, Settled, Signals, carry, from_now};
 use crate::heartbeat::{self, Load};
-use crate::journal::{Entry, Journal};
-use crate::{Agent, Config, Error};
+use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
+use crate::recovery::{deliver_owed, recover};
+use crate::{Agent, Error as AgentError};
 
 /// The inbox is read at least this often: a hint may be lost.
 const INBOX_EVERY: Duration = Duration::from_secs(30);
-/// Deliveries of pulls on their way to the loop; pulls wait when it is full.
-const DELIVERIES_WAITING_MAX: usize = 64;
-/// Before a pull is tried again after a fault.
-const PULL_PAUSE: Duration = Duration::from_millis(250);
-/// Between tries to store an earlier process's answer.
-const OWED_PAUSE: Duration = Duration::from_secs(2);
+/// What pulls and looks tell, on its way to the loop; they wait when it is full.
+const NEWS_WAITING_MAX: usize = 64;
 /// How long stopped work may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What happened.
 enum Event {
-    Pulled(Box<Delivery>),
-    PullEnded { unused: usize },
-    Found(Box<Delivery>),
-    Visited { unfinished: BTreeSet<Label> },
+    Told(News),
     WorkerEnded(Key, Settled),
     WorkerFailed,
     Wake(Option<Wake>),
@@ -58,8 +50,12 @@ struct Runtime {
     /// Work in the inbox that is not to be started before this.
     waiting: BTreeMap<Key, Instant>,
     pulls: JoinSet<()>,
+    /// Short questions to the broker.
+    looks: JoinSet<()>,
+    is_reading: bool,
     pulls_end: CancellationToken,
-    deliveries: (mpsc::Sender<PullEvent>, mpsc::Receiver<PullEvent>),
+    /// What pulls and looks tell. None of them is waited for here: a broker that is slow must not keep a cancel from its work.
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     inbox_due: Instant,
     /// Those that this agent belongs to.
     groups: Vec<Label>,
@@ -71,14 +67,7 @@ struct Runtime {
     load: Arc<Load>,
 }
 
-enum PullEvent {
-    Delivery(Box<Delivery>),
-    Ended { unused: usize },
-    Found(Box<Delivery>),
-    Visited { unfinished: BTreeSet<Label> },
-}
-
-pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), AgentError> {
     let Agent { config, store, executor, journal, started_at } = agent;
     let owed = recover(&config, &store, &journal).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
@@ -102,8 +91,10 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         signals: BTreeMap::new(),
         waiting: BTreeMap::new(),
         pulls: JoinSet::new(),
+        looks: JoinSet::new(),
+        is_reading: false,
         pulls_end: CancellationToken::new(),
-        deliveries: mpsc::channel(DELIVERIES_WAITING_MAX),
+        news: mpsc::channel(NEWS_WAITING_MAX),
         inbox_due: Instant::now(),
         groups,
         to_visit: BTreeSet::new(),
@@ -112,7 +103,10 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         stop: stop.clone(),
         load,
     };
-    runtime.look_at_state().await;
+    // Before anything is asked for: one that was drained starts nothing.
+    if let Some(drained) = is_drained(&*runtime.ctx.store.registry, runtime.ctx.config.id).await {
+        runtime.pause_or_resume(drained);
+    }
     runtime.serve(&mut wakes, &drain, &stop).await;
     silence.cancel();
     while background.join_next().await.is_some() {}
@@ -121,56 +115,6 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         tracing::debug!(%error, "some claims may only end by themselves");
     }
     Ok(())
-}
-
-/// Settles what an earlier process had in hand: stores its answers, and gives back what nobody has taken since. Gives the answers that
-/// the ledger does not have yet.
-async fn recover(config: &Config, store: &Store, journal: &Journal) -> HashMap<Key, Answer> {
-    let mut owed = HashMap::new();
-    for (key, Entry { token, answer }) in journal.left_behind() {
-        tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
-        if let Some(answer) = answer
-            && let Err(error) = store.ledger.answer(&answer).await
-        {
-            tracing::warn!(%error, job.id = %key.0, "its answer could not be stored yet; keeping it");
-            owed.insert(key, answer);
-            continue;
-        }
-        if let Some(token) = token
-            && is_ours(config, store, key).await
-            && let Err(error) = store.work.give_back(&token).await
-        {
-            tracing::warn!(%error, job.id = %key.0, "it could not be given back; its claim will lapse");
-        }
-        journal.forget(key);
-    }
-    owed
-}
-
-/// Whether giving the work back takes it from nobody: another agent may have it by now, under the same message.
-async fn is_ours(config: &Config, store: &Store, key: Key) -> bool {
-    let Ok(Some(record)) = store.ledger.load_execution(key.0, key.1).await else { return false };
-    let Ok(execution) = Execution::fold(&record.events, record.answer.as_ref()) else { return false };
-    execution.holder().is_none_or(|(agent, _)| agent == config.id)
-}
-
-/// Goes on trying to store the answers of an earlier process, until there are none or `stop`.
-async fn deliver_owed(ctx: Arc<Context>, stop: CancellationToken) {
-    let owed = || ctx.owed.lock().expect("no holder of this lock panics").iter().next().map(|(key, answer)| (*key, answer.clone()));
-    while let Some((key, answer)) = owed() {
-        match ctx.store.ledger.answer(&answer).await {
-            Ok(_) => {
-                ctx.owed.lock().expect("no holder of this lock panics").remove(&key);
-                ctx.journal.forget(key);
-            }
-            Err(error) => {
-                tracing::debug!(%error, job.id = %key.0, "an earlier process's answer is still to be stored");
-                if stop.run_until_cancelled(tokio::time::sleep(OWED_PAUSE)).await.is_none() {
-                    return;
-                }
-            }
-        }
-    }
 }
 
 impl Runtime {
@@ -190,21 +134,13 @@ impl Runtime {
                 () = drain.cancelled(), if !self.is_draining => Event::Drain,
                 Some(ended) = self.workers.join_next() => ended.map_or(Event::WorkerFailed, |(key, settled)| Event::WorkerEnded(key, settled)),
                 wake = wakes.next(), if !self.is_draining || !self.workers.is_empty() => Event::Wake(wake),
-                Some(pulled) = self.deliveries.1.recv() => match pulled {
-                    PullEvent::Delivery(delivery) => Event::Pulled(delivery),
-                    PullEvent::Ended { unused } => Event::PullEnded { unused },
-                    PullEvent::Found(delivery) => Event::Found(delivery),
-                    PullEvent::Visited { unfinished } => Event::Visited { unfinished },
-                },
+                Some(news) = self.news.1.recv() => Event::Told(news),
                 _ = extend.tick() => Event::ExtendHeld,
                 () = tokio::time::sleep_until(self.inbox_due), if self.dispatcher.wants_more() => Event::ReadInbox,
                 () = tokio::time::sleep_until(stopped_at.unwrap_or_else(Instant::now) + STOP_PATIENCE), if stopped_at.is_some() => break,
             };
             match event {
-                Event::Pulled(delivery) => self.offer(*delivery, Input::Pulled),
-                Event::PullEnded { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
-                Event::Found(delivery) => self.offer(*delivery, Input::Found),
-                Event::Visited { unfinished } => self.visited(unfinished),
+                Event::Told(news) => self.told(news),
                 Event::WorkerEnded(key, settled) => self.ended(key, settled),
                 Event::WorkerFailed => self.reap_failed(),
                 Event::Wake(wake) => {
@@ -212,11 +148,11 @@ impl Runtime {
                         *wakes = again;
                     }
                 }
-                Event::ReadInbox => self.read_inbox().await,
+                Event::ReadInbox => self.look_into_inbox(),
                 Event::ExtendHeld => {
                     self.extend_held().await;
                     // A hint may be lost.
-                    self.look_at_state().await;
+                    self.look_at_state();
                 }
                 Event::Drain => self.drain(),
                 Event::Stop => {
@@ -242,19 +178,25 @@ impl Runtime {
                 Err(_) => self.reap_failed(),
             }
         }
-        while let Ok(event) = self.deliveries.1.try_recv() {
-            match event {
-                PullEvent::Delivery(delivery) => self.offer(*delivery, Input::Pulled),
-                PullEvent::Ended { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
-                PullEvent::Found(delivery) => self.offer(*delivery, Input::Found),
-                PullEvent::Visited { unfinished } => self.visited(unfinished),
-            }
+        while let Ok(news) = self.news.1.try_recv() {
+            self.told(news);
         }
     }
 
-    fn visited(&mut self, unfinished: BTreeSet<Label>) {
-        self.is_visiting = false;
-        self.to_visit.extend(unfinished);
+    fn told(&mut self, news: News) {
+        match news {
+            News::Pulled(delivery) => self.offer(*delivery, Input::Pulled),
+            News::PullEnded { unused } => self.dispatcher.handle(Input::PullEnded { unused }),
+            News::Found(delivery) => self.offer(*delivery, Input::Found),
+            News::Visited { unfinished } => {
+                self.is_visiting = false;
+                self.to_visit.extend(unfinished);
+            }
+            News::Inbox(page) => self.take_page(page),
+            News::Drained(Some(drained)) => self.pause_or_resume(drained),
+            // It goes on as before, and looks again at the next chance.
+            News::Drained(None) => {}
+        }
     }
 
     /// Takes what groups have, one visit at a time and no more than there are free slots.
@@ -265,12 +207,12 @@ impl Runtime {
         }
         self.is_visiting = true;
         let groups = std::mem::take(&mut self.to_visit);
-        self.pulls.spawn(visit(self.ctx.store.clone(), groups, n_free, self.deliveries.0.clone(), self.pulls_end.clone()));
+        self.pulls.spawn(visit(self.ctx.store.clone(), groups, n_free, self.news.0.clone(), self.pulls_end.clone()));
     }
 
     async fn give_back_unseen(&mut self) {
-        while let Ok(event) = self.deliveries.1.try_recv() {
-            if let PullEvent::Delivery(delivery) | PullEvent::Found(delivery) = event {
+        while let Ok(news) = self.news.1.try_recv() {
+            if let News::Pulled(delivery) | News::Found(delivery) = news {
                 let _ = delivery.lease.give_back(Duration::ZERO).await;
             }
         }
@@ -302,7 +244,7 @@ impl Runtime {
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
                 Effect::Pull(n_slots) => {
-                    let (store, events) = (self.ctx.store.clone(), self.deliveries.0.clone());
+                    let (store, events) = (self.ctx.store.clone(), self.news.0.clone());
                     self.pulls.spawn(pull(store, n_slots, events, self.pulls_end.clone()));
                 }
                 Effect::Start(key) => self.start(key),
@@ -318,7 +260,7 @@ impl Runtime {
             }
         }
         self.visit();
-        while self.pulls.try_join_next().is_some() {}
+        while self.pulls.try_join_next().is_some() || self.looks.try_join_next().is_some() {}
         let before = self.load.running.swap(self.dispatcher.n_running(), Ordering::Relaxed);
         if before > 0 && self.dispatcher.n_running() == 0 && self.load.drained.load(Ordering::Relaxed) {
             self.load.changed.notify_one();
@@ -367,11 +309,11 @@ impl Runtime {
             Some(Wake::Inbox) => self.inbox_due = Instant::now(),
             Some(Wake::Group(group)) => drop(self.to_visit.insert(group)),
             Some(Wake::Cancel(job)) => self.recheck(|key| key.0 == job),
-            Some(Wake::State) => self.look_at_state().await,
+            Some(Wake::State) => self.look_at_state(),
             Some(Wake::Reconnected) => {
                 self.inbox_due = Instant::now();
                 self.recheck(|_| true);
-                self.look_at_state().await;
+                self.look_at_state();
             }
             None => {
                 tokio::time::sleep(PULL_PAUSE).await;
@@ -381,15 +323,15 @@ impl Runtime {
         None
     }
 
-    /// Whether people want it to take work. If that cannot be read it goes on as before, and looks again at the next chance.
-    async fn look_at_state(&mut self) {
-        let drained = match self.ctx.store.registry.state_of(self.ctx.config.id).await {
-            Ok(state) => state.is_some_and(|state| state.drained),
-            Err(error) => {
-                tracing::debug!(%error, "could not read whether to take work");
-                return;
-            }
-        };
+    /// Asks whether people want it to take work.
+    fn look_at_state(&mut self) {
+        let (registry, me, news) = (self.ctx.store.registry.clone(), self.ctx.config.id, self.news.0.clone());
+        self.looks.spawn(async move {
+            let _ = news.send(News::Drained(is_drained(&*registry, me).await)).await;
+        });
+    }
+
+    fn pause_or_resume(&mut self, drained: bool) {
         if self.load.drained.swap(drained, Ordering::Relaxed) == drained {
             return;
         }
@@ -410,38 +352,53 @@ impl Runtime {
         }
     }
 
-    async fn read_inbox(&mut self) {
+    /// Begins to read the inbox, and looks for groups' work.
+    fn look_into_inbox(&mut self) {
         let now = Instant::now();
         self.waiting.retain(|_, due| *due > now);
         // Jitter, so that a fleet does not read in one instant.
         let jitter = Duration::from_millis(u64::from(Timestamp::now().subsec_nanosecond().unsigned_abs()) % 5000);
         self.inbox_due = self.waiting.values().min().copied().unwrap_or(now + INBOX_EVERY).min(now + INBOX_EVERY + jitter);
         self.to_visit.extend(self.groups.iter().cloned());
-        let mut after = 0;
-        loop {
-            let page = match self.ctx.store.work.inbox(self.ctx.config.id, after).await {
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::debug!(%error, "inbox not read");
-                    self.inbox_due = now + PULL_PAUSE * 4;
-                    return;
-                }
-            };
-            for delivery in page.deliveries {
-                let key = (delivery.definition.id, ExecutionId::Agent(self.ctx.config.id));
-                if !self.waiting.contains_key(&key) {
-                    self.offer(delivery, Input::Found);
-                }
+        if std::mem::replace(&mut self.is_reading, true) {
+            // What came after the page that is on its way is seen by another reading.
+            self.inbox_due = self.inbox_due.min(now + PULL_PAUSE);
+        } else {
+            self.read_page(0);
+        }
+    }
+
+    fn read_page(&mut self, after: u64) {
+        let (work, me, news) = (self.ctx.store.work.clone(), self.ctx.config.id, self.news.0.clone());
+        self.looks.spawn(async move {
+            let _ = news.send(News::Inbox(work.inbox(me, after).await)).await;
+        });
+    }
+
+    fn take_page(&mut self, page: Result<InboxPage, Error>) {
+        self.is_reading = false;
+        let InboxPage { deliveries, next } = match page {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::debug!(%error, "inbox not read");
+                self.inbox_due = Instant::now() + PULL_PAUSE * 4;
+                return;
             }
-            match page.next {
-                None => return,
-                Some(next) if self.dispatcher.wants_more() => after = next,
-                // The rest as soon as there is room for it.
-                Some(_) => {
-                    self.inbox_due = now;
-                    return;
-                }
+        };
+        for delivery in deliveries {
+            let key = (delivery.definition.id, ExecutionId::Agent(self.ctx.config.id));
+            if !self.waiting.contains_key(&key) {
+                self.offer(delivery, Input::Found);
             }
+        }
+        match next {
+            None => {}
+            Some(next) if self.dispatcher.wants_more() => {
+                self.is_reading = true;
+                self.read_page(next);
+            }
+            // The rest as soon as there is room for it.
+            Some(_) => self.inbox_due = Instant::now(),
         }
     }
 
@@ -457,56 +414,4 @@ impl Runtime {
             }
         }
     }
-}
-
-/// Takes what these groups have, up to `n_slots` in all. Those that may have more are to be visited again.
-async fn visit(store: Store, groups: BTreeSet<Label>, mut n_slots: usize, events: mpsc::Sender<PullEvent>, end: CancellationToken) {
-    let mut unfinished = BTreeSet::new();
-    for group in groups {
-        if n_slots == 0 || end.is_cancelled() {
-            unfinished.insert(group);
-            continue;
-        }
-        // Most groups have none, and a consumer is made by asking one for it.
-        if !store.work.has_work(&group).await.unwrap_or(false) {
-            continue;
-        }
-        let deliveries = store.work.take(&group, n_slots).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, %group, "a group's work was not taken");
-            Vec::new()
-        });
-        n_slots -= deliveries.len();
-        if n_slots == 0 {
-            unfinished.insert(group);
-        }
-        for delivery in deliveries {
-            if events.send(PullEvent::Found(Box::new(delivery))).await.is_err() {
-                return;
-            }
-        }
-    }
-    let _ = events.send(PullEvent::Visited { unfinished }).await;
-}
-
-/// One pull, to its end or to ours.
-async fn pull(store: Store, n_slots: usize, events: mpsc::Sender<PullEvent>, end: CancellationToken) {
-    let mut unused = n_slots;
-    let asked = Instant::now();
-    match store.work.pull(n_slots).await {
-        Ok(mut deliveries) => {
-            while let Some(Some(delivery)) = end.run_until_cancelled(deliveries.next()).await {
-                unused = unused.saturating_sub(1);
-                if events.send(PullEvent::Delivery(Box::new(delivery))).await.is_err() {
-                    return;
-                }
-            }
-        }
-        Err(error) => tracing::debug!(%error, "no work asked for"),
-    }
-    // Refused at once: asking again at once would only be refused again.
-    if unused == n_slots && asked.elapsed() < PULL_PAUSE {
-        end.run_until_cancelled(tokio::time::sleep(PULL_PAUSE)).await;
-    }
-    // The loop is gone if nobody listens: nothing to tell.
-    let _ = events.send(PullEvent::Ended { unused }).await;
 }
