@@ -124,7 +124,7 @@ async fn agent(
     let store = jetstream::connect(&jetstream::Config { url, client_name: "bench-agent".into(), ..jetstream::Config::default() }).await?;
     let config = Config {
         id: AgentId::from_bits(n as u128 + 1),
-        hostname: format!("host-{n:05}"),
+        hostname: Some(format!("host-{n:05}")),
         labels: Vec::new(),
         max_jobs: 4,
         state_dir,

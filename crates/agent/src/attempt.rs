@@ -55,7 +55,7 @@ impl Worker {
                 Settled::Done
             }
             Some(Interruption::Stopping) if finished.outcome == Outcome::Cancelled => {
-                let message = format!("the agent on {} was stopped while it ran", self.ctx.config.hostname);
+                let message = format!("the agent on {} was stopped while it ran", self.ctx.config.hostname());
                 finished.failure = Some(Failure { code: ErrorCode::Interrupted, message });
                 self.again(job, attempt, finished, Duration::ZERO).await
             }
@@ -160,7 +160,7 @@ impl Worker {
             execution: self.key.1,
             outcome: finished.outcome,
             agent: Some(self.ctx.config.id),
-            hostname: Some(self.ctx.config.hostname.clone()),
+            hostname: Some(self.ctx.config.hostname()),
             attempts: attempt.number,
             changed: finished.changed,
             result: finished.result,
@@ -217,7 +217,7 @@ async fn work(ctx: Arc<Context>, key: Key, job: Job, attempt: u32, cancel: Cance
     let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
     let (sink, pump) = output::open(source, ctx.store.logs.clone());
     let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
-    let task = Task { job, execution: key.1, attempt, hostname: ctx.config.hostname.clone(), bundle: path };
+    let task = Task { job, execution: key.1, attempt, hostname: ctx.config.hostname(), bundle: path };
     let finished = ctx.executor.run(task, sink, cancel).await;
     // Output first, so that a reader who sees the end has seen everything before it.
     let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;

@@ -224,7 +224,7 @@ impl Worker {
     async fn start(&mut self, attempt: u32, after: Revision) -> Option<Revision> {
         // Noted first: if we are killed right after the ledger has it, the next start gives the work back at once.
         self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
-        let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname.clone() };
+        let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname() };
         let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
         while self.claim.is_valid() {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, &event).await {
@@ -284,7 +284,7 @@ impl Worker {
             execution: self.key.1,
             outcome,
             agent: Some(self.ctx.config.id),
-            hostname: Some(self.ctx.config.hostname.clone()),
+            hostname: Some(self.ctx.config.hostname()),
             attempts: execution.attempts(),
             changed: None,
             result: None,

@@ -47,7 +47,7 @@ pub(crate) fn heartbeat(config: &Config, started_at: Timestamp, load: &Load) -> 
     Heartbeat {
         schema: 1,
         agent: config.id,
-        hostname: config.hostname.clone(),
+        hostname: config.hostname(),
         labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         max_jobs: config.max_jobs,

@@ -33,8 +33,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// Its lasting identity.
     pub id: AgentId,
-    /// Its host's name, as people know it.
-    pub hostname: String,
+    /// The name it goes by; the host's own, as it is at each moment, unless given. Its identity is `id`, which a rename leaves alone.
+    pub hostname: Option<String>,
     /// The groups it belongs to; at most [`LABELS_MAX`](longshore_model::limits::LABELS_MAX).
     pub labels: Vec<Label>,
     /// The true bound on running executions.
@@ -47,6 +47,14 @@ pub struct Config {
     pub heartbeat_every: Duration,
     /// How long a process may ignore SIGTERM.
     pub kill_grace: Duration,
+}
+
+impl Config {
+    /// The name it goes by now.
+    #[must_use]
+    pub fn hostname(&self) -> String {
+        self.hostname.clone().unwrap_or_else(longshore_exec::host_name)
+    }
 }
 
 /// Why an agent could not start, or ended.

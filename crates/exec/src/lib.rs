@@ -16,3 +16,9 @@ mod workspace;
 pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
 pub use machine::Machine;
+
+/// The host's name as the kernel has it now.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -90,7 +90,7 @@ impl Machine {
     /// Its name as the kernel has it.
     pub(crate) fn hostname(&self) -> String {
         if self.is_ours() {
-            return rustix::system::uname().nodename().to_string_lossy().into_owned();
+            return crate::host_name();
         }
         self.read_text(KERNEL_NAME).ok().flatten().unwrap_or_default().trim().to_owned()
     }

@@ -55,7 +55,7 @@ impl Bench {
         let drain = CancellationToken::new();
         let config = Config {
             id,
-            hostname: format!("host-{}", id.bits()),
+            hostname: Some(format!("host-{}", id.bits())),
             labels: labels.iter().map(|label| label.parse().unwrap()).collect(),
             max_jobs,
             state_dir: self.dir.path().join(id.to_string()),
