@@ -1,6 +1,7 @@
 //! The catalogue, the agents, and whether all is well.
 
-use longshore_model::wire::rest::{AgentList, HealthView, OperationList, StatusView};
+use longshore_model::HostName;
+use longshore_model::wire::rest::{AgentList, AgentView, DrainRequest, HealthView, OperationList, StatusView};
 use reqwest::Method;
 
 use crate::client::{ANSWER_TIMEOUT, Client};
@@ -21,6 +22,23 @@ impl Client {
     /// The controller could not be reached, or refused.
     pub async fn agents(&self) -> Result<AgentList, Error> {
         self.json(self.to(Method::GET, "/agents"), ANSWER_TIMEOUT).await
+    }
+
+    /// Tells an agent, by its id or its host's name, to take no new work. Safe to repeat; gives the agent as it stands.
+    ///
+    /// # Errors
+    /// The controller could not be reached, or refused.
+    pub async fn drain(&self, agent: &HostName, reason: Option<String>) -> Result<AgentView, Error> {
+        let request = self.to(Method::POST, &format!("/agents/{}/drain", agent)).json(&DrainRequest { reason });
+        self.json(request, ANSWER_TIMEOUT).await
+    }
+
+    /// Tells an agent to take work again. Safe to repeat.
+    ///
+    /// # Errors
+    /// The controller could not be reached, or refused.
+    pub async fn undrain(&self, agent: &HostName) -> Result<AgentView, Error> {
+        self.json(self.to(Method::POST, &format!("/agents/{}/undrain", agent)), ANSWER_TIMEOUT).await
     }
 
     /// Whether the system is healthy.

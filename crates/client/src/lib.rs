@@ -24,6 +24,7 @@ mod backoff;
 mod base64;
 mod bundle;
 mod client;
+mod dead_letters;
 mod error;
 mod fleet;
 mod follow;
@@ -32,12 +33,15 @@ mod sse;
 
 pub use backoff::Backoff;
 pub use client::{Client, ClientConfig};
+pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
 pub use follow::Followed;
 pub use job::{JobFilter, log_bytes};
+pub use longshore_model::wire::dead_letter::DeadExecution;
 pub use longshore_model::wire::problem::{ErrorCode, Problem};
 pub use longshore_model::wire::rest::{
-    AgentList, AgentView, ArtifactList, BundleView, CancelView, ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView,
-    LogView, OperationList, OperationView, RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
+    AgentCondition, AgentList, AgentView, ArtifactList, BundleView, CancelView, DeadLetterCondition, DeadLetterList, DeadLetterView,
+    ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView, OperationList, OperationView, RetryJobRequest, RetryOnly,
+    RetryRequest, StatusView, TimelineEntry,
 };
 pub use longshore_model::{AgentId, ExecutionId, JobId};

@@ -178,6 +178,11 @@ impl Fleet {
         views
     }
 
+    /// What an agent said last, whether or not it lives.
+    pub(crate) fn heartbeat(&self, agent: AgentId) -> Option<&Heartbeat> {
+        self.agents.get(&agent).map(|(heartbeat, _)| heartbeat)
+    }
+
     /// Who lives and takes work.
     fn ready(&self) -> impl Iterator<Item = &Heartbeat> {
         self.living().filter(|heartbeat| self.drained(heartbeat.agent).is_none())

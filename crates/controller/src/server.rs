@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use longshore_model::access::Roles;
 use longshore_store::Store;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::listener::{self, Bounds};
-use crate::{fleet, index, reconcile, rest};
+use crate::{fleet, index, letters, reconcile, rest};
 
 /// How long requests may take to finish once the controller ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Signs and checks bearer tokens.
     pub signing_key: SigningKey,
+    /// The roles that tokens may carry.
+    pub roles: Roles,
     /// How long `?wait` without a value waits.
     pub job_timeout: Duration,
     /// How long the ledger keeps records: submissions that could outlive it are refused.
@@ -69,6 +72,7 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             signing_key,
+            roles: Roles::default(),
             job_timeout: Duration::from_secs(30),
             retention: Duration::from_secs(7 * 24 * 3600),
             objects_retention: Duration::from_secs(7 * 24 * 3600),
@@ -116,11 +120,11 @@ impl Controller {
         Ok(Self { app: App::new(config, store), listener, address })
     }
 
-    /// Ends when it can answer everything: once it runs, its index is complete and it knows who is in the fleet.
+    /// Ends when it can answer everything: once it runs, its index is complete and it knows who is in the fleet and which jobs are dead.
     pub fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
         let app = self.app.clone();
         async move {
-            while !(app.index().is_caught_up() && app.fleet().is_current()) {
+            while !(app.index().is_caught_up() && app.fleet().is_current() && app.letters().is_current()) {
                 tokio::time::sleep(READY_LOOK).await;
             }
         }
@@ -141,6 +145,7 @@ impl Controller {
         let mut tasks = JoinSet::new();
         tasks.spawn(index::follow(app.clone()));
         tasks.spawn(fleet::follow(app.clone()));
+        tasks.spawn(letters::follow(app.clone()));
         reconcile::spawn(&app, &mut tasks);
         tracing::info!(%address, "the controller serves");
 

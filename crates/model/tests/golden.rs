@@ -2,6 +2,7 @@
 
 use longshore_model::job::Job;
 use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,4 +47,10 @@ fn reservations_of_schema_1_load() {
 #[test]
 fn heartbeats_of_schema_1_load() {
     survives::<Heartbeat>(include_str!("golden/heartbeat.1.json"));
+}
+
+#[test]
+fn dead_letters_of_schema_1_load() {
+    let letters: Vec<DeadLetter> = survives(include_str!("golden/dead_letters.1.json"));
+    assert_eq!(letters.len(), 3, "one of each state");
 }

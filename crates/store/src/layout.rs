@@ -13,6 +13,7 @@
 //! KV agent-state    <agent>                                          what people want of it                   republished: state.<agent>
 //! stream JOBS       jobs.<kind>._any.<job>                           the shared work queue               ◄─┤
 //!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
+//! stream JOBS-DLQ   dead.<job>                                       a dead letter, one a job
 //! stream JOB-LOGS   logs.<job>.<execution>                           live output
 //! core subjects     cancel.<agent>, deleted                          hints
 //! ```
@@ -39,6 +40,7 @@ use crate::jetstream::Config;
 pub(crate) struct Layout {
     namespace: String,
     pub(crate) work: String,
+    pub(crate) dead_letters: String,
     pub(crate) logs: String,
     pub(crate) queue_bucket: String,
     pub(crate) response_bucket: String,
@@ -62,6 +64,7 @@ impl Layout {
         Self {
             namespace: if config.namespace.is_empty() { String::new() } else { format!("{}.", config.namespace) },
             work: named(&config.stream.name),
+            dead_letters: named(&format!("{}-DLQ", config.stream.name)),
             logs: named(&config.logs.name),
             queue_bucket: named(&config.kv.bucket),
             response_bucket: named(&config.kv.response_bucket),
@@ -264,6 +267,16 @@ impl Layout {
         format!("{}deleted", self.namespace)
     }
 
+    // Dead letters.
+
+    pub(crate) fn dead_letter_subjects(&self) -> String {
+        format!("{}dead.*", self.namespace)
+    }
+
+    pub(crate) fn dead_letter(&self, job: JobId) -> String {
+        format!("{}dead.{job}", self.namespace)
+    }
+
     // Logs and registry.
 
     pub(crate) fn log_subjects(&self) -> String {
@@ -333,6 +346,8 @@ mod tests {
         let layout = Layout::new(&Config { namespace: "blue".into(), ..Config::default() });
         let job = JobId::from_bits(1);
         assert_eq!(layout.work, "blue-JOBS");
+        assert_eq!(layout.dead_letters, "blue-JOBS-DLQ");
+        assert_eq!(layout.dead_letter(job), format!("blue.dead.{job}"));
         assert!(layout.any_work().starts_with("blue.jobs."));
         assert!(layout.history(job).starts_with("$KV.blue-job-queue."));
         assert_eq!(layout.parse_log(&layout.log(job, ExecutionId::Any)), Some((job, ExecutionId::Any)));

@@ -6,6 +6,7 @@
 //! The invariant guarded here: a fact that was reported as stored is stored, exactly once, and what cannot be known is reported as
 //! [`Error::Unavailable`], never as a success or a failure.
 
+mod dead_letters;
 mod error;
 mod feed;
 pub mod jetstream;
@@ -19,6 +20,7 @@ mod work;
 
 use std::sync::Arc;
 
+pub use dead_letters::{DeadLetters, LetterEvent, LetterPut, LetterStream, StoredLetter};
 pub use error::Error;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
 pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger, Revision};
@@ -40,6 +42,8 @@ pub struct Store {
     pub logs: Arc<dyn Logs>,
     /// Which agents live.
     pub registry: Arc<dyn Registry>,
+    /// Jobs whose attempts are used up.
+    pub dead_letters: Arc<dyn DeadLetters>,
     /// Bundles, artifacts.
     pub objects: Arc<dyn Objects>,
     /// The connection itself.

@@ -14,7 +14,7 @@ use longshore_model::wire::rest::CancelView;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError, JobRecord};
 
-use super::{App, Error, Standing, fold, job_view, permit, shown_to, standing};
+use super::{App, Error, Standing, fold, job_view, permit, permit_targets, shown_to, standing};
 
 /// How long a cancel waits for the answer of what runs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -49,6 +49,8 @@ pub(super) struct Ended {
 /// Ends a job, or says that there was nothing to end. Safe to repeat.
 pub(crate) async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<CancelView, Error> {
     permit(caller, "job:write")?;
+    let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    permit_targets(app, caller, &record.definition.target, &record.definition.executions)?;
     let ended = end(app, &caller.name, id, ANSWER_WITHIN).await?;
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let job = job_view(&record, app.index().retries_of(id), app.now());

@@ -7,7 +7,7 @@ use longshore_model::access::Caller;
 use longshore_model::wire::record::Definition;
 use longshore_store::{Error as StoreError, archive_name, bundle_name};
 
-use super::{App, Error, cancel, fold, permit};
+use super::{App, Error, cancel, fold, permit, permit_targets};
 
 /// How long a forced delete waits for what runs to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -23,6 +23,7 @@ pub(crate) enum Running {
 pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Running) -> Result<(), Error> {
     permit(caller, "job:write")?;
     let mut record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    permit_targets(app, caller, &record.definition.target, &record.definition.executions)?;
     if !fold(&record).is_final() && running == Running::CancelFirst {
         cancel::end(app, &caller.name, id, STOP_WITHIN).await?;
         record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
@@ -45,6 +46,8 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
         }
     }
     app.store.logs.delete(id).await?;
+    // It stays in memory while the job is there, so that nobody writes it again meanwhile.
+    app.store.dead_letters.delete(id).await?;
     // First, so that a repeat of the submission finds the job or learns that it is deleted, and never makes it again.
     let is_retired = retire_key(app, &definition).await?;
     app.store.ledger.delete(id).await?;
@@ -52,6 +55,7 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
         retire_key(app, &definition).await?;
     }
     app.index_mut().delete(id);
+    app.letters_mut().forget(id);
     tracing::info!(job.id = %id, caller = %caller.name, "job deleted");
     Ok(())
 }

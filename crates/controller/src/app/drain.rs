@@ -11,7 +11,7 @@ use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::rest::AgentView;
 use longshore_store::RegistryEvent;
 
-use super::{App, Error, permit};
+use super::{App, Error, permit, permit_targets};
 use crate::fleet::NoTarget;
 
 /// Stores the wish, and gives the agent as it stands. Safe to repeat: who said it first stays on record.
@@ -21,10 +21,11 @@ pub(crate) async fn want(app: &App, caller: &Caller, name: &HostName, drained: b
     if reason.as_ref().is_some_and(|reason| !is_sound(reason)) {
         return Err(Error::field("/reason", "takes up to 256 bytes without control characters"));
     }
-    let agent = app.fleet().find(name).map_err(|error| match error {
-        NoTarget::Unknown { .. } => Error::NotFound { what: format!("agent {name:?}", name = name.as_str()) },
-        other => other.into(),
-    })?;
+    let agent = match app.fleet().find(name) {
+        Err(NoTarget::Unknown { .. }) => return Err(Error::NotFound { what: format!("agent {:?}", name.as_str()) }),
+        found => found?,
+    };
+    permit_targets(app, caller, name.as_str(), &[agent.into()])?;
     if app.store.registry.state_of(agent).await?.is_some_and(|state| state.drained) != drained {
         let state = AgentState { schema: SCHEMA, agent, drained, at: app.now(), by: caller.name.clone(), reason };
         app.store.registry.set_state(&state).await?;

@@ -13,6 +13,8 @@ use crate::fleet::NoTarget;
 pub(crate) enum Error {
     #[error("the token does not grant {permission}")]
     Forbidden { permission: &'static str },
+    #[error("the token is not for {names}")]
+    ForbiddenTargets { names: String },
     #[error(transparent)]
     Invalid(#[from] InvalidSubmission),
     #[error(transparent)]
@@ -33,8 +35,14 @@ pub(crate) enum Error {
     Contended { job: JobId },
     #[error("too many files are being looked for at the moment")]
     Busy,
-    #[error("{job} has not ended, so there is nothing to repeat")]
+    #[error("{job} has not ended, so it is not known yet what there is to repeat")]
     NotFinal { job: JobId },
+    #[error("the dead letter of {job} was redriven as {as_job}")]
+    Redriven { job: JobId, as_job: JobId },
+    #[error("the dead letter of {job} was redriven as {as_job}, which was deleted")]
+    RedriveDeleted { job: JobId, as_job: JobId },
+    #[error("the dead letter of {job} was discarded by {by}")]
+    Discarded { job: JobId, by: String },
     #[error("its records may be needed until {needed}, and are kept until {kept}")]
     Retention { needed: Timestamp, kept: Timestamp },
     #[error("the content has the SHA-256 {found}, not {announced}")]

@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_follows_all_jobs_while_the_past_is_being_read() {
         let app = App::new(Config::new(SigningKey::new(Vec::new())), memory::open(memory::MemoryOptions::default()));
-        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["read".to_owned()], None, None).unwrap();
         assert!(matches!(of_all(&app, &caller, None), Err(Error::Indexing)));
         app.index_mut().caught_up();
         assert!(of_all(&app, &caller, None).is_ok());
@@ -199,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_reader_saw_elsewhere_is_not_told_again_and_its_place_does_not_go_back() {
         let app = app();
-        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["read".to_owned()], None, None).unwrap();
         let mut frames = of_all(&app, &caller, Some(Position { queue: 3, responses: 9 })).unwrap();
         for queue in 1..=4 {
             app.hub.publish(item(&app, queue));
@@ -210,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_is_too_slow_is_told_so_and_cut_off() {
         let app = app();
-        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["read".to_owned()], None, None).unwrap();
         let mut frames = of_all(&app, &caller, None).unwrap();
         for queue in 1..=5000 {
             app.hub.publish(item(&app, queue));
@@ -230,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_jobs_stream_goes_on_when_the_others_are_too_fast_for_it() {
         let app = app();
-        let caller = Caller::new("ada", &["admin".to_owned()], None).unwrap();
+        let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["admin".to_owned()], None, None).unwrap();
         app.fleet_mut().take(RegistryEvent::Beat(crate::fleet::tests::heartbeat(1, "web-01")));
         app.fleet_mut().take(RegistryEvent::Current);
         let request = serde_json::from_value(json!({"operation": "node.hostname.get"})).unwrap();
@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_was_away_too_long_is_told_of_the_gap() {
         let app = app();
-        let caller = Caller::new("ada", &["read".to_owned()], None).unwrap();
+        let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["read".to_owned()], None, None).unwrap();
         for queue in 1..=10_500 {
             app.hub.publish(item(&app, queue));
         }

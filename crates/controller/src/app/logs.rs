@@ -156,7 +156,7 @@ mod tests {
             let app = App::new(Config::new(SigningKey::new(Vec::new())), Store { logs, ..memory::open(memory::MemoryOptions::default()) });
             app.fleet_mut().take(RegistryEvent::Beat(crate::fleet::tests::heartbeat(1, "web-01")));
             app.fleet_mut().take(RegistryEvent::Current);
-            let caller = Caller::new("ada", &["admin".to_owned()], None).unwrap();
+            let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["admin".to_owned()], None, None).unwrap();
             let request = serde_json::from_value(json!({"operation": "node.hostname.get"})).unwrap();
             let id = super::super::submit::submit(&app, &caller, request).await.unwrap().record.definition.id;
             let mut pieces = super::logs(&app, &caller, id, 0, Until::Now).await.unwrap();

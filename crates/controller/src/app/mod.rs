@@ -4,6 +4,7 @@
 pub(crate) mod artifacts;
 pub(crate) mod bundles;
 pub(crate) mod cancel;
+pub(crate) mod dead_letters;
 pub(crate) mod delete;
 pub(crate) mod drain;
 mod error;
@@ -26,11 +27,38 @@ pub(crate) use record::{Place, Standing, fold, job_view, lines, shown_to, standi
 pub(crate) use state::App;
 
 use longshore_model::access::Caller;
+use longshore_model::{ExecutionId, Target};
 
 /// Refuses a caller that lacks a permission.
 pub(crate) fn permit(caller: &Caller, permission: &'static str) -> Result<(), Error> {
     if caller.may(permission) { Ok(()) } else { Err(Error::Forbidden { permission }) }
 }
+
+/// Refuses a caller whose token is for other targets than these executions. All of them must be allowed.
+pub(crate) fn permit_targets(app: &App, caller: &Caller, target: &str, executions: &[ExecutionId]) -> Result<(), Error> {
+    let group = match target.parse() {
+        Ok(Target::AnyOf(group)) => Some(group),
+        Ok(Target::Any | Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => None,
+    };
+    let fleet = app.fleet();
+    let is_refused = |execution: &&ExecutionId| match execution {
+        ExecutionId::Any => !caller.reaches_any(group.as_ref()),
+        // Of an agent that is not known no more than its id is.
+        ExecutionId::Agent(agent) => !match fleet.heartbeat(*agent) {
+            Some(heartbeat) => caller.reaches(*agent, &heartbeat.hostname, &heartbeat.labels),
+            None => caller.reaches(*agent, "", &[]),
+        },
+    };
+    let name = |execution: &ExecutionId| match execution {
+        ExecutionId::Any => target.to_owned(),
+        ExecutionId::Agent(agent) => fleet.heartbeat(*agent).map_or_else(|| agent.to_string(), |heartbeat| heartbeat.hostname.clone()),
+    };
+    let refused: Vec<String> = executions.iter().filter(is_refused).take(REFUSED_NAMED).map(name).collect();
+    if refused.is_empty() { Ok(()) } else { Err(Error::ForbiddenTargets { names: refused.join(", ") }) }
+}
+
+/// Names of targets that a refusal lists.
+const REFUSED_NAMED: usize = 10;
 
 #[cfg(test)]
 mod tests;

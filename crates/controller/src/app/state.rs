@@ -15,6 +15,7 @@ use crate::Config;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::index::Index;
+use crate::letters::Letters;
 use crate::wait::Waiters;
 
 /// The controller's shared state. Cheap to clone.
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) streams: TaskTracker,
     index: RwLock<Index>,
     fleet: RwLock<Fleet>,
+    letters: RwLock<Letters>,
 }
 
 impl App {
@@ -52,6 +54,7 @@ impl App {
             streams: TaskTracker::new(),
             index: RwLock::default(),
             fleet: RwLock::default(),
+            letters: RwLock::default(),
         }))
     }
 }
@@ -95,5 +98,14 @@ impl Inner {
 
     pub(crate) fn fleet_mut(&self) -> RwLockWriteGuard<'_, Fleet> {
         self.fleet.write().expect("no holder of this lock panics")
+    }
+
+    /// Who needs the index as well takes that first.
+    pub(crate) fn letters(&self) -> RwLockReadGuard<'_, Letters> {
+        self.letters.read().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn letters_mut(&self) -> RwLockWriteGuard<'_, Letters> {
+        self.letters.write().expect("no holder of this lock panics")
     }
 }

@@ -17,6 +17,8 @@ pub(crate) fn missing(app: &App) -> Option<&'static str> {
         Some("the index is being built")
     } else if !app.fleet().is_current() {
         Some("the fleet is not known yet")
+    } else if !app.letters().is_current() {
+        Some("the dead letters are not known yet")
     } else {
         None
     }

@@ -17,7 +17,7 @@ use crate::hex;
 use crate::wait::Ticket;
 
 use super::bundles;
-use super::{App, Error, job_view, permit};
+use super::{App, Error, job_view, permit, permit_targets};
 
 /// What became of a submission.
 pub(crate) struct Submitted {
@@ -91,6 +91,7 @@ pub(super) async fn accept(
     submission: Submission,
     Placed { id, executions, retry_of, key_sha256 }: Placed,
 ) -> Result<Submitted, Error> {
+    permit_targets(app, caller, &submission.target.to_string(), &executions)?;
     let _held = bundles::hold(app, &submission).await?;
     let now = app.now();
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };

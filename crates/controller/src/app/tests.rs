@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation, SCHEMA};
-use longshore_model::wire::rest::JobRequest;
+use longshore_model::wire::dead_letter::DeadLetter;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, Reservation, SCHEMA};
+use longshore_model::wire::rest::{DeadLetterCondition, JobRequest};
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_store::{
-    Answered, Appended, Created, Error as StoreError, ExecutionRecord, JobRecord, Ledger, RegistryEvent, Revision, Store, memory,
+    Answered, Appended, Created, DeadLetters, Error as StoreError, ExecutionRecord, JobRecord, Ledger, LetterPut, LetterStream,
+    RegistryEvent, Revision, Store, StoredLetter, memory,
 };
 
 use super::*;
@@ -102,7 +105,7 @@ fn app_on(store: Store) -> App {
 }
 
 fn caller() -> Caller {
-    Caller::new("ada", &["admin".to_owned()], None).unwrap()
+    Caller::new("ada", &longshore_model::access::Roles::default(), &["admin".to_owned()], None, None).unwrap()
 }
 
 fn request() -> JobRequest {
@@ -172,6 +175,113 @@ async fn a_delete_that_failed_anywhere_is_finished_by_its_repeat() {
         assert!(store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries.is_empty());
         let again = submit::submit(&app_on(store.clone()), &caller(), request()).await;
         assert!(matches!(again, Err(Error::Deleted { job }) if job == id), "its work is not done again");
+    })
+    .await;
+}
+
+/// A job whose only execution used its attempts up.
+async fn dead(store: &Store) -> JobId {
+    let id = running(store).await;
+    let error = Failure { code: ErrorCode::DeadLetter, message: "all 1 attempts are used up".to_owned() };
+    let execution = ExecutionId::Agent(AgentId::from_bits(1));
+    let answer = Answer { error: Some(error), ..answer(id, execution, Outcome::Failed, None) };
+    store.ledger.answer(&answer).await.unwrap();
+    store.work.withdraw(&store.ledger.load(id).await.unwrap().unwrap().definition).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn a_redrive_that_failed_anywhere_is_finished_by_its_repeat_as_one_job() {
+    at_every_call(async |store, broken, _| {
+        let id = dead(&store).await;
+        let first = dead_letters::redrive(&broken, &caller(), id).await.map(|redrive| redrive.job.id);
+        let sound = app_on(store.clone());
+        let second = dead_letters::redrive(&sound, &caller(), id).await.unwrap().job;
+        assert!(first.is_err() || first.is_ok_and(|first| first == second.id));
+        assert_eq!(second.retry_of, Some(id));
+        let letter = dead_letters::get(&sound, &caller(), id).await.unwrap();
+        assert_eq!((letter.state, letter.redriven_as), (DeadLetterCondition::Redriven, Some(second.id)));
+        // One announcement, for one job.
+        let inbox = store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries;
+        assert_eq!(inbox.iter().map(|delivery| delivery.definition.id).collect::<Vec<_>>(), [second.id]);
+    })
+    .await;
+}
+
+/// Letters that cannot be written any more.
+struct Silenced(Arc<dyn DeadLetters>);
+
+#[async_trait]
+impl DeadLetters for Silenced {
+    async fn put(&self, _: &DeadLetter, _: Revision) -> Result<LetterPut, StoreError> {
+        Err(StoreError::Unavailable { doing: "a call that the test breaks", source: None })
+    }
+
+    async fn load(&self, job: JobId) -> Result<Option<StoredLetter>, StoreError> {
+        self.0.load(job).await
+    }
+
+    async fn delete(&self, job: JobId) -> Result<(), StoreError> {
+        self.0.delete(job).await
+    }
+
+    async fn follow(&self) -> Result<LetterStream, StoreError> {
+        self.0.follow().await
+    }
+}
+
+#[tokio::test]
+async fn a_redrive_that_could_not_be_noted_is_accepted_and_noted_later_whoever_looks() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let id = dead(&store).await;
+    let sound = app_on(store.clone());
+    assert_eq!(dead_letters::get(&sound, &caller(), id).await.unwrap().state, DeadLetterCondition::Open);
+    let broken = app_on(Store { dead_letters: Arc::new(Silenced(Arc::clone(&store.dead_letters))), ..store.clone() });
+    let made = dead_letters::redrive(&broken, &caller(), id).await.unwrap();
+    assert!(made.is_new);
+    assert_eq!(dead_letters::get(&sound, &caller(), id).await.unwrap().state, DeadLetterCondition::Open);
+
+    // Somebody discards it who has not heard of the new job; whoever has notes what is so.
+    dead_letters::discard(&sound, &caller(), id).await.unwrap();
+    let definition = store.ledger.load(made.job.id).await.unwrap().unwrap().definition;
+    for id in [id, made.job.id] {
+        let definition = store.ledger.load(id).await.unwrap().unwrap().definition;
+        sound.index_mut().define(&definition, sound.now(), sound.now());
+    }
+    let letter = dead_letters::get(&sound, &caller(), id).await.unwrap();
+    assert_eq!((letter.state, letter.redriven_as), (DeadLetterCondition::Redriven, Some(made.job.id)));
+    assert_eq!((letter.closed_by, letter.closed_at), (Some("ada".to_owned()), Some(definition.submitted_at)));
+    let again = dead_letters::redrive(&app_on(store), &caller(), id).await.unwrap();
+    assert_eq!((again.job.id, again.is_new), (made.job.id, false));
+}
+
+#[tokio::test]
+async fn a_repeat_by_hand_is_no_redrive() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let app = app_on(store.clone());
+    let id = dead(&store).await;
+    let definition = store.ledger.load(id).await.unwrap().unwrap().definition;
+    app.index_mut().define(&definition, app.now(), app.now());
+    let repeat = retry::retry(&app, &caller(), id, longshore_model::wire::rest::RetryJobRequest::default()).await.unwrap();
+    let letter = dead_letters::get(&app, &caller(), id).await.unwrap();
+    assert_eq!((letter.state, letter.redriven_as), (DeadLetterCondition::Open, None));
+    let redriven = dead_letters::redrive(&app, &caller(), id).await.unwrap();
+    assert!(redriven.is_new && redriven.job.id != repeat.id);
+}
+
+#[tokio::test]
+async fn a_delete_that_failed_anywhere_leaves_no_dead_letter_when_it_is_repeated() {
+    at_every_call(async |store, broken, _| {
+        let id = dead(&store).await;
+        let sound = app_on(store.clone());
+        dead_letters::get(&sound, &caller(), id).await.unwrap();
+        let _ = delete::delete(&broken, &caller(), id, delete::Running::Refuse).await;
+        match delete::delete(&sound, &caller(), id, delete::Running::Refuse).await {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(store.dead_letters.load(id).await.unwrap(), None);
+        assert!(matches!(dead_letters::redrive(&sound, &caller(), id).await, Err(Error::NotFound { .. })));
     })
     .await;
 }
@@ -278,7 +388,13 @@ async fn lists_and_counts_wait_for_the_whole_index() {
     let list = || list::list(&app, &caller(), crate::index::Filter::default(), None, 10);
     assert!(matches!(list(), Err(Error::Indexing)));
     assert!(status::status(&app, &caller()).unwrap().jobs.is_empty());
+    let open = std::collections::BTreeSet::from([DeadLetterCondition::Open]);
+    let letters = || dead_letters::list(&app, &caller(), &open, None, 10);
+    assert!(matches!(letters(), Err(Error::Indexing)));
     app.index_mut().caught_up();
+    assert!(matches!(letters(), Err(Error::Indexing)), "half of the letters would look like all of them");
+    app.letters_mut().current();
+    assert!(letters().unwrap().items.is_empty());
     assert!(list().unwrap().items.is_empty());
     assert_eq!(status::status(&app, &caller()).unwrap().jobs["pending"], 0);
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::job::{Applied, Execution, Refused, status};
+use longshore_model::wire::dead_letter::DeadExecution;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind};
 use longshore_model::wire::rest::JobSummary;
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::Revision;
+
+use crate::letters::redrive_key;
 
 /// One job.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +25,11 @@ pub(crate) struct Entry {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) expires_at: Timestamp,
     pub(crate) timeout: Duration,
+    pub(crate) max_attempts: u32,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) retry_of: Option<JobId>,
+    /// Whether it was made by the redrive of the job that it repeats.
+    pub(crate) is_redrive: bool,
     pub(crate) bundle: Option<String>,
     pub(crate) shares: Vec<Share>,
     /// The status it is filed under: its own when a fact of it arrived last.
@@ -56,8 +62,10 @@ impl Entry {
             not_before: definition.not_before,
             expires_at: definition.expires_at,
             timeout: Duration::from_millis(definition.timeout_ms),
+            max_attempts: definition.max_attempts,
             annotations: definition.annotations.clone(),
             retry_of: definition.retry_of,
+            is_redrive: definition.retry_of.is_some_and(|of| definition.key_sha256.as_ref() == Some(&redrive_key(of))),
             bundle: definition.args.get("bundle").and_then(serde_json::Value::as_str).map(str::to_owned),
             shares: definition.executions.iter().map(share).collect(),
             filed: None,
@@ -108,6 +116,11 @@ impl Entry {
             let execution = &share.execution;
             !execution.is_answered() && matches!(execution.state(), ExecutionState::Cancelled | ExecutionState::Expired)
         })
+    }
+
+    /// Whether an execution used its attempts up.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.shares.iter().any(|share| DeadExecution::is_dead(&share.execution, self.max_attempts))
     }
 
     /// Whether this host name or agent id has or had a share of it.

@@ -42,6 +42,7 @@ pub(crate) struct Index {
     /// When scheduled jobs become pending.
     scheduled: BTreeSet<(Timestamp, JobId)>,
     owed: BTreeSet<JobId>,
+    dead: BTreeSet<JobId>,
     bundles: BTreeMap<String, usize>,
     retries: BTreeMap<JobId, BTreeSet<JobId>>,
     orphans: Orphans,
@@ -161,7 +162,7 @@ impl Index {
 
     fn file(&mut self, id: JobId, now: Timestamp) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        let (status, owes, due) = (entry.status(now), entry.owes_answers(), entry.not_before);
+        let (status, owes, is_dead, due) = (entry.status(now), entry.owes_answers(), entry.is_dead(), entry.not_before);
         let before = entry.filed.replace(status);
         if before != Some(status) {
             if let Some(before) = before {
@@ -179,6 +180,11 @@ impl Index {
         } else {
             self.owed.remove(&id);
         }
+        if is_dead {
+            self.dead.insert(id);
+        } else {
+            self.dead.remove(&id);
+        }
     }
 
     fn forget(&mut self, id: JobId) {
@@ -188,6 +194,7 @@ impl Index {
             self.by_status[status as usize].remove(&id);
         }
         self.owed.remove(&id);
+        self.dead.remove(&id);
         if let Some(at) = entry.not_before {
             self.scheduled.remove(&(at, id));
         }

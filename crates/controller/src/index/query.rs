@@ -96,6 +96,17 @@ impl Index {
         self.owed.range((from, Bound::Unbounded)).take(limit).copied().collect()
     }
 
+    /// The first job after `after` of which an execution used its attempts up.
+    pub(crate) fn dead_after(&self, after: Option<JobId>) -> Option<JobId> {
+        first_after(&self.dead, after)
+    }
+
+    /// The job that was made by this one's redrive.
+    pub(crate) fn redrive_of(&self, id: JobId) -> Option<JobId> {
+        let is_redrive = |job: &&JobId| self.jobs.get(job).is_some_and(|entry| entry.is_redrive);
+        self.retries.get(&id)?.iter().find(is_redrive).copied()
+    }
+
     fn newest_before(&self, statuses: &BTreeSet<JobStatus>, end: Option<JobId>) -> Option<JobId> {
         let to = end.map_or(Bound::Unbounded, Bound::Excluded);
         if statuses.is_empty() {

@@ -1,6 +1,7 @@
 //! Background repair. Each duty reads candidates from the index, decides from the ledger, and writes under its guard, so that passes
 //! may be repeated, stopped anywhere, and run beside another controller's.
 
+mod dead_letters;
 mod expired;
 mod lost;
 mod owed;
@@ -34,6 +35,7 @@ pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(app.clone(), "expired", expired::pass));
     tasks.spawn(every(app.clone(), "owed", owed::pass));
     tasks.spawn(every(app.clone(), "lost", lost::pass));
+    tasks.spawn(every(app.clone(), "dead_letters", dead_letters::pass));
     tasks.spawn(tidy::run(app.clone()));
 }
 

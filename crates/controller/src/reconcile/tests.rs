@@ -9,7 +9,7 @@ use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Answered, Appended, Created, JobRecord, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
-use super::{expired, lost, owed, unannounced};
+use super::{dead_letters, expired, lost, owed, unannounced};
 use crate::app::{App, fold};
 use crate::{Config, SigningKey};
 
@@ -27,6 +27,7 @@ impl Bench {
         let app = App::new(Config::new(SigningKey::new(b"secret".to_vec())), store.clone());
         let mut feed = JoinSet::new();
         feed.spawn(crate::index::follow(app.clone()));
+        feed.spawn(crate::letters::follow(app.clone()));
         Self { app, _feed: feed }
     }
 
@@ -38,6 +39,16 @@ impl Bench {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the index follows");
+    }
+
+    /// Waits until the letters are as the test says.
+    async fn letters(&self, hold: impl Fn(&crate::letters::Letters) -> bool) {
+        let wait = async {
+            while !hold(&self.app.letters()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the letters follow");
     }
 
     /// The agent that the tests' work is held by is there, as a later process.
@@ -325,4 +336,113 @@ async fn passes_are_bounded_and_go_on_where_they_stopped() {
     bench.index(|index| index.counts()["pending"] == 40).await;
     assert_eq!(expired::pass(bench.app.clone(), cursor, at(7200)).await.unwrap(), None);
     bench.index(|index| index.counts()["expired"] == jobs as u64).await;
+}
+
+/// A job whose two attempts are used up.
+async fn dead(store: &Store, id: u128) -> JobId {
+    let (job, created) = create(store, id).await;
+    let error = Failure { code: ErrorCode::HostFault, message: "no disk".to_owned() };
+    let started_once = append(store, job, created, started()).await;
+    let retrying = append(store, job, started_once, EventKind::Retrying { attempt: 1, error, not_before: at(0) }).await;
+    let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+    append(store, job, retrying, second).await;
+    let error = Failure { code: ErrorCode::DeadLetter, message: "all 2 attempts are used up; the last: no disk".to_owned() };
+    let answer = Answer { outcome: Outcome::Failed, attempts: 2, error: Some(error), ..answer(job) };
+    assert_eq!(store.ledger.answer(&answer).await.unwrap(), Answered::Stored);
+    job
+}
+
+#[tokio::test]
+async fn two_reconcilers_at_once_record_every_dead_letter_once() {
+    const JOBS: u128 = 60;
+    let store = store();
+    let (one, two) = (Bench::on(&store), Bench::on(&store));
+    for id in 0..JOBS {
+        dead(&store, id).await;
+    }
+    let alive = create(&store, JOBS).await.0;
+    for bench in [&one, &two] {
+        bench.index(|index| index.counts()["failed"] == 60 && index.counts()["pending"] == 1).await;
+        bench.letters(crate::letters::Letters::is_current).await;
+    }
+    let pass = |bench: &Bench| dead_letters::pass(bench.app.clone(), None, at(0));
+    let passes = tokio::join!(pass(&one), pass(&two), pass(&one), pass(&two));
+    for done in [passes.0, passes.1, passes.2, passes.3] {
+        assert_eq!(done.unwrap(), None);
+    }
+    let mut revisions = std::collections::BTreeSet::new();
+    for id in 0..JOBS {
+        let stored = store.dead_letters.load(JobId::from_bits(id)).await.unwrap().unwrap();
+        assert_eq!((stored.letter.executions[0].attempts, stored.letter.dead()), (2, 1));
+        revisions.insert(stored.revision);
+    }
+    assert_eq!(revisions, (1..=60).collect(), "each was written once");
+    assert_eq!(store.dead_letters.load(alive).await.unwrap(), None);
+    // And now there is nothing to do.
+    for bench in [&one, &two] {
+        bench.letters(|letters| (0..JOBS).all(|id| letters.get(JobId::from_bits(id)).is_some())).await;
+        assert_eq!(crate::app::dead_letters::unsettled(&bench.app, None, (100, 1000)), (Vec::new(), None));
+    }
+}
+
+#[tokio::test]
+async fn passes_over_the_dead_are_bounded_and_go_on_where_they_stopped() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let jobs = super::LOADS_MAX + 40;
+    for id in 0..jobs {
+        dead(&store, id as u128).await;
+    }
+    bench.index(|index| index.counts()["failed"] == jobs as u64).await;
+    bench.letters(crate::letters::Letters::is_current).await;
+    let cursor = dead_letters::pass(bench.app.clone(), None, at(0)).await.unwrap();
+    assert_eq!(cursor, Some(JobId::from_bits(super::LOADS_MAX as u128 - 1)));
+    assert_eq!(store.dead_letters.load(JobId::from_bits(super::LOADS_MAX as u128)).await.unwrap(), None);
+    assert_eq!(dead_letters::pass(bench.app.clone(), cursor, at(0)).await.unwrap(), None);
+    for id in 0..jobs {
+        assert!(store.dead_letters.load(JobId::from_bits(id as u128)).await.unwrap().is_some(), "{id}");
+    }
+    // Of what is settled many are looked at in one pass, and none is loaded.
+    let (found, last) = crate::app::dead_letters::unsettled(&bench.app, None, (10, 100));
+    assert_eq!((found, last), (Vec::new(), Some(JobId::from_bits(99))));
+}
+
+#[tokio::test]
+async fn letters_follow_the_ledger_and_what_was_closed_stays() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let lose = async |id: u128| {
+        let (job, created) = create(&store, id).await;
+        let once = append(&store, job, created, started()).await;
+        let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+        let again = append(&store, job, once, second).await;
+        append(&store, job, again, EventKind::Lost { attempt: 2 }).await;
+        job
+    };
+    let [died, completed, discarded, deleted] = [lose(1).await, lose(2).await, lose(3).await, lose(4).await];
+    bench.letters(crate::letters::Letters::is_current).await;
+    bench.index(|index| index.counts()["failed"] == 4).await;
+    let pass = async || dead_letters::pass(bench.app.clone(), None, at(0)).await.unwrap();
+    pass().await;
+    let letter = async |job: JobId| store.dead_letters.load(job).await.unwrap().map(|stored| stored.letter);
+    assert_eq!(letter(died).await.unwrap().executions[0].error.code, ErrorCode::Lost);
+
+    let admin =
+        longshore_model::access::Caller::new("bob", &longshore_model::access::Roles::default(), &["admin".to_owned()], None, None).unwrap();
+    crate::app::dead_letters::discard(&bench.app, &admin, discarded).await.unwrap();
+    let closed = letter(discarded).await;
+    let error = Failure { code: ErrorCode::DeadLetter, message: "it was heard after all".to_owned() };
+    let late = Answer { outcome: Outcome::Failed, attempts: 2, error: Some(error), ..answer(died) };
+    store.ledger.answer(&late).await.unwrap();
+    store.ledger.answer(&Answer { attempts: 2, ..answer(completed) }).await.unwrap();
+    store.ledger.answer(&Answer { attempts: 2, ..answer(discarded) }).await.unwrap();
+    store.ledger.delete(deleted).await.unwrap();
+    bench.index(|index| index.counts()["completed"] == 2 && index.get(deleted).is_none()).await;
+    bench.index(|index| index.get(died).unwrap().shares[0].execution.is_answered()).await;
+    pass().await;
+    assert_eq!(letter(died).await.unwrap().executions[0].error.message, "it was heard after all");
+    assert_eq!(letter(completed).await, None);
+    assert_eq!(letter(deleted).await, None);
+    assert_eq!(letter(discarded).await, closed);
+    assert_eq!(crate::app::dead_letters::unsettled(&bench.app, None, (100, 1000)), (Vec::new(), None));
 }

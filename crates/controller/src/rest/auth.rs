@@ -22,7 +22,7 @@ impl FromRequestParts<App> for Authorized {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(refused("the `Authorization` header is not `Bearer TOKEN`".to_owned()));
         }
-        match token::verify(&app.config.signing_key, token.trim(), app.now()) {
+        match token::verify(&app.config.signing_key, &app.config.roles, token.trim(), app.now()) {
             Ok(caller) => Ok(Self(caller)),
             Err(error) => Err(refused(error.to_string())),
         }

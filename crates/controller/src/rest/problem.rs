@@ -31,7 +31,8 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::JobDeleted
         | ErrorCode::JobRunning
         | ErrorCode::JobStopping
-        | ErrorCode::JobNotFinal => StatusCode::CONFLICT,
+        | ErrorCode::JobNotFinal
+        | ErrorCode::DeadLetter => StatusCode::CONFLICT,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::Validation | ErrorCode::UnknownOperation | ErrorCode::DigestMismatch | ErrorCode::Retention => {
@@ -44,7 +45,6 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::CommandNotFound
         | ErrorCode::Cancelled
         | ErrorCode::Expired
-        | ErrorCode::DeadLetter
         | ErrorCode::Interrupted
         | ErrorCode::Lost
         | ErrorCode::Staging
@@ -80,7 +80,7 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
         match error {
-            Error::Forbidden { .. } => Self::new(ErrorCode::Forbidden, detail),
+            Error::Forbidden { .. } | Error::ForbiddenTargets { .. } => Self::new(ErrorCode::Forbidden, detail),
             Error::Invalid(InvalidSubmission::UnknownOperation { name: _, nearest }) => {
                 let failed = Self::new(ErrorCode::UnknownOperation, detail)
                     .fields(vec![FieldError { pointer: "/operation".to_owned(), detail: "the catalogue does not have it".to_owned() }]);
@@ -113,6 +113,13 @@ impl From<Error> for Failed {
             Error::Indexing | Error::Busy => Self::new(ErrorCode::Unavailable, detail).retryable(),
             Error::Running { .. } => Self::new(ErrorCode::JobRunning, detail).hint("wait for it, cancel it, or say `?force=true`"),
             Error::NotFinal { .. } => Self::new(ErrorCode::JobNotFinal, detail),
+            Error::Redriven { .. } => Self::new(ErrorCode::DeadLetter, detail).hint("the new job says what became of it"),
+            Error::RedriveDeleted { job, .. } => {
+                Self::new(ErrorCode::JobDeleted, detail).hint(format!("`longshore job retry {job}` does it once more, as another job"))
+            }
+            Error::Discarded { job, .. } => {
+                Self::new(ErrorCode::DeadLetter, detail).hint(format!("`longshore job retry {job}` does it again all the same"))
+            }
             Error::Retention { .. } => Self::new(ErrorCode::Retention, detail),
             Error::DigestMismatch { .. } => Self::new(ErrorCode::DigestMismatch, detail).retryable(),
             Error::TooLarge { .. } => Self::new(ErrorCode::TooLarge, detail),

@@ -18,6 +18,9 @@ pub(crate) struct JobRefusals;
 /// [`JobRefusals`], and that the job's state does not allow it.
 pub(crate) struct StateRefusals;
 
+/// [`JobRefusals`], and that the dead letter's state does not allow it.
+pub(crate) struct LetterRefusals;
+
 /// What a submission may be refused with.
 pub(crate) struct SubmitRefusals;
 
@@ -58,6 +61,14 @@ impl utoipa::IntoResponses for JobRefusals {
     fn responses() -> Responses {
         let mut all = problems(&COMMON);
         all.extend(problems(&[NOT_FOUND]));
+        all
+    }
+}
+
+impl utoipa::IntoResponses for LetterRefusals {
+    fn responses() -> Responses {
+        let mut all = problems(&COMMON);
+        all.extend(problems(&[NOT_FOUND, CONFLICT]));
         all
     }
 }

@@ -1,6 +1,6 @@
 //! Ending jobs in every state, and twice.
 
-use longshore_controller::token;
+use longshore_controller::token::{self, Grant};
 use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::{CancelView, JobView};
 use longshore_model::{JobId, JobStatus};
@@ -87,7 +87,8 @@ async fn who_may_not_read_jobs_is_not_told_what_they_hold() {
     house.get(&format!("/api/v1/jobs/{}?wait=20s", job.id)).await;
     let told = async |path: &str, more: &[&str]| {
         let permissions = ["job:write", "command:execute"].iter().chain(more).map(|permission| (*permission).to_owned()).collect();
-        let token = token::issue(&house.key, "bob", &["admin".to_owned()], Some(permissions), None, jiff::Timestamp::now());
+        let token =
+            token::issue(&house.key, &Grant { permissions: Some(permissions), ..Grant::new("bob", &["admin"]) }, jiff::Timestamp::now());
         let response =
             house.bare(reqwest::Method::POST, &format!("/api/v1/jobs/{}/{path}", job.id)).bearer_auth(token).send().await.unwrap();
         assert!(response.status().is_success(), "{path}");

@@ -1,6 +1,6 @@
 //! Health, and what the API says of itself.
 
-use longshore_controller::token;
+use longshore_controller::token::{self, Grant};
 use reqwest::{Method, StatusCode};
 
 use crate::support::House;
@@ -17,7 +17,11 @@ async fn health_needs_no_token_and_status_shows_the_whole() {
     assert_eq!(status["healthy"], true);
     assert_eq!(status["agents"][0]["id"], agent.id.to_string());
     // The agents are told to those who may know them.
-    let token = token::issue(&house.key, "bob", &["read".to_owned()], Some(vec!["job:read".to_owned()]), None, jiff::Timestamp::now());
+    let token = token::issue(
+        &house.key,
+        &Grant { permissions: Some(vec!["job:read".to_owned()]), ..Grant::new("bob", &["read"]) },
+        jiff::Timestamp::now(),
+    );
     let narrow =
         house.bare(Method::GET, "/api/v1/status").bearer_auth(token).send().await.unwrap().json::<serde_json::Value>().await.unwrap();
     assert_eq!((narrow["healthy"].clone(), narrow["agents"].clone()), (true.into(), serde_json::json!([])));

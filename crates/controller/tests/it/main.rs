@@ -5,6 +5,7 @@
 mod artifacts;
 mod broker;
 mod cancel;
+mod dead_letters;
 mod delete;
 mod drain;
 mod health;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_controller::{SigningKey, token};
+use longshore_controller::{
+    SigningKey,
+    token::{self, Grant},
+};
 use longshore_model::JobId;
 use longshore_model::wire::problem::ErrorCode;
 use reqwest::{Method, StatusCode};
@@ -74,16 +77,18 @@ async fn bodies_that_are_too_large_or_not_json_are_refused() {
 async fn only_a_valid_token_opens_the_door() {
     let (house, _agent) = House::with_agent().await;
     let now = Timestamp::now();
-    let admin = ["admin".to_owned()];
     let past = now.checked_sub(SignedDuration::from_secs(61)).unwrap();
     let tokens = [
         None,
         Some("Bearer".to_owned()),
         Some("Basic YTpi".to_owned()),
         Some("Bearer x.y.z".to_owned()),
-        Some(format!("Bearer {}", token::issue(&SigningKey::new(b"another".to_vec()), "eve", &admin, None, None, now))),
-        Some(format!("Bearer {}", token::issue(&house.key, "ada", &admin, None, Some(Duration::from_secs(60)), past))),
-        Some(format!("Bearer {}", token::issue(&house.key, "ada", &["root".to_owned()], None, None, now))),
+        Some(format!("Bearer {}", token::issue(&SigningKey::new(b"another".to_vec()), &Grant::new("eve", &["admin"]), now))),
+        Some(format!(
+            "Bearer {}",
+            token::issue(&house.key, &Grant { lifetime: Some(Duration::from_secs(60)), ..Grant::new("ada", &["admin"]) }, past)
+        )),
+        Some(format!("Bearer {}", token::issue(&house.key, &Grant::new("ada", &["root"]), now))),
     ];
     for header in tokens {
         for (method, path) in [(Method::POST, "/api/v1/jobs"), (Method::GET, "/api/v1/jobs"), (Method::GET, "/api/v1/jobs/events")] {

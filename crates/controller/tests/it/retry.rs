@@ -1,6 +1,6 @@
 //! Repeating by hand.
 
-use longshore_controller::token;
+use longshore_controller::token::{self, Grant};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::rest::JobView;
 use reqwest::Method;
@@ -46,7 +46,7 @@ async fn a_repeat_needs_the_permission_of_the_operation_itself() {
     let path = format!("/api/v1/jobs/{}/retry", first.id);
     let as_who = async |permissions: &[&str]| {
         let only = permissions.iter().map(|permission| (*permission).to_owned()).collect();
-        let token = token::issue(&house.key, "bob", &["admin".to_owned()], Some(only), None, jiff::Timestamp::now());
+        let token = token::issue(&house.key, &Grant { permissions: Some(only), ..Grant::new("bob", &["admin"]) }, jiff::Timestamp::now());
         house.bare(Method::POST, &path).bearer_auth(token).send().await.unwrap().status().as_u16()
     };
     assert_eq!(as_who(&["job:write"]).await, 403);

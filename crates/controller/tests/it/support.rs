@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use longshore_client::{Client, ClientConfig};
-use longshore_controller::{Config, Controller, SigningKey, token};
+use longshore_controller::{
+    Config, Controller, SigningKey,
+    token::{self, Grant},
+};
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::problem::Problem;
@@ -94,8 +97,7 @@ impl House {
     }
 
     pub(crate) fn token(&self, roles: &[&str]) -> String {
-        let roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
-        token::issue(&self.key, "ada", &roles, None, None, Timestamp::now())
+        token::issue(&self.key, &Grant::new("ada", roles), Timestamp::now())
     }
 
     /// The typed client of an administrator.

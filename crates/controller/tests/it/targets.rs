@@ -1,5 +1,6 @@
 //! Jobs for many: who is meant, what each did, and what is done about those who did not.
 
+use longshore_controller::token::{self, Grant};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::JobView;
@@ -138,4 +139,42 @@ async fn targets_that_mean_nobody_are_refused_with_what_they_may_have_meant() {
     three.beat().await;
     three.inbox().await[0].complete().await;
     assert_eq!(house.job(waits.id).await.status, JobStatus::Completed);
+}
+
+#[tokio::test]
+async fn a_token_for_some_targets_has_nothing_done_by_others() {
+    let (house, [one, two, _]) = fleet().await;
+    let everything = submit(&house, "_all").await;
+    let ask = async |targets: &[&str], method: Method, path: &str, body: Value| {
+        let targets = Some(targets.iter().map(|target| (*target).to_owned()).collect());
+        let token = token::issue(&house.key, &Grant { targets, ..Grant::new("bob", &["admin"]) }, jiff::Timestamp::now());
+        house.bare(method, path).bearer_auth(token).json(&body).send().await.unwrap()
+    };
+    let submit = async |targets: &[&str], target: &str| {
+        ask(targets, Method::POST, "/api/v1/jobs", json!({"operation": "node.hostname.get", "target": target})).await
+    };
+    for (allowed, target, expected) in [
+        ("group:web", "web-01", 201),
+        ("group:web", "group:web.prod", 201),
+        ("group:web", "_any@group:web", 201),
+        ("group:web", "_any", 403),
+        ("group:web", "_all", 403),
+        ("group:web", "db-01", 403),
+        ("WEB-02", "group:web.prod", 201),
+        ("_any", "_any", 201),
+        ("_any", "web-01", 403),
+    ] {
+        assert_eq!(submit(&[allowed], target).await.status().as_u16(), expected, "{allowed} {target}");
+    }
+    let refused = problem(submit(&["group:web"], "_all").await).await;
+    assert!(refused.code == ErrorCode::Forbidden && refused.detail.contains("db-01"), "{}", refused.detail);
+    let path = format!("/api/v1/jobs/{}", everything.id);
+    for (method, path) in [(Method::POST, format!("{path}/cancel")), (Method::DELETE, format!("{path}?force=true"))] {
+        assert_eq!(ask(&["group:web"], method, &path, json!({})).await.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(ask(&["web-01"], Method::POST, "/api/v1/agents/web-02/drain", json!({})).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(ask(&["web-01"], Method::POST, &format!("/api/v1/agents/{}/drain", one.id), json!({})).await.status(), StatusCode::OK);
+    assert_eq!(ask(&["group:..x"], Method::GET, "/api/v1/jobs", json!({})).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(house.job(everything.id).await.status, JobStatus::Pending, "nothing was done to it");
+    assert!(!two.inbox().await.is_empty());
 }

@@ -1,10 +1,12 @@
 //! Everything that is written to a wire or a bucket, as it is written.
 //!
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
-//! take and give, [`log`] live output, [`agent`] heartbeats, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+//! take and give, [`log`] live output, [`agent`] heartbeats, [`dead_letter`] what is kept of
+//! jobs whose attempts are used up, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
 
 pub mod agent;
 pub mod args;
+pub mod dead_letter;
 pub mod log;
 pub mod problem;
 pub mod record;

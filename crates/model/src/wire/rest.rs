@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
 use super::result::FileInfo;
 use crate::job::{ExecutionState, JobStatus};
@@ -430,6 +431,85 @@ pub struct DrainRequest {
 pub struct AgentList {
     /// Sorted by host name.
     pub items: Vec<AgentView>,
+}
+
+/// What was done about a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterCondition {
+    /// Nothing yet.
+    Open,
+    /// What died was submitted again as another job.
+    Redriven,
+    /// Somebody said that it needs nothing more.
+    Discarded,
+}
+
+impl DeadLetterCondition {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Redriven, Self::Discarded];
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Redriven => "redriven",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// The one with this word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|condition| condition.as_str() == word)
+    }
+}
+
+/// A job whose attempts are used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterView {
+    /// The job, which is the letter's id too.
+    #[schema(value_type = String)]
+    pub id: crate::JobId,
+    /// What was done about it.
+    pub state: DeadLetterCondition,
+    /// The job's operation.
+    pub operation: String,
+    /// Who should have done it.
+    pub target: String,
+    /// Who submitted it.
+    pub submitted_by: String,
+    /// When the last execution died.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// How many executions died.
+    pub dead: usize,
+    /// The one that died last.
+    pub last: DeadExecution,
+    /// The first 64 that died; absent in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub executions: Vec<DeadExecution>,
+    /// The job that does it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub redriven_as: Option<crate::JobId>,
+    /// Who redrove or discarded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_by: Option<String>,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub closed_at: Option<Timestamp>,
+}
+
+/// A page of dead letters, those of the newest jobs first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterList {
+    /// The page.
+    pub items: Vec<DeadLetterView>,
+    /// Ask with this for the next page; absent at the end.
+    pub next_cursor: Option<String>,
 }
 
 /// Whether the system is healthy: `GET /api/v1/status`.

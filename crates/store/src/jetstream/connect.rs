@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::config::{Auth, Config};
 use super::link::{Link, TRY};
 use super::mux::Mux;
-use super::{feed, ledger, logs, objects, registry, setup, work};
+use super::{dead_letters, feed, ledger, logs, objects, registry, setup, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
 
@@ -73,6 +73,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         feed: Arc::new(feed::JetStreamFeed::new(link.clone())),
         logs: Arc::new(logs::JetStreamLogs::open(link.clone()).await.map_err(ConnectError::Setup)?),
         registry: Arc::new(registry::JetStreamRegistry::new(link.clone())),
+        dead_letters: Arc::new(dead_letters::JetStreamDeadLetters::open(link.clone()).await.map_err(ConnectError::Setup)?),
         objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
         broker: link,
     })

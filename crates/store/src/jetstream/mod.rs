@@ -2,6 +2,7 @@
 
 mod config;
 mod connect;
+mod dead_letters;
 mod feed;
 mod ledger;
 mod link;

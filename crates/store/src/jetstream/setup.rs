@@ -30,7 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Makes what is missing, adapts bounds to the configuration, and refuses what differs where it matters.
 pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
     // The ledger first: the work streams source from it.
-    for wanted in [queue(link), responses(link), work(link), inbox(link), logs(link), registry(link), states(link), objects(link)] {
+    let streams = [
+        queue(link),
+        responses(link),
+        work(link),
+        inbox(link),
+        dead_letters(link),
+        logs(link),
+        registry(link),
+        states(link),
+        objects(link),
+    ];
+    for wanted in streams {
         ensure_stream(link, wanted).await?;
     }
     Ok(())
@@ -126,6 +137,20 @@ fn inbox(link: &Link) -> Config {
         sources: sourced(link, link.layout.inbox_transforms()),
         republish: Some(Republish { source, destination, headers_only: true }),
         ..bucket(link, &link.layout.inbox_bucket, link.config.stream.max_age, link.config.stream.max_bytes)
+    }
+}
+
+/// One letter a job. Kept at least as long as the ledger keeps the job: a letter that says that its job was redriven must not go first,
+/// or the job would look as if nobody had seen to it.
+fn dead_letters(link: &Link) -> Config {
+    let (work, ledger) = (link.config.stream.max_age, link.config.kv.ttl);
+    // Zero is for ever.
+    let max_age = if work.is_zero() || ledger.is_zero() { Duration::ZERO } else { work.max(ledger) };
+    Config {
+        name: link.layout.dead_letters.clone(),
+        subjects: vec![link.layout.dead_letter_subjects()],
+        max_messages_per_subject: 1,
+        ..base(link, max_age, link.config.stream.max_bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 //! Where JetStream is loose, the twin is loose in the same way: a claim is known by its place in the queue, so that an old holder's
 //! `done` or `give_back` counts although somebody else has been offered the work since.
 
+mod dead_letters;
 mod feed;
 mod ledger;
 mod logs;
@@ -49,6 +50,7 @@ pub fn open(options: MemoryOptions) -> Store {
         feed: Arc::new(memory.clone()),
         logs: Arc::new(memory.clone()),
         registry: Arc::new(memory.clone()),
+        dead_letters: Arc::new(memory.clone()),
         objects: Arc::new(memory.clone()),
         broker: Arc::new(memory),
     }
@@ -70,6 +72,7 @@ struct State {
     work: work::Offers,
     logs: logs::Output,
     fleet: registry::Fleet,
+    letters: dead_letters::Letters,
     objects: objects::Shelf,
 }
 
@@ -80,6 +83,7 @@ struct Signals {
     work: watch::Sender<()>,
     logs: watch::Sender<()>,
     fleet: watch::Sender<()>,
+    letters: watch::Sender<()>,
 }
 
 impl Shared {

@@ -212,7 +212,7 @@ impl Records {
 }
 
 /// The size of a record as it would be stored.
-fn measure(record: &impl Serialize) -> Result<u64, Error> {
+pub(super) fn measure(record: &impl Serialize) -> Result<u64, Error> {
     let bytes = serde_json::to_vec(record).map_err(|error| Error::Corrupt { key: "new record".to_owned(), source: Box::new(error) })?.len();
     if bytes > RECORD_BYTES_MAX {
         return Err(Error::TooLarge { bytes, max: RECORD_BYTES_MAX });

@@ -9,6 +9,7 @@
 mod harness;
 
 mod connect;
+mod dead_letters;
 mod feed;
 mod ledger;
 mod logs;

@@ -3,6 +3,7 @@
 mod agents;
 mod artifacts;
 mod bundles;
+mod dead_letters;
 mod jobs;
 mod operations;
 mod status;
@@ -16,6 +17,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .merge(agents::router())
         .merge(artifacts::router())
         .merge(bundles::router())
+        .merge(dead_letters::router())
         .merge(jobs::router())
         .merge(operations::router())
         .merge(status::router())
