@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::access::Caller;
-use longshore_model::job::{Execution, status};
+use longshore_model::job::{Execution, Tally, status};
 use longshore_model::unit::Span;
 use longshore_model::wire::record::{Answer, Event};
 use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
@@ -93,24 +93,29 @@ pub(crate) enum Place {
 pub(crate) fn lines(record: &JobRecord, now: Timestamp) -> Vec<Line> {
     let definition = &record.definition;
     let mut states: BTreeMap<ExecutionId, Execution> = definition.executions.iter().map(|id| (*id, Execution::default())).collect();
-    let status_of = |states: &BTreeMap<ExecutionId, Execution>| status(states.values().map(Execution::state), definition.not_before, now);
+    let mut tally: Tally = states.values().map(Execution::state).collect();
+    let status_of = |tally: &Tally| tally.status(definition.not_before, now);
     let mut lines =
-        vec![Line { place: Place::Queue(record.definition_revision), entry: timeline::submitted(definition, status_of(&states)) }];
+        vec![Line { place: Place::Queue(record.definition_revision), entry: timeline::submitted(definition, status_of(&tally)) }];
     for (revision, execution, event) in &record.events {
         if let Some(state) = states.get_mut(execution) {
+            let before = state.state();
             // Refusals were logged by the fold; the line is shown all the same, as it is on record.
             let _ = state.apply(event);
+            tally.change(before, state.state());
         }
-        let entry = timeline::happened(definition.id, *execution, event, Some(status_of(&states)));
+        let entry = timeline::happened(definition.id, *execution, event, Some(status_of(&tally)));
         lines.push(Line { place: Place::Queue(*revision), entry });
     }
     let mut answers: Vec<_> = record.answers.iter().collect();
     answers.sort_by_key(|answer| (answer.finished_at, answer.execution));
     for answer in answers {
         if let Some(state) = states.get_mut(&answer.execution) {
+            let before = state.state();
             let _ = state.apply_answer(answer);
+            tally.change(before, state.state());
         }
-        lines.push(Line { place: Place::Answer(answer.execution), entry: timeline::answered(answer, Some(status_of(&states))) });
+        lines.push(Line { place: Place::Answer(answer.execution), entry: timeline::answered(answer, Some(status_of(&tally))) });
     }
     lines
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore_model::job::{Applied, Execution, Refused, status};
+use longshore_model::job::{Applied, Execution, Refused, Tally};
 use longshore_model::wire::dead_letter::DeadExecution;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind};
 use longshore_model::wire::rest::JobSummary;
@@ -31,7 +31,13 @@ pub(crate) struct Entry {
     /// Whether it was made by the redrive of the job that it repeats.
     pub(crate) is_redrive: bool,
     pub(crate) bundle: Option<String>,
+    /// Sorted by their ids. Changed by [`Self::change`] only.
     pub(crate) shares: Vec<Share>,
+    tally: Tally,
+    /// How many are neither answered nor lost, owe an answer, used their attempts up.
+    n_unsettled: usize,
+    n_owing: usize,
+    n_dead: usize,
     /// The status it is filed under: its own when a fact of it arrived last.
     pub(super) filed: Option<JobStatus>,
     /// Whether a record of it was refused; said in the log once.
@@ -49,9 +55,25 @@ pub(crate) struct Share {
     pub(crate) answered_at: Option<Revision>,
 }
 
+impl Share {
+    fn is_settled(&self) -> bool {
+        self.execution.is_answered() || self.execution.state() == ExecutionState::Lost
+    }
+
+    fn owes_answer(&self) -> bool {
+        !self.execution.is_answered() && matches!(self.execution.state(), ExecutionState::Cancelled | ExecutionState::Expired)
+    }
+
+    fn is_dead(&self, max_attempts: u32) -> bool {
+        DeadExecution::is_dead(&self.execution, max_attempts)
+    }
+}
+
 impl Entry {
     pub(crate) fn new(definition: &Definition, stored_at: Timestamp) -> Self {
         let share = |id: &ExecutionId| Share { id: *id, execution: Execution::default(), changed_at: stored_at, answered_at: None };
+        let mut shares: Vec<Share> = definition.executions.iter().map(share).collect();
+        shares.sort_unstable_by_key(|share| share.id);
         Self {
             id: definition.id,
             operation: definition.operation.clone(),
@@ -67,7 +89,11 @@ impl Entry {
             retry_of: definition.retry_of,
             is_redrive: definition.retry_of.is_some_and(|of| definition.key_sha256.as_ref() == Some(&redrive_key(of))),
             bundle: definition.args.get("bundle").and_then(serde_json::Value::as_str).map(str::to_owned),
-            shares: definition.executions.iter().map(share).collect(),
+            tally: shares.iter().map(|share| share.execution.state()).collect(),
+            n_unsettled: shares.len(),
+            n_owing: 0,
+            n_dead: 0,
+            shares,
             filed: None,
             is_odd: false,
         }
@@ -75,52 +101,66 @@ impl Entry {
 
     /// Folds an event that the broker stored at `at`; one of an execution that the job does not have is no change.
     pub(crate) fn apply(&mut self, execution: ExecutionId, event: &Event, at: Timestamp) -> Result<Applied, Refused> {
-        let Some(share) = self.share_mut(execution) else { return Ok(Applied::Duplicate) };
-        let applied = share.execution.apply(event)?;
-        // A cancel, however often it is asked for, does not give an attempt more time.
-        let moves_on = matches!(event.kind, EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Lost { .. });
-        if applied == Applied::Changed && moves_on {
-            share.changed_at = share.changed_at.max(at);
-        }
-        Ok(applied)
+        self.change(execution, |share| {
+            let applied = share.execution.apply(event)?;
+            // A cancel, however often it is asked for, does not give an attempt more time.
+            let moves_on = matches!(event.kind, EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Lost { .. });
+            if applied == Applied::Changed && moves_on {
+                share.changed_at = share.changed_at.max(at);
+            }
+            Ok(applied)
+        })
     }
 
     /// Folds an answer that stands at `place`.
     pub(crate) fn apply_answer(&mut self, answer: &Answer, place: Revision) -> Result<Applied, Refused> {
-        let Some(share) = self.share_mut(answer.execution) else { return Ok(Applied::Duplicate) };
-        share.answered_at.get_or_insert(place);
-        share.execution.apply_answer(answer)
+        self.change(answer.execution, |share| {
+            share.answered_at.get_or_insert(place);
+            share.execution.apply_answer(answer)
+        })
     }
 
-    fn share_mut(&mut self, execution: ExecutionId) -> Option<&mut Share> {
-        self.shares.iter_mut().find(|share| share.id == execution)
+    /// Changes one share, and the counts with it: a job may have thousands, and thousands of changes.
+    fn change(&mut self, execution: ExecutionId, apply: impl FnOnce(&mut Share) -> Result<Applied, Refused>) -> Result<Applied, Refused> {
+        let max_attempts = self.max_attempts;
+        let Ok(place) = self.shares.binary_search_by_key(&execution, |share| share.id) else { return Ok(Applied::Duplicate) };
+        let share = &mut self.shares[place];
+        let counted =
+            |share: &Share| [usize::from(!share.is_settled()), usize::from(share.owes_answer()), usize::from(share.is_dead(max_attempts))];
+        let (state, before) = (share.execution.state(), counted(share));
+        let applied = apply(share);
+        let after = counted(share);
+        self.tally.change(state, share.execution.state());
+        for (count, (before, after)) in
+            [&mut self.n_unsettled, &mut self.n_owing, &mut self.n_dead].into_iter().zip(before.into_iter().zip(after))
+        {
+            *count = *count + after - before;
+        }
+        applied
     }
 
     /// Where the answer of an execution stands.
     pub(crate) fn answered_at(&self, execution: ExecutionId) -> Option<Revision> {
-        self.shares.iter().find(|share| share.id == execution).and_then(|share| share.answered_at)
+        self.shares.binary_search_by_key(&execution, |share| share.id).ok().and_then(|place| self.shares[place].answered_at)
     }
 
     pub(crate) fn status(&self, now: Timestamp) -> JobStatus {
-        status(self.shares.iter().map(|share| share.execution.state()), self.not_before, now)
+        self.tally.status(self.not_before, now)
     }
 
     /// Whether nothing more is expected: every execution has its answer, or is lost.
     pub(crate) fn is_settled(&self) -> bool {
-        self.shares.iter().all(|share| share.execution.is_answered() || share.execution.state() == ExecutionState::Lost)
+        self.n_unsettled == 0
     }
 
     /// Whether an execution ended without its answer having been written.
     pub(crate) fn owes_answers(&self) -> bool {
-        self.shares.iter().any(|share| {
-            let execution = &share.execution;
-            !execution.is_answered() && matches!(execution.state(), ExecutionState::Cancelled | ExecutionState::Expired)
-        })
+        self.n_owing > 0
     }
 
     /// Whether an execution used its attempts up.
     pub(crate) fn is_dead(&self) -> bool {
-        self.shares.iter().any(|share| DeadExecution::is_dead(&share.execution, self.max_attempts))
+        self.n_dead > 0
     }
 
     /// Whether this host name or agent id has or had a share of it.

@@ -79,37 +79,67 @@ impl JobStatus {
     }
 }
 
+/// How many executions of a job are in which state: what its status is read off, without looking at each of thousands again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    count: [usize; 9],
+    total: usize,
+}
+
+impl Tally {
+    /// Counts an execution.
+    pub fn add(&mut self, state: ExecutionState) {
+        self.count[state as usize] += 1;
+        self.total += 1;
+    }
+
+    /// Counts one in another state than before.
+    pub fn change(&mut self, before: ExecutionState, after: ExecutionState) {
+        self.count[before as usize] -= 1;
+        self.count[after as usize] += 1;
+    }
+
+    /// The job's status. No execution at all counts as pending.
+    #[must_use]
+    pub fn status(&self, not_before: Option<Timestamp>, now: Timestamp) -> JobStatus {
+        let n = |state: ExecutionState| self.count[state as usize];
+        let unfinished = n(ExecutionState::Pending) + n(ExecutionState::Running) + n(ExecutionState::Retryable);
+        if n(ExecutionState::Pending) == self.total {
+            return if not_before.is_some_and(|earliest| earliest > now) { JobStatus::Scheduled } else { JobStatus::Pending };
+        }
+        if unfinished > 0 {
+            return if n(ExecutionState::Retryable) == unfinished { JobStatus::Retryable } else { JobStatus::Running };
+        }
+        let done = n(ExecutionState::Completed) + n(ExecutionState::Skipped);
+        if n(ExecutionState::Skipped) == self.total {
+            JobStatus::Skipped
+        } else if done == self.total {
+            JobStatus::Completed
+        } else if done > 0 {
+            JobStatus::PartialFailure
+        } else if n(ExecutionState::Failed) + n(ExecutionState::Lost) > 0 {
+            JobStatus::Failed
+        } else if n(ExecutionState::Cancelled) > 0 {
+            JobStatus::Cancelled
+        } else {
+            JobStatus::Expired
+        }
+    }
+}
+
+impl FromIterator<ExecutionState> for Tally {
+    fn from_iter<T: IntoIterator<Item = ExecutionState>>(states: T) -> Self {
+        states.into_iter().fold(Self::default(), |mut tally, state| {
+            tally.add(state);
+            tally
+        })
+    }
+}
+
 /// The job's status. An empty set of executions counts as pending.
 #[must_use]
 pub fn status(states: impl IntoIterator<Item = ExecutionState>, not_before: Option<Timestamp>, now: Timestamp) -> JobStatus {
-    let mut count = [0usize; 9];
-    let mut total = 0;
-    for state in states {
-        count[state as usize] += 1;
-        total += 1;
-    }
-    let n = |state: ExecutionState| count[state as usize];
-    let unfinished = n(ExecutionState::Pending) + n(ExecutionState::Running) + n(ExecutionState::Retryable);
-    if n(ExecutionState::Pending) == total {
-        return if not_before.is_some_and(|earliest| earliest > now) { JobStatus::Scheduled } else { JobStatus::Pending };
-    }
-    if unfinished > 0 {
-        return if n(ExecutionState::Retryable) == unfinished { JobStatus::Retryable } else { JobStatus::Running };
-    }
-    let done = n(ExecutionState::Completed) + n(ExecutionState::Skipped);
-    if n(ExecutionState::Skipped) == total {
-        JobStatus::Skipped
-    } else if done == total {
-        JobStatus::Completed
-    } else if done > 0 {
-        JobStatus::PartialFailure
-    } else if n(ExecutionState::Failed) + n(ExecutionState::Lost) > 0 {
-        JobStatus::Failed
-    } else if n(ExecutionState::Cancelled) > 0 {
-        JobStatus::Cancelled
-    } else {
-        JobStatus::Expired
-    }
+    states.into_iter().collect::<Tally>().status(not_before, now)
 }
 
 #[cfg(test)]

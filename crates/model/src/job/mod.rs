@@ -8,7 +8,7 @@ mod definition;
 mod state;
 mod submission;
 
-pub use aggregate::{JobStatus, status};
+pub use aggregate::{JobStatus, Tally, status};
 pub use claim::{Claim, Claimant, DropReason, claim};
 pub use definition::{InvalidDefinition, Job};
 pub use state::{Applied, Execution, ExecutionState, Refused};
