@@ -13,6 +13,9 @@ use longshore_store::Revision;
 
 use crate::letters::redrive_key;
 
+/// Hosts that a line of a list names.
+const SUMMARY_HOSTS_MAX: usize = 16;
+
 /// One job.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
@@ -191,12 +194,14 @@ impl Entry {
         let mut hosts: Vec<String> = executions().filter_map(|of| of.holder().map(|(_, hostname)| hostname.to_owned())).collect();
         hosts.sort_unstable();
         hosts.dedup();
+        hosts.truncate(SUMMARY_HOSTS_MAX);
         JobSummary {
             id: self.id,
             status,
             operation: self.operation.clone(),
             target: self.target.clone(),
             hosts,
+            executions: self.shares.len(),
             attempts: executions().map(Execution::attempts).sum(),
             submitted_by: self.submitted_by.clone(),
             submitted_at: self.submitted_at,

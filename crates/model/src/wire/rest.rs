@@ -205,8 +205,11 @@ pub struct JobSummary {
     pub operation: String,
     /// Who should do it.
     pub target: String,
-    /// Who has it or had it, by host name.
+    /// Hosts that had it, sorted; of many the first 16.
     pub hosts: Vec<String>,
+    /// How many executions it has.
+    #[serde(default)]
+    pub executions: usize,
     /// Attempts that were started, over all executions.
     pub attempts: u32,
     /// Who submitted it.
