@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{completion, config, context, explain, job, operation, run, token};
+use crate::command::{completion, config, context, dead_letter, explain, job, node, operation, run, token};
 use crate::output::{Color, Format};
 use crate::render::shell_word;
 use crate::role;
@@ -68,9 +68,15 @@ pub(crate) enum Command {
     /// Submit, follow and manage jobs.
     #[command(subcommand)]
     Job(job::Job),
+    /// Ask hosts, or change them, and see the answers as a table.
+    #[command(subcommand)]
+    Node(node::Node),
     /// The catalogue of what jobs can do.
     #[command(subcommand)]
     Operation(operation::Operation),
+    /// Jobs whose attempts are used up.
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetter),
     /// The agents of the fleet; run one here.
     #[command(subcommand)]
     Agent(role::agent::Agent),

@@ -84,6 +84,8 @@ impl Exit {
             | ErrorCode::DigestMismatch
             | ErrorCode::StorageFull
             | ErrorCode::Retention
+            // As a refusal: what died was redriven or discarded before.
+            | ErrorCode::DeadLetter
             | ErrorCode::Internal => Self::Failed,
             ErrorCode::Validation => Self::Invalid,
             ErrorCode::UnknownOperation | ErrorCode::NotFound => Self::NotFound,
@@ -93,7 +95,6 @@ impl Exit {
             ErrorCode::TimedOut
             | ErrorCode::ExitStatus
             | ErrorCode::CommandNotFound
-            | ErrorCode::DeadLetter
             | ErrorCode::Interrupted
             | ErrorCode::Lost
             | ErrorCode::Staging
@@ -183,6 +184,7 @@ mod tests {
     fn refusals_have_their_class() {
         for (code, exit) in [
             (ErrorCode::JobRunning, 1),
+            (ErrorCode::DeadLetter, 1),
             (ErrorCode::NotFound, 3),
             (ErrorCode::UnknownOperation, 3),
             (ErrorCode::Unauthenticated, 4),

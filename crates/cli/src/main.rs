@@ -55,6 +55,8 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Run(run) => with_runtime(run.perform(app)),
         Command::Status => with_runtime(command::status::perform(app)),
         Command::Job(job) => with_runtime(job.perform(app)),
+        Command::DeadLetter(letter) => with_runtime(letter.perform(app)),
+        Command::Node(node) => with_runtime(node.perform(app)),
         Command::Operation(operation) => with_runtime(operation.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),
         Command::Agent(agent) => with_runtime(agent.perform(app)),

@@ -3,8 +3,11 @@
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod context;
+pub(crate) mod dead_letter;
+pub(crate) mod drain;
 pub(crate) mod explain;
 pub(crate) mod job;
+pub(crate) mod node;
 pub(crate) mod operation;
 pub(crate) mod run;
 pub(crate) mod status;

@@ -37,15 +37,16 @@ fn text(app: &App, url: &str, status: &StatusView) -> String {
 
 /// Agents as `status` and `agent list` show them.
 pub(crate) fn agents(app: &App, agents: &[longshore_client::AgentView], wide: bool, now: Timestamp) -> String {
-    let headings = ["NAME", "STATE", "JOBS", "UP SINCE", "VERSION", "ID"];
-    let n_columns = if wide { 6 } else { 4 };
+    let headings = ["NAME", "STATE", "JOBS", "UP SINCE", "LABELS", "VERSION", "ID"];
+    let n_columns = if wide { 7 } else { 5 };
     let mut table = Table::new(&app.out, &headings[..n_columns]);
     for agent in agents {
         let cells = [
             agent.hostname.clone(),
-            agent.state.clone(),
+            agent.state.as_str().to_owned(),
             format!("{}/{}", agent.running, agent.max_jobs),
             ago(&app.out, agent.started_at, now),
+            agent.labels.join(" "),
             agent.version.clone(),
             agent.id.to_string(),
         ];

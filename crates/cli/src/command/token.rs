@@ -1,10 +1,13 @@
 //! `longshore token`: tokens for people and programs.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use longshore_model::access::Caller;
+use longshore_controller::token::{self, Grant};
+use longshore_model::Target;
+use longshore_model::access::{Caller, Roles};
 use longshore_model::operation::Operation;
 use longshore_model::unit::Span;
 use serde_json::json;
@@ -20,19 +23,38 @@ pub(crate) enum Token {
     /// Sign a token with this host's key. It is shown once.
     #[command(after_help = "Examples\n  longshore token generate ci --role write --expires-in 720h > ci.token")]
     Generate(Generate),
+    /// Say whose a token is, and whether this host's key signed it. It comes from a file or standard input, never from the command line.
+    #[command(after_help = "Examples\n  longshore token validate ci.token\n  longshore token validate < ci.token")]
+    Validate(Validate),
 }
+
+/// Which token.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Validate {
+    /// File with the token; standard input unless given.
+    file: Option<PathBuf>,
+    /// Data directory with the signing key.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// Bytes of a token's file.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 
 /// What a token says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Generate {
     /// Who it is for: the name in lists and histories.
     subject: String,
-    /// `read`, `write` or `admin`; may be repeated.
+    /// `read`, `write`, `admin`, or a role of `controller.api.security.roles`; may be repeated.
     #[arg(long, value_name = "ROLE", default_value = "read")]
     role: Vec<String>,
     /// Narrow the roles to these permissions, such as `job:read`; may be repeated.
     #[arg(long, value_name = "RESOURCE:VERB")]
     permission: Vec<String>,
+    /// Only for this target: `_any`, a host, `KEY:VALUE` or `_any@KEY:VALUE`; may be repeated.
+    #[arg(long, value_name = "TARGET")]
+    target: Vec<Target>,
     /// How long it is valid, such as `24h`; for ever unless given.
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<Span>,
@@ -42,13 +64,15 @@ pub(crate) struct Generate {
 }
 
 /// Refuses what would be signed and could do nothing: a role or a permission that does not exist, or one that no role given has.
-fn checked(subject: &str, roles: &[String], permissions: Option<&[String]>) -> Result<(), Failure> {
-    let caller = |roles: &[String], only| Caller::new(subject, roles, only).map_err(|error| Failure::new(Exit::Usage, error.to_string()));
+fn checked(known: &Roles, subject: &str, roles: &[String], permissions: Option<&[String]>) -> Result<(), Failure> {
+    let caller = |roles: &[String], only| {
+        Caller::new(subject, known, roles, only, None).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
+    };
     let given = caller(roles, permissions)?;
     let common = caller(&["write".to_owned()], None)?;
     for permission in permissions.unwrap_or_default() {
         let of_operations = Operation::ALL.iter().map(|operation| operation.spec().permission);
-        if !common.may(permission) && !of_operations.clone().any(|known| known == permission) {
+        if !common.may(permission) && !COMMON.contains(&permission.as_str()) && !of_operations.clone().any(|known| known == permission) {
             let near = of_operations.chain(COMMON).map(|known| (strsim::jaro_winkler(permission, known), known));
             let failure = Failure::new(Exit::Usage, format!("there is no permission {permission:?}"));
             return Err(match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.8) {
@@ -66,23 +90,67 @@ fn checked(subject: &str, roles: &[String], permissions: Option<&[String]>) -> R
 }
 
 /// Permissions that no operation needs, to tell the one that was meant.
-const COMMON: [&str; 3] = ["job:read", "job:write", "agent:read"];
+const COMMON: [&str; 4] = ["job:read", "job:write", "agent:read", "agent:write"];
 
 impl Token {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let Self::Generate(generate) = self;
-        let permissions = (!generate.permission.is_empty()).then_some(generate.permission);
-        checked(&generate.subject, &generate.role, permissions.as_deref())?;
+        match self {
+            Self::Generate(generate) => generate.perform(app),
+            Self::Validate(validate) => validate.perform(app),
+        }
+    }
+}
+
+impl Generate {
+    fn perform(self, app: &App) -> Result<Exit, Failure> {
         let settings = app.settings(Vec::new())?.settings;
-        let dir = data::directory(generate.data)?;
-        let key = keys::existing_signing_key(&settings, &dir)?;
-        let lifetime = generate.expires_in.map(|span| span.0);
-        let token = longshore_controller::token::issue(&key, &generate.subject, &generate.role, permissions, lifetime, Timestamp::now());
-        app.out.item(
-            &json!({ "subject": generate.subject, "roles": generate.role, "token": token }),
-            |_| token.clone(),
-            || token.clone(),
-        )?;
+        let known = settings.controller.api.security.roles().unwrap_or_default();
+        let permissions = (!self.permission.is_empty()).then_some(self.permission);
+        checked(&known, &self.subject, &self.role, permissions.as_deref())?;
+        let key = keys::existing_signing_key(&settings, &data::directory(self.data)?)?;
+        let grant = Grant {
+            subject: self.subject,
+            roles: self.role,
+            permissions,
+            targets: (!self.target.is_empty()).then(|| self.target.iter().map(Target::to_string).collect()),
+            lifetime: self.expires_in.map(|span| span.0),
+        };
+        let token = token::issue(&key, &grant, Timestamp::now());
+        app.out.item(&json!({ "subject": grant.subject, "roles": grant.roles, "token": token }), |_| token.clone(), || token.clone())?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Validate {
+    fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let settings = app.settings(Vec::new())?.settings;
+        let known = settings.controller.api.security.roles().unwrap_or_default();
+        let key = keys::existing_signing_key(&settings, &data::directory(self.data)?)?;
+        let unreadable = |error: std::io::Error| Failure::new(Exit::NotFound, "the token cannot be read").caused_by(&error);
+        let mut text = String::new();
+        match &self.file {
+            Some(path) => std::fs::File::open(path).map_err(unreadable)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text),
+            None => std::io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text),
+        }
+        .map_err(unreadable)?;
+        let said = token::read(&key, &known, text.trim(), Timestamp::now())
+            .map_err(|error| Failure::new(Exit::Failed, "the token is worth nothing").caused_by(&error))?;
+        let all = |list: &Option<Vec<String>>, none: &str| list.as_ref().map_or_else(|| none.to_owned(), |list| list.join(", "));
+        let table = |_| {
+            format!(
+                "{} is valid {}\n  roles        {}\n  permissions  {}\n  targets      {}",
+                said.subject,
+                said.expires_at.map_or_else(|| "for ever".to_owned(), |at| format!("until {at}")),
+                said.roles.join(", "),
+                all(&said.permissions, "all of its roles"),
+                all(&said.targets, "every agent"),
+            )
+        };
+        let data = json!({
+            "subject": said.subject, "roles": said.roles, "permissions": said.permissions, "targets": said.targets,
+            "expires_at": said.expires_at,
+        });
+        app.out.item(&data, table, || said.subject.clone())?;
         Ok(Exit::Done)
     }
 }

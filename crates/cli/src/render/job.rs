@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_client::{ExecutionView, JobId, JobList, JobSummary, JobView, TimelineEntry};
+use longshore_model::ExecutionState;
 
 use super::printable::printable;
 use super::table::Table;
@@ -35,7 +36,7 @@ fn job_cells(out: &Output, job: &JobSummary, wide: bool, now: Timestamp) -> Vec<
         id_text(out, job.id),
         job.operation.clone(),
         job.status.as_str().to_owned(),
-        or_dash(job.hosts.join(",")),
+        hosts(job),
         job.attempts.to_string(),
         ago(out, job.submitted_at, now),
         or_dash(took.map(duration).unwrap_or_default()),
@@ -46,6 +47,14 @@ fn job_cells(out: &Output, job: &JobSummary, wide: bool, now: Timestamp) -> Vec<
     }
     cells.push(job.error.clone().unwrap_or_default());
     cells
+}
+
+/// The host's name, or how many hosts it is for.
+fn hosts(job: &JobSummary) -> String {
+    match job.executions.max(job.hosts.len()) {
+        0 | 1 => or_dash(job.hosts.concat()),
+        n => format!("{n} hosts"),
+    }
 }
 
 fn or_dash(text: String) -> String {
@@ -59,16 +68,72 @@ pub(crate) fn job_line(job: &JobView) -> String {
     if let Some(ms) = times.max() {
         let _ = write!(line, " in {}", duration(Duration::from_millis(ms)));
     }
-    let hosts: Vec<_> = job.executions.iter().filter_map(|execution| execution.hostname.as_deref()).map(printable).collect();
-    match hosts.as_slice() {
-        [] => {}
-        [host] => _ = write!(line, " on {host}"),
-        hosts => _ = write!(line, " on {} hosts", hosts.len()),
+    if job.executions.len() > 1 {
+        let _ = write!(line, ": {}", tally(job));
+        return line;
     }
+    let host = job.executions.iter().find_map(|execution| execution.hostname.as_deref());
+    host.iter().for_each(|host| _ = write!(line, " on {}", printable(host)));
     if let Some(error) = job.executions.iter().find_map(|execution| execution.error.as_ref()) {
         let _ = write!(line, ": {}", printable(&error.message));
     }
     line
+}
+
+/// How many executions ended how: `3 completed, 1 failed of 4`.
+pub(crate) fn tally(job: &JobView) -> String {
+    let count = |state: ExecutionState| job.executions.iter().filter(|execution| execution.state == state).count();
+    let counts = STATES.map(|state| (count(state), state)).into_iter().filter(|(n, _)| *n > 0);
+    let counts: Vec<_> = counts.map(|(n, state)| format!("{n} {}", state.as_str())).collect();
+    format!("{} of {}", counts.join(", "), job.executions.len())
+}
+
+/// In the order they are told.
+const STATES: [ExecutionState; 9] = [
+    ExecutionState::Completed,
+    ExecutionState::Failed,
+    ExecutionState::Lost,
+    ExecutionState::Skipped,
+    ExecutionState::Cancelled,
+    ExecutionState::Expired,
+    ExecutionState::Running,
+    ExecutionState::Retryable,
+    ExecutionState::Pending,
+];
+
+/// How a job ended: a line, with a table of its hosts before it if there are several.
+pub(crate) fn outcome(out: &Output, job: &JobView) -> String {
+    if job.executions.len() > 1 { format!("{}\n{}", executions(out, job), job_line(job)) } else { job_line(job) }
+}
+
+/// A row for each host, sorted by name.
+fn executions(out: &Output, job: &JobView) -> String {
+    let mut table = Table::new(out, &["HOST", "STATE", "TRY", "TOOK", "CHANGED", "ERROR"]);
+    for execution in by_host(job) {
+        let changed = execution.changed.map_or("-", |changed| if changed { "yes" } else { "no" });
+        table.row([
+            host(execution),
+            execution.state.as_str().to_owned(),
+            execution.attempts.to_string(),
+            or_dash(execution.duration_ms.map(|ms| duration(Duration::from_millis(ms))).unwrap_or_default()),
+            changed.to_owned(),
+            execution.error.as_ref().map(|error| error.message.clone()).unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}
+
+/// The executions, sorted by their host's name.
+pub(crate) fn by_host(job: &JobView) -> Vec<&ExecutionView> {
+    let mut executions: Vec<_> = job.executions.iter().collect();
+    executions.sort_by_key(|execution| host(execution));
+    executions
+}
+
+/// The name of its host; before that is known, the agent's id, or nothing for one that anybody may take.
+pub(crate) fn host(execution: &ExecutionView) -> String {
+    let agent = || execution.agent.or_else(|| execution.id.agent()).map_or_else(|| "-".to_owned(), |agent| agent.to_string());
+    execution.hostname.clone().unwrap_or_else(agent)
 }
 
 /// Everything of one job.
@@ -89,8 +154,17 @@ pub(crate) fn job(out: &Output, job: &JobView, wide: bool, now: Timestamp) -> St
     if wide {
         put("args", pretty(&job.args));
     }
-    for execution in &job.executions {
-        put("execution", execution_line(execution));
+    if job.executions.len() > 1 {
+        put("hosts", tally(job));
+        let rows = executions(out, job);
+        rows.lines().for_each(|row| put("", row.to_owned()));
+    }
+    for execution in by_host(job) {
+        if job.executions.len() == 1 {
+            put("execution", execution_line(execution));
+        } else if wide {
+            put(&printable(&host(execution)), execution_line(execution));
+        }
         if let Some(result) = execution.result.as_ref().filter(|_| wide || job.executions.len() == 1) {
             put("result", pretty(result));
         }
@@ -188,6 +262,43 @@ mod tests {
     }
 
     #[test]
+    fn a_job_of_several_hosts_is_a_table_of_them_and_a_count() {
+        let mut job = view();
+        let first = job.executions[0].clone();
+        let of = |name: &str, state, error: bool| ExecutionView {
+            hostname: Some(name.to_owned()),
+            state,
+            changed: Some(!error),
+            error: first.error.clone().filter(|_| error),
+            ..first.clone()
+        };
+        job.executions = vec![
+            of("web-03", ExecutionState::Failed, true),
+            of("web-01", ExecutionState::Completed, false),
+            of("web-02", ExecutionState::Completed, false),
+            ExecutionView { hostname: None, duration_ms: None, changed: None, ..of("", ExecutionState::Pending, false) },
+        ];
+        let mut out = Output::new(Format::Table, Color::Never, false);
+        out.stdout_is_terminal = false;
+        assert_eq!(tally(&job), "2 completed, 1 failed, 1 pending of 4");
+        let text = outcome(&out, &job);
+        let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "HOST STATE TRY TOOK CHANGED ERROR",
+                "- pending 1 - -",
+                "web-01 completed 1 41ms yes",
+                "web-02 completed 1 41ms yes",
+                "web-03 failed 1 41ms no exited with status 1\u{fffd}[2J",
+                "j-000007 failed in 41ms: 2 completed, 1 failed, 1 pending of 4",
+            ]
+        );
+        let whole = super::job(&out, &job, false, "2026-07-27T10:02:00Z".parse().unwrap());
+        assert!(whole.contains("hosts       2 completed") && whole.contains("web-02  completed"), "{whole}");
+    }
+
+    #[test]
     fn a_list_has_a_line_for_each_job_with_whole_ids_off_a_terminal() {
         let mut out = Output::new(Format::Table, Color::Never, false);
         out.stdout_is_terminal = false;
@@ -197,6 +308,7 @@ mod tests {
             operation: "node.status.get".to_owned(),
             target: "_any".to_owned(),
             hosts: vec![],
+            executions: 1,
             attempts: 0,
             submitted_by: "admin".to_owned(),
             submitted_at: "2026-07-27T10:00:00Z".parse().unwrap(),
@@ -209,5 +321,7 @@ mod tests {
         let expected =
             format!("{}  node.status.get  running  -     0    2026-07-27T10:00:00.000Z  -     _any    admin      -", JobId::from_bits(7));
         assert_eq!(text.lines().nth(1).map(str::to_owned), Some(expected), "{text}");
+        let many = JobSummary { executions: 3, hosts: vec!["a".to_owned()], ..list.items[0].clone() };
+        assert_eq!(hosts(&many), "3 hosts", "however many have begun");
     }
 }

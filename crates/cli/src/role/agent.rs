@@ -4,12 +4,13 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::agent_flags::{AgentFlags, LOCAL_BROKER, Said, WorkerFlags};
 use super::controller::connect;
 use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
 use super::{RoleFlags, mapping};
 use crate::app::App;
-use crate::command::status;
+use crate::command::{drain, status};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -17,10 +18,14 @@ use crate::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// Run an agent on this host.
-    Start(Start),
+    Start(Box<Start>),
     /// List the agents.
     #[command(visible_alias = "ls")]
     List,
+    /// Tell an agent to take no new work, and wait until it has finished what it has.
+    Drain(drain::Drain),
+    /// Tell an agent to take work again.
+    Undrain(drain::Undrain),
 }
 
 /// Run an agent on this host.
@@ -28,18 +33,25 @@ pub(crate) enum Agent {
 pub(crate) struct Start {
     #[command(flatten)]
     role: RoleFlags,
-    /// Executions it runs at once.
-    #[arg(long, value_name = "N")]
-    max_jobs: Option<usize>,
-    /// Name it goes by; the system's host name unless given.
-    #[arg(long, value_name = "NAME")]
-    agent_hostname: Option<String>,
+    #[command(flatten)]
+    pub(super) own: AgentFlags,
+}
+
+/// The same by its earlier name.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerStart {
+    #[command(flatten)]
+    role: RoleFlags,
+    #[command(flatten)]
+    pub(super) own: WorkerFlags,
 }
 
 impl Agent {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         match self {
             Self::List => list(app).await,
+            Self::Drain(drain) => drain.perform(app).await,
+            Self::Undrain(undrain) => undrain.perform(app).await,
             Self::Start(start) => start.perform(app).await,
         }
     }
@@ -57,26 +69,38 @@ async fn list(app: &App) -> Result<Exit, Failure> {
 
 impl Start {
     async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let mut flags = self.role.flags();
-        flags.extend(self.max_jobs.map(|n| ("agent.max_jobs", "--max-jobs", n.to_string())));
-        flags.extend(self.agent_hostname.map(|name| ("agent.hostname", "--agent-hostname", name)));
-        let settings = app.settings(flags)?.settings;
-        let mut signals = Signals::catch()?;
-        let data = DataDir::take(self.role.data)?;
-        let config = mapping::agent(&settings, data.path())?;
-        let store_config = mapping::store(&settings, None, "longshore-agent")?;
-        let store = tokio::select! {
-            store = connect(&store_config) => store?,
-            exit = signals.next() => return Ok(exit),
-        };
-        let (id, hostname) = (config.id, config.hostname.clone());
-        let agent = ready(config, store).await?;
-        super::start::tell(app, &json!({ "agent": id, "hostname": hostname }), || format!("agent {hostname} ({id}) is ready"))?;
-        let tokens = Tokens::default();
-        let (exit, ended) = signals.guide(&app.out, &tokens, agent.run(tokens.drain.clone(), tokens.stop.clone())).await;
-        ended.map_err(|error| Failure::new(Exit::Failed, "the agent ended").caused_by(&error))?;
-        Ok(exit)
+        run(app, self.role, self.own.said()?).await
     }
+}
+
+impl WorkerStart {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        run(app, self.role, self.own.said()).await
+    }
+}
+
+async fn run(app: &App, role: RoleFlags, said: Said) -> Result<Exit, Failure> {
+    if let Some(remark) = said.remark {
+        app.out.say(remark);
+    }
+    let flags = [role.flags(), said.flags].concat();
+    let mut settings = app.settings(flags)?.settings;
+    settings.nats.url.get_or_insert_with(|| LOCAL_BROKER.to_owned());
+    let mut signals = Signals::catch()?;
+    let data = DataDir::take(role.data)?;
+    let config = mapping::agent(&settings, data.path())?;
+    let store_config = mapping::store(&settings, None, &settings.agent.client_name)?;
+    let store = tokio::select! {
+        store = connect(&store_config) => store?,
+        exit = signals.next() => return Ok(exit),
+    };
+    let (id, hostname) = (config.id, config.hostname());
+    let agent = ready(config, store).await?;
+    super::start::tell(app, &json!({ "agent": id, "hostname": hostname }), || format!("agent {hostname} ({id}) is ready"))?;
+    let tokens = Tokens::default();
+    let (exit, ended) = signals.guide(&app.out, &tokens, agent.run(tokens.drain.clone(), tokens.stop.clone())).await;
+    ended.map_err(|error| Failure::new(Exit::Failed, "the agent ended").caused_by(&error))?;
+    Ok(exit)
 }
 
 /// Prepares an agent and makes it known.

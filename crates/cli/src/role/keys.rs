@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use longshore_controller::token::Grant;
 use longshore_controller::{SigningKey, token};
 use longshore_model::AgentId;
+use longshore_model::access::Roles;
 
 use super::data::unusable;
 use crate::exit::Exit;
@@ -58,9 +60,9 @@ fn checked(key: Vec<u8>, place: &str) -> Result<SigningKey, Failure> {
 pub(crate) fn admin_token(key: &SigningKey, dir: &Path) -> Result<PathBuf, Failure> {
     let path = dir.join("token");
     let now = Timestamp::now();
-    let known = std::fs::read_to_string(&path).is_ok_and(|text| token::verify(key, text.trim_end(), now).is_ok());
+    let known = std::fs::read_to_string(&path).is_ok_and(|text| token::verify(key, &Roles::default(), text.trim_end(), now).is_ok());
     if !known {
-        let text = token::issue(key, "admin", &["admin".to_owned()], None, None, now);
+        let text = token::issue(key, &Grant::new("admin", &["admin"]), now);
         private::replace_file(&path, format!("{text}\n").as_bytes()).map_err(|error| unusable(&path, &error))?;
     }
     Ok(path)

@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{agent, controller, nats};
 use crate::args::Command;
+use crate::command::job::{Job, Worker};
 
 /// Sets it up for the command.
 pub(crate) fn set_up(command: &Command) {
@@ -22,13 +23,16 @@ fn is_role(command: &Command) -> bool {
     match command {
         Command::Start(_)
         | Command::Agent(agent::Agent::Start(_))
+        | Command::Job(Job::Worker(Worker::Start(_)))
         | Command::Controller(controller::Controller::Start(_))
         | Command::Nats(nats::Nats::Start(_)) => true,
         Command::Run(_)
         | Command::Status
         | Command::Job(_)
+        | Command::Node(_)
+        | Command::DeadLetter(_)
         | Command::Operation(_)
-        | Command::Agent(agent::Agent::List)
+        | Command::Agent(agent::Agent::List | agent::Agent::Drain(_) | agent::Agent::Undrain(_))
         | Command::Token(_)
         | Command::Context(_)
         | Command::Config(_)

@@ -92,6 +92,9 @@ pub(crate) fn controller(settings: &Settings, key: SigningKey, durability: &str)
         retention: settings.nats.kv.ttl.0,
         durability: durability.to_owned(),
         lease: settings.agent.consumer.ack_wait.0,
+        // Checked when the settings were loaded.
+        roles: api.security.roles().unwrap_or_default(),
+        objects_retention: settings.nats.objects.max_age.0,
         ..longshore_controller::Config::new(key)
     })
 }
@@ -114,17 +117,15 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
     crate::private::directory(&state_dir).map_err(|error| data::unusable(&state_dir, &error))?;
     Ok(longshore_agent::Config {
         id: keys::agent_id(dir)?,
-        hostname: hostname(&settings.agent.hostname),
+        hostname: Some(settings.agent.hostname.clone()).filter(|name| !name.is_empty()),
         max_jobs: settings.agent.max_jobs,
+        // Checked when the settings were loaded.
+        labels: settings.agent.labels().unwrap_or_default(),
         state_dir,
         supervisor: SupervisorCommand { program, args: vec!["__supervise".into()] },
         heartbeat_every: settings.nats.registry.ttl.0 / 3,
         kill_grace: KILL_GRACE,
     })
-}
-
-fn hostname(configured: &str) -> String {
-    if configured.is_empty() { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { configured.to_owned() }
 }
 
 #[cfg(test)]
@@ -193,8 +194,13 @@ mod tests {
     #[test]
     fn the_agent_and_the_controller_follow_their_settings() {
         let dir = tempfile::tempdir().unwrap();
-        let config = agent(&with(|s| (s.agent.hostname, s.agent.max_jobs) = ("harbor".to_owned(), 3)), dir.path()).unwrap();
-        assert_eq!((config.hostname.as_str(), config.max_jobs), ("harbor", 3));
+        let change = |s: &mut Settings| {
+            (s.agent.hostname, s.agent.max_jobs) = ("harbor".to_owned(), 3);
+            s.agent.labels.insert("group".to_owned(), "web".to_owned());
+        };
+        let config = agent(&with(change), dir.path()).unwrap();
+        assert_eq!((config.hostname.as_deref(), config.max_jobs), (Some("harbor"), 3));
+        assert_eq!(config.labels, vec!["group:web".parse().unwrap()]);
         assert_eq!(config.heartbeat_every, Duration::from_secs(10));
         let key = || SigningKey::new(vec![7; 32]);
         let settings =

@@ -4,6 +4,7 @@
 //! to finish or hand back what it holds, the second ends it now.
 
 pub(crate) mod agent;
+pub(crate) mod agent_flags;
 mod broker;
 pub(crate) mod controller;
 pub(crate) mod data;

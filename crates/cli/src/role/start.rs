@@ -121,7 +121,7 @@ async fn with_broker(
     let durability = if broker.is_some() { "always" } else { "unknown" };
     let controller_config = mapping::controller(settings, key, durability)?;
     let agent_config = mapping::agent(settings, data)?;
-    let agent_line = format!("agent {}, up to {} jobs at once", agent_config.hostname, agent_config.max_jobs);
+    let agent_line = format!("agent {}, up to {} jobs at once", agent_config.hostname(), agent_config.max_jobs);
     let store = controller::connect(&mapping::store(settings, broker.map(|broker| &broker.endpoint), "longshore")?).await?;
     let controller = controller::bind(controller_config, store.clone()).await?;
     let agent = agent::ready(agent_config, store).await?;

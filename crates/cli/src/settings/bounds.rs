@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use longshore_model::limits::LABELS_MAX;
+
 use super::schema::Settings;
 
 /// The shortest time that anything is kept or claimed for. The broker keeps no time in smaller steps.
@@ -39,6 +41,14 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     }
     within("nats.stream.replicas", &nats.stream.replicas, 1..=REPLICAS_MAX, "1 to 5")?;
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
+    controller.api.security.roles().map_err(|error| ("controller.api.security.roles", error.to_string()))?;
+    match agent.labels() {
+        Err(error) => return Err(("agent.labels", error.to_string())),
+        Ok(labels) if labels.len() > LABELS_MAX => {
+            return Err(("agent.labels", format!("{} are too many: at most {LABELS_MAX}", labels.len())));
+        }
+        Ok(_) => {}
+    }
     for (key, number) in
         [("agent.consumer.max_deliver", agent.consumer.max_deliver), ("agent.consumer.max_ack_pending", agent.consumer.max_ack_pending)]
     {

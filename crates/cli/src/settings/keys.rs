@@ -20,6 +20,8 @@ pub(crate) struct Key {
     pub(crate) address: bool,
     /// Whether it takes a number.
     integer: bool,
+    /// Whether it takes names with values.
+    mapping: bool,
 }
 
 /// Every setting by its dotted name.
@@ -87,7 +89,7 @@ impl Key {
     pub(crate) fn read(&self, text: &str) -> Value {
         match text.parse::<i64>() {
             Ok(number) if self.integer => Value::from(number),
-            Ok(_) | Err(_) if self.secret && text.trim_start().starts_with('{') => {
+            Ok(_) | Err(_) if (self.secret || self.mapping) && text.trim_start().starts_with('{') => {
                 serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text))
             }
             Ok(_) | Err(_) => Value::from(text),
@@ -109,7 +111,8 @@ fn collect(prefix: &str, schema: &Value, defaults: &Value, keys: &mut BTreeMap<S
         let doc = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
         let integer = schema.get("type").is_some_and(|kind| kind.to_string().contains("integer"));
         let address = mentions(schema, "x-address");
-        keys.insert(dotted, Key { doc, default, secret, address, integer });
+        let mapping = schema.get("type").is_some_and(|kind| kind == "object");
+        keys.insert(dotted, Key { doc, default, secret, address, integer, mapping });
     }
 }
 
@@ -169,6 +172,7 @@ mod tests {
         assert_eq!(read("agent.hostname", "5"), "5");
         assert_eq!(read("nats.kv.max_bytes", "100MiB"), "100MiB");
         assert_eq!(read("nats.kv.max_bytes", "1024"), 1024);
+        assert_eq!(read("agent.labels", "{group: web}"), serde_json::json!({"group": "web"}));
         assert_eq!(read("nats.auth.token", "{file: /x}"), serde_json::json!({"file": "/x"}));
     }
 }

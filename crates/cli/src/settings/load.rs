@@ -340,12 +340,14 @@ mod tests {
             ("nats: {objects: {max_bytes: 18446744073709551615}}", "nats.objects.max_bytes"),
             ("nats: {stream: {replicas: 0}}", "nats.stream.replicas"),
             ("agent: {max_jobs: 0}", "agent.max_jobs"),
+            ("agent: {labels: {group: web..dev}}", "agent.labels"),
+            ("agent: {labels: {'a.b': web}}", "agent.labels"),
             ("agent: {consumer: {ack_wait: 1ms}}", "agent.consumer.ack_wait"),
             ("agent: {consumer: {max_deliver: 0}}", "agent.consumer.max_deliver"),
         ] {
             let error = refused(&[("etc.yaml", yaml)], &[]);
             assert!(matches!(&error, Error::Value { key, origin: Origin::File(_, 1), .. } if key == blamed), "{yaml}: {error:?}");
-            assert!(error.to_string().contains("it takes"), "{error}");
+            assert!(error.to_string().contains("it takes") || blamed == "agent.labels", "{error}");
         }
         bounds::check(&Settings::default()).unwrap();
     }
@@ -372,6 +374,24 @@ mod tests {
         let error = refused(&[("etc.yaml", "job: {worker: {max_jobs: 3}}\nagent: {max_jobs: 4}\n")], &[]);
         assert!(error.to_string().contains("job.worker.max_jobs") && error.to_string().contains("agent.max_jobs"), "{error}");
         assert!(matches!(refused(&[("etc.yaml", "job: {worker: {max_job: 3}}")], &[]), Error::UnknownKey { .. }));
+    }
+
+    #[test]
+    fn labels_come_from_every_layer_and_the_strongest_has_them_all() {
+        let labels = |given: &Given| -> Vec<_> {
+            given.sources.load().unwrap().settings.agent.labels().unwrap().iter().map(ToString::to_string).collect()
+        };
+        let yaml = "agent:\n  labels: {group: web.dev, tier: '1'}\n";
+        assert_eq!(labels(&given(&[("etc.yaml", yaml)], &[])), ["group:web.dev", "tier:1"]);
+        assert_eq!(labels(&given(&[("etc.yaml", "job: {worker: {labels: {group: db}}}")], &[])), ["group:db"], "the older spelling");
+        let mut given = given(&[("etc.yaml", yaml)], &[("LONGSHORE_AGENT__LABELS", "{group: web}")]);
+        assert_eq!(labels(&given), ["group:web"]);
+        given.sources.flags.push(("agent.labels", "--label", "{group: mail, rack: a1}".to_owned()));
+        assert_eq!(labels(&given), ["group:mail", "rack:a1"]);
+        let older = [("LONGSHORE_JOB__WORKER__LABELS", "{group: web}")];
+        assert!(matches!(refused(&[("etc.yaml", yaml)], &older), Error::TwoSpellings { .. }));
+        let error = refused(&[], &[("LONGSHORE_AGENT__LABELS", "group:web")]);
+        assert!(matches!(&error, Error::Value { key, .. } if key == "agent.labels"), "{error:?}");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Every setting there is, with its meaning and its default. Reference, JSON Schema and `config explain` are made from this file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use longshore_model::Label;
+use longshore_model::access::{Roles, TakenRole};
+use longshore_model::label::ParseLabelError;
 use longshore_model::unit::{ByteSize, Span};
 use longshore_store::jetstream;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -191,6 +195,23 @@ pub(crate) struct Api {
 pub(crate) struct ApiSecurity {
     /// Key that signs tokens, at least 32 bytes. None: `signing.key` in the data directory, made at the first start.
     pub(crate) signing_key: Option<Secret>,
+    /// Roles beside `read`, `write` and `admin`, such as `{ops: {permissions: [node:read, job:read]}}`.
+    pub(crate) roles: BTreeMap<String, Role>,
+}
+
+/// What a role grants.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Role {
+    /// Permissions, `resource:verb`.
+    pub(crate) permissions: BTreeSet<String>,
+}
+
+impl ApiSecurity {
+    /// The roles that tokens may carry.
+    pub(crate) fn roles(&self) -> Result<Roles, TakenRole> {
+        Roles::with(self.roles.iter().map(|(name, role)| (name.clone(), role.permissions.clone())).collect())
+    }
 }
 
 /// How client commands find a controller.
@@ -219,8 +240,12 @@ pub(crate) struct Agent {
     pub(crate) hostname: String,
     /// Executions it runs at once.
     pub(crate) max_jobs: usize,
+    /// Groups it belongs to, such as `{group: web.dev.us-east}`: jobs for `group:web` and `group:web.dev` are for it, too.
+    pub(crate) labels: BTreeMap<String, String>,
     /// Agents with the same group share the work for `_any`.
     pub(crate) queue_group: String,
+    /// Name of an agent's connection, for whoever looks at the broker.
+    pub(crate) client_name: String,
     /// How agents take work from the broker.
     pub(crate) consumer: Consumer,
 }
@@ -302,10 +327,24 @@ impl Default for Objects {
     }
 }
 
+impl Agent {
+    /// Its labels, or the first that is none.
+    pub(crate) fn labels(&self) -> Result<Vec<Label>, ParseLabelError> {
+        self.labels.iter().map(|(key, value)| format!("{key}:{value}").parse()).collect()
+    }
+}
+
 impl Default for Agent {
     fn default() -> Self {
         let consumer = jetstream::Config::default().consumer;
-        Self { hostname: String::new(), max_jobs: 10, queue_group: consumer.queue_group, consumer: Consumer::default() }
+        Self {
+            hostname: String::new(),
+            max_jobs: 10,
+            labels: BTreeMap::new(),
+            queue_group: consumer.queue_group,
+            client_name: "longshore-agent".to_owned(),
+            consumer: Consumer::default(),
+        }
     }
 }
 

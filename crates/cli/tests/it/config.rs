@@ -123,3 +123,26 @@ fn check_and_schema_work_without_any_file() {
     let ran = run(&mut longshore(home.path(), &["--config", "/does/not/exist.yaml", "config", "check"]));
     assert_eq!(ran.code, Some(2));
 }
+
+#[test]
+fn a_configured_role_is_signed_into_tokens_and_told_of_them() {
+    let home = Home::with("controller: {api: {security: {roles: {ops: {permissions: [node:read, job:read]}}}}}\n");
+    let data = home.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("signing.key"), "k".repeat(32)).unwrap();
+    let data = data.to_str().unwrap();
+    let generate = |more: &[&str]| home.run(&[&["token", "generate", "ci", "--role", "ops", "--data", data], more].concat(), &[]);
+    assert_eq!(generate(&["--permission", "job:write"]).code, Some(2), "a role grants what it lists");
+    let token = home.0.path().join("token");
+    std::fs::write(&token, generate(&["--target", "group:web", "--expires-in", "1h"]).stdout).unwrap();
+    let said = home.run(&["token", "validate", token.to_str().unwrap(), "--data", data, "-o", "json"], &[]);
+    let said: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&said["subject"], &said["roles"][0], &said["targets"][0]), (&"ci".into(), &"ops".into(), &"group:web".into()));
+    assert!(said["expires_at"].is_string());
+
+    std::fs::write(&token, "eyJhbGciOiJub25lIn0.e30.").unwrap();
+    let forged = home.run(&["token", "validate", token.to_str().unwrap(), "--data", data], &[]);
+    assert!(forged.code == Some(1) && !forged.stderr.contains("eyJ"), "{}", forged.stderr);
+    let taken = Home::with("controller: {api: {security: {roles: {admin: {permissions: [job:read]}}}}}\n").run(&["config", "check"], &[]);
+    assert!(taken.code != Some(0) && taken.stderr.contains("controller.api.security.roles"), "{}", taken.stderr);
+}

@@ -127,8 +127,12 @@ struct Following {
 
 impl Following {
     fn start(fake: &Fake, words: &[&str]) -> Self {
+        Self::command(fake, &[&["run"], words].concat())
+    }
+
+    fn command(fake: &Fake, words: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut command = longshore(home.path(), &[&["--url", &fake.url, "run"], words].concat());
+        let mut command = longshore(home.path(), &[&["--url", &fake.url], words].concat());
         command.current_dir(home.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { child: command.spawn().unwrap(), _home: home }
     }
@@ -176,5 +180,75 @@ fn ctrl_c_is_heard_while_results_are_fetched_and_before_acceptance() {
         let (code, stderr) = following.end();
         assert_eq!(code, Some(130), "{stderr}");
         assert!(stderr.contains(said) && began.elapsed() < Duration::from_secs(30), "{stderr}");
+    }
+}
+
+#[test]
+fn dead_letters_are_listed_shown_redriven_and_discarded() {
+    let letter = |id: &str| {
+        let died = serde_json::json!({
+            "id": "any", "hostname": "quay-07", "attempts": 3, "at": "2026-07-27T10:00:00Z", "error": {"code": "lost", "message": "gone"},
+        });
+        serde_json::json!({
+            "id": id, "state": "open", "operation": "command.exec", "target": "_any", "submitted_by": "x", "at": "2026-07-27T10:00:00Z",
+            "dead": 1, "last": died, "executions": [died],
+        })
+    };
+    let fake = Fake::start(move |request, _| match request {
+        request if request.starts_with("POST") => Reply::Json(201, job("pending")),
+        request if request.starts_with("DELETE") => Reply::Json(204, serde_json::Value::Null),
+        request if request.contains(&format!("/dead-letters/{OTHER}")) => Reply::Json(200, letter(OTHER)),
+        request if request.contains("cursor=c1") => Reply::Json(200, serde_json::json!({"items": [letter(ID)], "next_cursor": "c2"})),
+        request if request.contains("/dead-letters") => {
+            Reply::Json(200, serde_json::json!({"items": [letter(OTHER)], "next_cursor": "c1"}))
+        }
+        _jobs => page(&[OTHER, ID], None),
+    });
+    let ran = asked(&fake, &["dead-letter", "list", "--state", "open,redriven", "--limit", "2", "-o", "name"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), format!("{OTHER}\n{ID}\n")), "{}", ran.stderr);
+    let more = "longshore dead-letter list --state open --state redriven --limit 2 --cursor c2";
+    assert!(ran.stderr.contains(more) && fake.seen()[0].contains("state=open%2Credriven"), "{} {:?}", ran.stderr, fake.seen());
+    let ran = asked(&fake, &["dead-letter", "list", "--limit", "1"]);
+    assert!(ran.stdout.contains("quay-07") && ran.stdout.contains("gone"), "{}", ran.stdout);
+    let ran = asked(&fake, &["dead-letter", "show", OTHER]);
+    assert!(ran.code == Some(0) && ran.stdout.contains("quay-07"), "{} {}", ran.stdout, ran.stderr);
+    let ran = asked(&fake, &["dead-letter", "redrive", "abcxyz"]);
+    assert!(ran.code == Some(0) && ran.stdout.starts_with(&format!("{ID} does j-abcxyz again")), "{} {}", ran.stdout, ran.stderr);
+    let ran = asked(&fake, &["dead-letter", "discard", OTHER, "zzzz"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), "j-abcxyz discarded\n"), "{}", ran.stderr);
+    assert_eq!(asked(&fake, &["dead-letter", "list", "--state", "dead"]).code, Some(2));
+}
+
+#[test]
+fn how_many_hosts_have_answered_is_told_while_they_are_waited_for() {
+    let view = |status: &str, states: [&str; 3]| {
+        let mut view = job(status);
+        let agents = ["a-01ktest0000000000000abcde0", "a-01ktest0000000000000abcde1", "a-01ktest0000000000000abcde2"];
+        let executions = agents.iter().zip(states).map(|(id, state)| serde_json::json!({"id": id, "state": state, "attempts": 1}));
+        view["executions"] = executions.collect();
+        Reply::Json(200, view)
+    };
+    let fake = Fake::start(move |_, n| match n {
+        0 => view("running", ["completed", "failed", "running"]),
+        _later => view("partial_failure", ["completed", "failed", "completed"]),
+    });
+    let ran = asked(&fake, &["job", "wait", ID]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(9), "j-abcdef: 2/3 answered, 1 failed\n"));
+    assert!(ran.stdout.contains("2 completed, 1 failed of 3"), "{}", ran.stdout);
+}
+
+#[test]
+fn ctrl_c_ends_the_waiting_and_says_how_to_come_back() {
+    for words in [&["job", "submit", "command.exec", "--wait"][..], &["node", "uptime"]] {
+        let fake = Fake::start(|request, _| match request {
+            request if request.starts_with("POST") => Reply::Json(201, job("running")),
+            _job => Reply::Hang(Duration::from_secs(60)),
+        });
+        let following = Following::command(&fake, words);
+        fake.wait_for(&format!("GET /api/v1/jobs/{ID}"));
+        kill_process(Pid::from_raw(following.child.id().cast_signed()).unwrap(), Signal::INT).unwrap();
+        let (code, stderr) = following.end();
+        assert_eq!(code, Some(130), "{stderr}");
+        assert!(stderr.contains(&format!("longshore job wait {ID}")), "{stderr}");
     }
 }

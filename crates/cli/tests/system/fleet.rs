@@ -112,6 +112,17 @@ impl Fleet {
         self.all_known().await;
     }
 
+    /// An agent by its earlier name and flags.
+    pub(crate) async fn add_worker(&mut self, hostname: &str) {
+        let data = self.dir.path().join(hostname).display().to_string();
+        let url = self.nats.url();
+        let (_, port) = url.rsplit_once(':').unwrap();
+        let words = ["job", "worker", "start", "-o", "json", "--worker-host", "127.0.0.1", "--worker-port", port, "--data", &data];
+        let words = [&words[..], &["--worker-hostname", hostname, "--worker-max-jobs", "3", "--consumer-ack-wait", SHORT_LEASE]].concat();
+        self.agents.push(Role::start(self.dir.path(), self.controller.lease, &words).await);
+        self.all_known().await;
+    }
+
     async fn launch_agent(&mut self, more: &[&str]) {
         let (n, url) = (self.agents.len(), self.nats.url());
         let (data, host) = (self.dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));
@@ -123,7 +134,8 @@ impl Fleet {
     async fn all_known(&self) {
         eventually("every agent to be known", PATIENCE, async || {
             let list = self.client.agents().await.ok()?;
-            (list.items.iter().filter(|agent| agent.state == "ready").count() == self.agents.len()).then_some(())
+            (list.items.iter().filter(|agent| agent.state == longshore_client::AgentCondition::Ready).count() == self.agents.len())
+                .then_some(())
         })
         .await;
     }

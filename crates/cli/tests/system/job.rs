@@ -8,7 +8,7 @@ use crate::run::{User, text};
 
 impl User<'_> {
     /// Types a command that is to succeed, and gives its data.
-    async fn data(&self, words: &[&str]) -> Value {
+    pub(crate) async fn data(&self, words: &[&str]) -> Value {
         let output = self.types(&[words, &["-o", "json"]].concat()).await;
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{words:?}: {error}: {}", text(&output.stderr)))
     }

@@ -164,11 +164,15 @@ async fn a_job_that_has_run_is_deleted_with_everything_it_left() {
 #[tokio::test]
 async fn targets_that_do_not_exist_are_refused_and_nothing_is_stored() {
     let fleet = Fleet::start(1).await;
-    for target in ["_all", "_any@group:web", "_host", "group:web", "", "*", ">", "../x", "a\0b", "host-0.>"] {
+    for target in ["_all@group:web", "_any@web", "_host", "group:web.*", "", "*", ">", "../x", "a\0b", "host-0.>"] {
         let refused = fleet.client.submit(&JobRequest { target: target.into(), ..shell("true") }, None).await.unwrap_err();
         assert_eq!(refused.code(), Some(ErrorCode::Validation), "{target:?}: {refused:?}");
         let longshore_client::Error::Problem(problem) = refused else { panic!("{target:?}: {refused:?}") };
         assert_eq!((problem.status, problem.errors[0].pointer.as_str()), (422, "/target"), "{target:?}");
+    }
+    for target in ["group:web", "_any@group:web"] {
+        let nobody = fleet.client.submit(&JobRequest { target: target.into(), ..shell("true") }, None).await.unwrap_err();
+        assert_eq!(nobody.code(), Some(ErrorCode::NoAgent), "{target}: {nobody:?}");
     }
     let unknown = fleet.client.submit(&JobRequest { target: "host-1".into(), ..shell("true") }, None).await.unwrap_err();
     let longshore_client::Error::Problem(problem) = unknown else { panic!("{unknown:?}") };

@@ -74,7 +74,8 @@ impl Delete {
     }
 }
 
-async fn each(
+/// Does `change` to each job; the first refusal does not keep the others from it.
+pub(crate) async fn each(
     app: &App,
     texts: &[String],
     done: &str,

@@ -22,7 +22,7 @@ pub(crate) struct List {
     /// An operation's name.
     #[arg(long, value_name = "NAME")]
     operation: Option<String>,
-    /// A target as it was submitted.
+    /// A target as it was submitted: `_any`, `_all`, HOST, KEY:VALUE or `_any@KEY:VALUE`.
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
     /// A host name or agent id.

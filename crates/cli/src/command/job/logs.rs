@@ -1,11 +1,12 @@
 //! `longshore job logs`: output as it was written, to the stream it was written to.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
 
 use clap::Args;
 use futures::StreamExt;
-use longshore_client::{LogView, log_bytes};
+use longshore_client::{Client, ExecutionId, JobId, JobView, LogView, log_bytes};
 use longshore_model::wire::log::LogStream;
 
 use super::id::resolve;
@@ -14,6 +15,7 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{Format, Output, to_json};
+use crate::render::{Lines, Written};
 
 /// A job's output.
 #[derive(Debug, Args)]
@@ -36,20 +38,28 @@ impl Logs {
         }
         let client = app.client()?;
         let id = resolve(&client, &self.id).await?;
+        let mut writer = match app.out.format {
+            Format::Table | Format::Wide | Format::Name => Some(Writer::new(&app.out, &client, &client.job(id, None).await?)),
+            Format::Jsonl | Format::Json | Format::Yaml => None,
+        };
         let mut stream = pin!(client.logs(id, None, self.follow));
         let mut pieces = Vec::new();
         let reading = async {
             while let Some(piece) = stream.next().await {
                 let piece = piece?.item;
-                match app.out.format {
-                    Format::Table | Format::Wide | Format::Name => write(&app.out, &piece)?,
-                    Format::Jsonl => app.out.lines(to_json(&piece))?,
-                    Format::Json | Format::Yaml => pieces.push(piece),
+                match &mut writer {
+                    Some(writer) => writer.write(&piece).await?,
+                    None if app.out.format == Format::Jsonl => app.out.lines(to_json(&piece))?,
+                    None => pieces.push(piece),
                 }
             }
             Ok::<_, Failure>(())
         };
-        telling(&app.out, &client, reading).await?;
+        let read = telling(&app.out, &client, reading).await;
+        if let Some(writer) = &mut writer {
+            writer.end()?;
+        }
+        read?;
         match app.out.format {
             Format::Json | Format::Yaml => {
                 app.out.list(&serde_json::json!({ "items": pieces }), &pieces, |_| String::new(), |_| String::new())?
@@ -60,13 +70,62 @@ impl Logs {
     }
 }
 
-/// Writes one piece to where the job wrote it.
-pub(crate) fn write(out: &Output, piece: &LogView) -> Result<(), Failure> {
-    let bytes = log_bytes(piece);
-    match piece.stream {
-        LogStream::Stdout => out.bytes(&bytes)?,
-        LogStream::Stderr => out.say_bytes(&bytes),
-        LogStream::System => out.say(format_args!("-- {}", String::from_utf8_lossy(&bytes).trim_end())),
+/// Writes output to where the job wrote it: as it was for one execution, in whole lines with the host's name before them for several.
+pub(crate) struct Writer {
+    out: Output,
+    client: Client,
+    job: JobId,
+    hosts: BTreeMap<ExecutionId, String>,
+    lines: Option<Lines>,
+}
+
+impl Writer {
+    /// For the output of `job`.
+    pub(crate) fn new(out: &Output, client: &Client, job: &JobView) -> Self {
+        let lines = (job.executions.len() > 1).then(Lines::default);
+        let mut writer = Self { out: *out, client: client.clone(), job: job.id, hosts: BTreeMap::new(), lines };
+        writer.note(job);
+        writer
     }
-    Ok(())
+
+    fn note(&mut self, job: &JobView) {
+        self.hosts.extend(job.executions.iter().filter_map(|execution| Some((execution.id, execution.hostname.clone()?))));
+    }
+
+    /// Writes one piece, or keeps what has no line end yet.
+    pub(crate) async fn write(&mut self, piece: &LogView) -> Result<(), Failure> {
+        if self.lines.is_none() {
+            return self.put(piece.stream, &log_bytes(piece));
+        }
+        let host = self.host(piece).await;
+        let Some(lines) = &mut self.lines else { return Ok(()) };
+        let written = lines.take(&host, piece);
+        self.put(written.stream, &written.bytes)
+    }
+
+    /// Writes what was kept. Nothing follows.
+    pub(crate) fn end(&mut self) -> Result<(), Failure> {
+        let rest = self.lines.as_mut().map(Lines::rest).unwrap_or_default();
+        rest.iter().try_for_each(|Written { stream, bytes }| self.put(*stream, bytes))
+    }
+
+    /// A job tells the name of a host once its agent has begun.
+    async fn host(&mut self, piece: &LogView) -> String {
+        if !self.hosts.contains_key(&piece.execution) {
+            if let Ok(job) = self.client.job(self.job, None).await {
+                self.note(&job);
+            }
+            self.hosts.entry(piece.execution).or_insert_with(|| piece.agent.to_string());
+        }
+        self.hosts.get(&piece.execution).cloned().unwrap_or_default()
+    }
+
+    fn put(&self, stream: LogStream, bytes: &[u8]) -> Result<(), Failure> {
+        match stream {
+            LogStream::Stdout => self.out.bytes(bytes)?,
+            LogStream::Stderr => self.out.say_bytes(bytes),
+            LogStream::System => String::from_utf8_lossy(bytes).lines().for_each(|line| self.out.say(format_args!("-- {line}"))),
+        }
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! `longshore job`: submit, follow and manage jobs.
 
+mod audience;
 mod change;
 mod id;
 mod list;
@@ -9,16 +10,20 @@ mod show;
 mod submit;
 mod wait;
 
+pub(crate) use audience::{Audience, in_our_words};
+pub(crate) use change::each;
 use clap::Subcommand;
-pub(crate) use logs::write as write_log;
+pub(crate) use id::resolve;
+pub(crate) use logs::Writer;
 use longshore_client::JobId;
 pub(crate) use presence::telling;
 pub(crate) use submit::fresh_key;
-pub(crate) use wait::until;
+pub(crate) use wait::{or_leave, until};
 
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::role::agent::WorkerStart;
 
 /// Submit, follow and manage jobs.
 #[derive(Debug, Subcommand)]
@@ -41,6 +46,16 @@ pub(crate) enum Job {
     /// Remove everything kept of ended jobs.
     #[command(visible_alias = "rm")]
     Delete(change::Delete),
+    /// The earlier spelling of `longshore agent`.
+    #[command(subcommand)]
+    Worker(Worker),
+}
+
+/// The earlier spelling of `longshore agent`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Worker {
+    /// Run an agent on this host.
+    Start(WorkerStart),
 }
 
 /// What to do about a job that was accepted, after a failure that is not its own.
@@ -59,6 +74,7 @@ impl Job {
             Self::Cancel(cancel) => cancel.perform(app).await,
             Self::Retry(retry) => retry.perform(app).await,
             Self::Delete(delete) => delete.perform(app).await,
+            Self::Worker(Worker::Start(start)) => start.perform(app).await,
         }
     }
 }

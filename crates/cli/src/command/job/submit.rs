@@ -8,7 +8,7 @@ use longshore_client::{Client, JobRequest, RetryRequest};
 use longshore_model::unit::Span;
 use serde_json::{Map, Value};
 
-use super::{goes_on, wait};
+use super::{Audience, in_our_words, wait};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -17,7 +17,7 @@ use crate::render;
 /// Submit a job.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples\n  longshore job submit node.status.get --wait\n  longshore job submit command.shell --arg command='df -h' --target web-01\n  longshore job submit workspace.run --args @job.json"
+    after_help = "Examples\n  longshore job submit node.status.get --wait\n  longshore job submit command.shell --arg command='df -h' --target web-01\n  longshore job submit node.uptime.get --target group:web --wait\n  longshore job submit workspace.run --args @job.json"
 )]
 pub(crate) struct Submit {
     /// What to do, such as `node.hostname.get`; see `longshore operation list`.
@@ -28,9 +28,8 @@ pub(crate) struct Submit {
     /// One argument; a value that is JSON is taken as that, anything else as text. May be repeated.
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     arg: Vec<String>,
-    /// `_any`, a host name or an agent id.
-    #[arg(long, default_value = "_any")]
-    target: String,
+    #[command(flatten)]
+    pub(crate) audience: Audience,
     /// Of one attempt, such as `30s`.
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
@@ -59,16 +58,18 @@ pub(crate) struct Submit {
 
 impl Submit {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let (wait, request) = (self.wait, self.request()?);
+        let (wait, audience, request) = (self.wait, self.audience.clone(), self.request()?);
         let client = app.client()?;
+        audience.confirm(app, &client, &request.operation).await?;
         let head_start = wait.then_some(Duration::from_secs(20));
-        let mut job = client.submit(&request, head_start).await?;
+        let mut job = client.submit(&request, head_start).await.map_err(|error| in_our_words(error.into(), &audience.target))?;
         if wait {
             let id = job.id;
-            job = wait::until_final(app, &client, job).await.map_err(|failure| failure.hint(goes_on(id)))?;
+            let Some(ended) = wait::or_leave(app, id, wait::until_final(app, &client, job)).await? else { return Ok(Exit::Interrupted) };
+            job = ended;
         }
         let id = job.id;
-        app.out.item(&job, |_| if wait { render::job_line(&job) } else { id.to_string() }, || id.to_string())?;
+        app.out.item(&job, |_| if wait { render::outcome(&app.out, &job) } else { id.to_string() }, || id.to_string())?;
         if !wait {
             app.out.suggest(format!("accepted; follow it with     longshore job logs -f {}", job.id.short()));
         }
@@ -82,14 +83,13 @@ impl Submit {
             backoff: (!self.backoff.is_empty()).then(|| self.backoff.iter().map(Span::to_string).collect()),
         });
         Ok(JobRequest {
-            target: self.target,
             timeout: self.timeout.map(|span| span.to_string()),
             expires_in: self.expires_in.map(|span| span.to_string()),
             not_before: self.not_before,
             retry,
             idempotency_key: Some(self.idempotency_key.unwrap_or_else(fresh_key)),
             annotations: self.annotation.iter().map(|text| pair("--annotation", text)).collect::<Result<_, _>>()?,
-            ..Client::request(self.operation, args)
+            ..self.audience.of(Client::request(self.operation, args))
         })
     }
 }

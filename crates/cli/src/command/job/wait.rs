@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use longshore_client::{Backoff, Client, JobId, JobView};
+use longshore_model::ExecutionState;
 use longshore_model::unit::Span;
 
 use super::id::resolve;
-use super::telling;
+use super::{goes_on, telling};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -27,6 +28,8 @@ pub(crate) struct Wait {
 
 /// What one request waits for; the next follows at once.
 const STEP: Duration = Duration::from_secs(60);
+/// The same for the first, and where several hosts are waited for and people are told how many are left.
+const STEP_OF_MANY: Duration = Duration::from_secs(10);
 /// How long a controller may be away while somebody waits.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 
@@ -56,6 +59,17 @@ impl Wait {
     }
 }
 
+/// Waits for what becomes of a job that was accepted; Ctrl-C ends the waiting and says how to come back. Gives nothing then.
+pub(crate) async fn or_leave<T>(app: &App, id: JobId, waiting: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        done = waiting => done.map(Some).map_err(|failure| failure.hint(goes_on(id))),
+        _ = tokio::signal::ctrl_c() => {
+            app.out.say(format!("\ninterrupted; {}", goes_on(id)));
+            Ok(None)
+        }
+    }
+}
+
 /// Waits for the end of a job that was just submitted.
 pub(crate) async fn until_final(app: &App, client: &Client, job: JobView) -> Result<JobView, Failure> {
     if job.status.is_final() { Ok(job) } else { until(app, client, job.id, None).await }
@@ -63,19 +77,34 @@ pub(crate) async fn until_final(app: &App, client: &Client, job: JobView) -> Res
 
 /// The job when it has ended, or as it is at the deadline. A controller that is away for a moment is waited for.
 pub(crate) async fn until(app: &App, client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
-    telling(&app.out, client, patiently(client, id, deadline)).await
+    telling(&app.out, client, patiently(app, client, id, deadline)).await
 }
 
-async fn patiently(client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
+/// How far a job for many hosts is: `37/50 answered, 2 failed`.
+fn answered(job: &JobView) -> String {
+    let count = |is: fn(ExecutionState) -> bool| job.executions.iter().filter(|execution| is(execution.state)).count();
+    let (final_ones, failed) =
+        (count(ExecutionState::is_final), count(|state| matches!(state, ExecutionState::Failed | ExecutionState::Lost)));
+    let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    format!("{}: {final_ones}/{} answered{failed}", job.id.short(), job.executions.len())
+}
+
+async fn patiently(app: &App, client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut away_since = None;
+    let mut step = STEP_OF_MANY;
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match client.job(id, Some(left.map_or(STEP, |left| left.min(STEP)))).await {
+        match client.job(id, Some(left.map_or(step, |left| left.min(step)))).await {
             Ok(job) if job.status.is_final() || left.is_some_and(|left| left.is_zero()) => return Ok(job),
-            Ok(_) => {
+            Ok(job) => {
                 backoff.reset();
                 away_since = None;
+                if job.executions.len() > 1 {
+                    app.out.say(answered(&job));
+                } else {
+                    step = STEP;
+                }
             }
             Err(error) => {
                 let since = *away_since.get_or_insert_with(Instant::now);

@@ -17,7 +17,10 @@ pub(crate) fn exit(job: &JobView) -> Exit {
         | JobStatus::Scheduled
         | JobStatus::Pending
         | JobStatus::Running
-        | JobStatus::Retryable => job.executions.iter().find_map(of_execution).unwrap_or(Exit::RunFailed),
+        | JobStatus::Retryable => {
+            // A job that did not complete never looks like one that did.
+            job.executions.iter().filter_map(of_execution).find(|exit| exit.code() != 0).unwrap_or(Exit::RunFailed)
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use longshore_client::{Client, JobId};
+use longshore_client::{Client, JobView};
 use tokio::signal::unix::Signal;
 
 use crate::app::App;
-use crate::command::job::{telling, write_log};
+use crate::command::job::{Writer, telling};
 use crate::failure::Failure;
 
 /// Why following ended.
@@ -23,18 +23,24 @@ pub(crate) enum Followed {
 /// After the first Ctrl-C, how long a second one still cancels.
 const SECOND_CHANCE: Duration = Duration::from_secs(3);
 
-/// Follows the output of `id`.
-pub(crate) async fn follow(app: &App, client: &Client, id: JobId, interrupts: &mut Signal) -> Result<Followed, Failure> {
+/// Follows the output of `job`.
+pub(crate) async fn follow(app: &App, client: &Client, job: &JobView, interrupts: &mut Signal) -> Result<Followed, Failure> {
+    let id = job.id;
+    let mut writer = Writer::new(&app.out, client, job);
     let writing = async {
         let mut output = pin!(client.logs(id, None, true));
         while let Some(piece) = output.next().await {
-            write_log(&app.out, &piece?.item)?;
+            writer.write(&piece?.item).await?;
         }
-        Ok(Followed::Ended)
+        Ok::<_, Failure>(())
     };
-    tokio::select! {
-        ended = telling(&app.out, client, writing) => return ended,
-        _ = interrupts.recv() => {}
+    let written = tokio::select! {
+        written = telling(&app.out, client, writing) => Some(written),
+        _ = interrupts.recv() => None,
+    };
+    let rest = writer.end();
+    if let Some(written) = written {
+        return written.and(rest).map(|()| Followed::Ended);
     }
     app.out.say(format!("\ndetached; the job goes on. Come back with     longshore job logs -f {}", id.short()));
     app.out.say(format!("Ctrl-C again within {} s cancels it.", SECOND_CHANCE.as_secs()));

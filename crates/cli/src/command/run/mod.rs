@@ -14,7 +14,7 @@ use longshore_model::unit::Span;
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::job::{fresh_key, goes_on, until};
+use super::job::{Audience, fresh_key, goes_on, in_our_words, until};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -24,10 +24,11 @@ const HELP: &str = "\
 Examples
   longshore run -- uname -a                                         a command on any agent
   longshore run --target web-01 -- systemctl is-active nginx        on one host
+  longshore run --target group:web --yes -- systemctl reload nginx  on every host of a group, each line with its host's name
   longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
 
 Exit codes
-  the command's own; with a directory the first failing step's; 127 it is not there; 125 anything of Longshore's own;
+  the command's own; with a directory the first failing step's; on several hosts the first failing one's; 127 it is not there; 125 anything of Longshore's own;
   141 whoever read the output has closed it
 
 Ctrl-C detaches and says how to come back; a second one cancels.";
@@ -41,9 +42,8 @@ pub(crate) struct Run {
     /// The command and its words; with DIR: one step a word, for the shell.
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
-    /// `_any`, a host name or an agent id.
-    #[arg(long, default_value = "_any")]
-    target: String,
+    #[command(flatten)]
+    audience: Audience,
     /// Glob of what is not uploaded, as in a .gitignore. May be repeated.
     #[arg(long, value_name = "GLOB", requires = "dir")]
     exclude: Vec<String>,
@@ -71,9 +71,18 @@ impl Run {
     }
 
     async fn go(self, app: &App) -> Result<Exit, Failure> {
+        if self.dir.is_some() && self.audience.is_many() {
+            return Err(Failure::new(Exit::Usage, format!("a directory is run by one agent, and {} may be many", self.audience.target))
+                .because("the results of several hosts cannot be told apart yet")
+                .hint("one of a group:          --target _any@KEY:VALUE")
+                .hint("without a directory:     longshore run --target _all -- CMD"));
+        }
+        let client = app.client()?;
+        let operation = if self.dir.is_some() { "workspace.run" } else { "command.exec" };
+        // Before signals are caught, so that Ctrl-C ends the question.
+        self.audience.confirm(app, &client, operation).await?;
         let mut interrupts =
             signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
-        let client = app.client()?;
         let job = tokio::select! {
             job = self.submit(app, &client) => job?,
             _ = interrupts.recv() => {
@@ -93,7 +102,8 @@ impl Run {
             Some(dir) => Some(upload::upload(app, client, dir, &self.exclude).await?),
             None => None,
         };
-        Ok(client.submit(&self.request(bundle), None).await?)
+        let submitted = client.submit(&self.request(bundle), None).await;
+        submitted.map_err(|error| in_our_words(error.into(), &self.audience.target))
     }
 
     /// From its acceptance to the end of `run`.
@@ -105,7 +115,7 @@ impl Run {
             return Ok(Exit::Done);
         }
         let unfinished = |failure: Failure| failure.hint(goes_on(id));
-        match follow::follow(app, client, id, interrupts).await.map_err(unfinished)? {
+        match follow::follow(app, client, job, interrupts).await.map_err(unfinished)? {
             follow::Followed::Ended => {}
             follow::Followed::Detached => return Ok(Exit::Interrupted),
         }
@@ -129,8 +139,10 @@ impl Run {
         if self.dir.is_some() {
             collect::collect(app, client, job.id, &self.out).await?;
         }
-        if app.out.stderr_is_terminal || exit != Exit::Done || self.dir.is_some() {
-            let mark = if exit == Exit::Done { "\u{2714}" } else { "\u{2716}" };
+        let mark = if exit == Exit::Done { "\u{2714}" } else { "\u{2716}" };
+        if job.executions.len() > 1 {
+            app.out.say(render::outcome(&app.out, job));
+        } else if app.out.stderr_is_terminal || exit != Exit::Done || self.dir.is_some() {
             app.out.say(format!("{mark} {}", render::job_line(job)));
         }
         Ok(exit)
@@ -156,11 +168,10 @@ impl Run {
             }
         };
         JobRequest {
-            target: self.target.clone(),
             timeout: self.timeout.map(|span| span.to_string()),
             retry: self.retry.map(|max_attempts| RetryRequest { max_attempts, backoff: None }),
             idempotency_key: Some(fresh_key()),
-            ..Client::request(operation, args.expect("arguments are text and lists of it"))
+            ..self.audience.of(Client::request(operation, args.expect("arguments are text and lists of it")))
         }
     }
 }
