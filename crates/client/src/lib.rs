@@ -20,6 +20,7 @@
 //! they broke off ([`Client::events`], [`Client::logs`]). The invariant guarded here: a call that returns an error says whether it
 //! may have had an effect ([`Error::had_no_effect`]) and whether it is worth repeating ([`Error::is_retryable`]).
 
+mod audit;
 mod backoff;
 mod base64;
 mod bundle;
@@ -31,17 +32,19 @@ mod follow;
 mod job;
 mod sse;
 
+pub use audit::AuditFilter;
 pub use backoff::Backoff;
 pub use client::{Client, ClientConfig};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
 pub use follow::Followed;
 pub use job::{JobFilter, log_bytes};
+pub use longshore_model::wire::audit::AuditRecord;
 pub use longshore_model::wire::dead_letter::DeadExecution;
 pub use longshore_model::wire::problem::{ErrorCode, Problem};
 pub use longshore_model::wire::rest::{
-    AgentCondition, AgentList, AgentView, ArtifactList, BundleView, CancelView, DeadLetterCondition, DeadLetterList, DeadLetterView,
-    ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView, OperationList, OperationView, RetryJobRequest, RetryOnly,
-    RetryRequest, StatusView, TimelineEntry,
+    AgentCondition, AgentList, AgentView, ArtifactList, AuditList, BundleView, CancelView, DeadLetterCondition, DeadLetterList,
+    DeadLetterView, ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView, OperationList, OperationView,
+    RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
 };
 pub use longshore_model::{AgentId, ExecutionId, JobId};

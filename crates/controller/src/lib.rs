@@ -9,6 +9,7 @@
 //! repairs. It runs nothing on hosts and does not link what could.
 
 mod app;
+mod audit;
 mod fleet;
 mod hex;
 mod hub;

@@ -1,15 +1,22 @@
 //! Accepts connections and serves each. A client that says nothing holds its place for a bounded time, and all of them together are a
 //! bounded number.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Where a request's connection came from: in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote(pub(crate) SocketAddr);
 
 /// What connections are held to.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +37,12 @@ impl Default for Bounds {
 pub(crate) async fn serve(mut listener: TcpListener, router: Router, bounds: Bounds, drain: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, remote) = tokio::select! {
             () = drain.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            (stream, _) = accept(&mut listener), if connections.len() < bounds.connections => stream,
+            accepted = accept(&mut listener), if connections.len() < bounds.connections => accepted,
         };
-        connections.spawn(converse(stream, router.clone(), bounds, drain.clone()));
+        connections.spawn(converse(stream, Remote(remote), router.clone(), bounds, drain.clone()));
     }
     // Whoever connects from now on is refused rather than left waiting.
     drop(listener);
@@ -43,14 +50,19 @@ pub(crate) async fn serve(mut listener: TcpListener, router: Router, bounds: Bou
 }
 
 /// The framework's own: it waits when there are no more file descriptors.
-async fn accept(listener: &mut TcpListener) -> (TcpStream, std::net::SocketAddr) {
+async fn accept(listener: &mut TcpListener) -> (TcpStream, SocketAddr) {
     axum::serve::Listener::accept(listener).await
 }
 
-async fn converse(stream: TcpStream, router: Router, bounds: Bounds, drain: CancellationToken) {
+async fn converse(stream: TcpStream, remote: Remote, router: Router, bounds: Bounds, drain: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.head_within);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(remote);
+        router.call(request)
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -8,14 +8,18 @@ use longshore_model::access::Roles;
 use longshore_store::Store;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::listener::{self, Bounds};
-use crate::{fleet, index, letters, reconcile, rest};
+use crate::{audit, fleet, index, letters, reconcile, rest};
 
 /// How long requests may take to finish once the controller ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the audit trail's last records have at least, once requests have ended or were cut off.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
 /// Between looks at whether everything is known.
 const READY_LOOK: Duration = Duration::from_millis(5);
@@ -147,26 +151,37 @@ impl Controller {
         tasks.spawn(fleet::follow(app.clone()));
         tasks.spawn(letters::follow(app.clone()));
         reconcile::spawn(&app, &mut tasks);
+        let (mut writer, calls_ended) = (JoinSet::new(), CancellationToken::new());
+        writer.spawn(audit::write(app.clone(), calls_ended.clone()));
         tracing::info!(%address, "the controller serves");
 
         let serve = listener::serve(listener, rest::router(app.clone()), Bounds::default(), app.drain.clone());
-        let mut serve = std::pin::pin!(serve);
+        let mut serve = Box::pin(serve);
         let ended = tokio::select! {
             () = drain.cancelled() => Ok(()),
-            () = &mut serve => Err(RunError::Task(None)),
+            () = serve.as_mut() => Err(RunError::Task(None)),
             task = tasks.join_next() => Err(RunError::Task(task.and_then(Result::err))),
+            task = writer.join_next() => Err(RunError::Task(task.and_then(Result::err))),
         };
         app.drain.cancel();
+        let deadline = Instant::now() + DRAIN_WITHIN;
         app.streams.close();
-        let finish = async {
+        let was_asked = ended.is_ok();
+        let finish = async move {
             app.streams.wait().await;
             while tasks.join_next().await.is_some() {}
-            if ended.is_ok() {
+            if was_asked {
                 serve.await;
             }
         };
-        if tokio::time::timeout(DRAIN_WITHIN, finish).await.is_err() {
+        if tokio::time::timeout_at(deadline, finish).await.is_err() {
             tracing::warn!("some requests did not finish in time and were cut off");
+            // They are dropped when they are next looked at, and leave their records then.
+            tokio::time::sleep(READY_LOOK).await;
+        }
+        calls_ended.cancel();
+        if tokio::time::timeout_at(deadline.max(Instant::now() + FLUSH_WITHIN), writer.join_next()).await.is_err() {
+            tracing::error!("the broker did not take the last audit records in time, and they are lost");
         }
         ended
     }

@@ -70,6 +70,10 @@ pub const PAGE_MAX: usize = 1000;
 pub const DEAD_LETTER_EXECUTIONS_MAX: usize = 64;
 /// Bytes of an error's message in a dead letter; the job has all of it.
 pub const DEAD_LETTER_ERROR_BYTES_MAX: usize = 512;
+/// Bytes of a path, a reason or a caller's name in an audit record.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 512;
+/// Audit records that wait for the broker before new ones are counted and given up.
+pub const AUDIT_RECORDS_WAITING_MAX: usize = 8192;
 /// How long a process may ignore SIGTERM before SIGKILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Skew allowed between an agent's clock and the controller's when an expiry is judged.

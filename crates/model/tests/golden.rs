@@ -2,6 +2,7 @@
 
 use longshore_model::job::Job;
 use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use serde::Serialize;
@@ -53,4 +54,10 @@ fn heartbeats_of_schema_1_load() {
 fn dead_letters_of_schema_1_load() {
     let letters: Vec<DeadLetter> = survives(include_str!("golden/dead_letters.1.json"));
     assert_eq!(letters.len(), 3, "one of each state");
+}
+
+#[test]
+fn audit_records_of_schema_1_load() {
+    let records: Vec<AuditRecord> = survives(include_str!("golden/audit.1.json"));
+    assert_eq!(records.iter().map(AuditRecord::is_refusal).collect::<Vec<_>>(), [false, true, false]);
 }

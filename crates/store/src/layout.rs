@@ -15,6 +15,7 @@
 //!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
 //! stream JOBS-DLQ   dead.<job>                                       a dead letter, one a job
 //! stream JOB-LOGS   logs.<job>.<execution>                           live output
+//! stream AUDIT      audit.record                                     who changed what, and who was refused
 //! core subjects     cancel.<agent>, deleted                          hints
 //! ```
 //!
@@ -42,6 +43,7 @@ pub(crate) struct Layout {
     pub(crate) work: String,
     pub(crate) dead_letters: String,
     pub(crate) logs: String,
+    pub(crate) audit: String,
     pub(crate) queue_bucket: String,
     pub(crate) response_bucket: String,
     pub(crate) inbox_bucket: String,
@@ -66,6 +68,7 @@ impl Layout {
             work: named(&config.stream.name),
             dead_letters: named(&format!("{}-DLQ", config.stream.name)),
             logs: named(&config.logs.name),
+            audit: named("AUDIT"),
             queue_bucket: named(&config.kv.bucket),
             response_bucket: named(&config.kv.response_bucket),
             inbox_bucket: named("agent-inbox"),
@@ -277,6 +280,12 @@ impl Layout {
         format!("{}dead.{job}", self.namespace)
     }
 
+    // The audit trail.
+
+    pub(crate) fn audit_record(&self) -> String {
+        format!("{}audit.record", self.namespace)
+    }
+
     // Logs and registry.
 
     pub(crate) fn log_subjects(&self) -> String {
@@ -348,6 +357,7 @@ mod tests {
         assert_eq!(layout.work, "blue-JOBS");
         assert_eq!(layout.dead_letters, "blue-JOBS-DLQ");
         assert_eq!(layout.dead_letter(job), format!("blue.dead.{job}"));
+        assert_eq!((layout.audit.as_str(), layout.audit_record().as_str()), ("blue-AUDIT", "blue.audit.record"));
         assert!(layout.any_work().starts_with("blue.jobs."));
         assert!(layout.history(job).starts_with("$KV.blue-job-queue."));
         assert_eq!(layout.parse_log(&layout.log(job, ExecutionId::Any)), Some((job, ExecutionId::Any)));

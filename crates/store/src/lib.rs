@@ -6,6 +6,7 @@
 //! The invariant guarded here: a fact that was reported as stored is stored, exactly once, and what cannot be known is reported as
 //! [`Error::Unavailable`], never as a success or a failure.
 
+mod audit;
 mod dead_letters;
 mod error;
 mod feed;
@@ -20,6 +21,7 @@ mod work;
 
 use std::sync::Arc;
 
+pub use audit::{Audit, AuditPage, StoredAudit};
 pub use dead_letters::{DeadLetters, LetterEvent, LetterPut, LetterStream, StoredLetter};
 pub use error::Error;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
@@ -44,6 +46,8 @@ pub struct Store {
     pub registry: Arc<dyn Registry>,
     /// Jobs whose attempts are used up.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Who changed what, and who was refused.
+    pub audit: Arc<dyn Audit>,
     /// Bundles, artifacts.
     pub objects: Arc<dyn Objects>,
     /// The connection itself.

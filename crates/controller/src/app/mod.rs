@@ -2,6 +2,7 @@
 //! ledger, and write under its guard. No HTTP here.
 
 pub(crate) mod artifacts;
+pub(crate) mod audit;
 pub(crate) mod bundles;
 pub(crate) mod cancel;
 pub(crate) mod dead_letters;

@@ -5,14 +5,35 @@ use longshore_model::access::Caller;
 use longshore_model::job::{Job, Submission};
 use longshore_model::limits::EXPIRES_IN_DEFAULT;
 use longshore_model::wire::rest::{JobView, RetryJobRequest, RetryOnly};
-use longshore_model::{ExecutionId, ExecutionState, JobId};
+use longshore_model::{ExecutionId, ExecutionState, JobId, Target};
 
 use crate::fleet::Waits;
 
-use super::{App, Error, fold, permit, shown_to, submit};
+use super::submit::{self, Submitted};
+use super::{App, Error, fold, permit, shown_to};
+
+/// What of a job is repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// All of it, by whoever its target means now.
+    All,
+    /// All of it, for another target.
+    For(Target),
+    /// What did not complete, by who was to do it.
+    Failed,
+}
+
+/// Repeats a job that has ended, and shows the new one.
+pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJobRequest) -> Result<JobView, Error> {
+    let what = match request.only {
+        RetryOnly::All => Repeat::All,
+        RetryOnly::Failed => Repeat::Failed,
+    };
+    Ok(shown_to(caller, repeat(app, caller, id, what).await?.view(app)))
+}
 
 /// Repeats a job that has ended. Needs the operation's own permission: a repeat is a submission.
-pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJobRequest) -> Result<JobView, Error> {
+pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) -> Result<Submitted, Error> {
     permit(caller, "job:write")?;
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let shares = fold(&record);
@@ -22,16 +43,23 @@ pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJ
         return Err(Error::NotFinal { job: id });
     }
     let did = |state| matches!(state, ExecutionState::Completed | ExecutionState::Skipped);
-    // All are whoever the target means now; who failed is asked again, also where the target would mean others by now.
-    let executions = match request.only {
-        RetryOnly::All => app.fleet().resolve(&job.target, Waits::No)?,
-        RetryOnly::Failed => {
+    let (target, executions) = match what {
+        Repeat::All => {
+            let executions = app.fleet().resolve(&job.target, Waits::No)?;
+            (job.target, executions)
+        }
+        Repeat::For(target) => {
+            let executions = app.fleet().resolve(&target, Waits::No)?;
+            (target, executions)
+        }
+        // Who failed is asked again, also where the target would mean others by now.
+        Repeat::Failed => {
             let failed: Vec<ExecutionId> = shares.0.iter().filter(|(_, execution)| !did(execution.state())).map(|(id, _)| *id).collect();
             if failed.is_empty() {
                 return Err(Error::field("/only", "every execution of the job completed, so none is to be repeated"));
             }
             app.fleet().check(&failed)?;
-            failed
+            (job.target, failed)
         }
     };
 
@@ -39,7 +67,7 @@ pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJ
     let lifetime = SignedDuration::try_from(EXPIRES_IN_DEFAULT).unwrap_or(SignedDuration::MAX);
     let submission = Submission {
         call: job.call,
-        target: job.target,
+        target,
         timeout: job.timeout,
         not_before: None,
         expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
@@ -50,6 +78,5 @@ pub(crate) async fn retry(app: &App, caller: &Caller, id: JobId, request: RetryJ
     };
     submit::check_retention(app, &submission, now)?;
     let placed = submit::Placed { id: submit::new_id(), executions, retry_of: Some(id), key_sha256: None };
-    let accepted = submit::accept(app, caller, submission, placed).await?;
-    Ok(shown_to(caller, accepted.view(app)))
+    submit::accept(app, caller, submission, placed).await
 }

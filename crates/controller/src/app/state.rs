@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::artifacts::SEARCHES_MAX;
 use crate::Config;
+use crate::audit::Recorder;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::index::Index;
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) bundles: tokio::sync::RwLock<()>,
     /// The places of those who look for one file in an archive.
     pub(crate) searches: Arc<Semaphore>,
+    /// Where finished calls leave their records.
+    pub(crate) audit: Recorder,
     /// Set when the controller ends: streams and waits end with it.
     pub(crate) drain: CancellationToken,
     /// The tasks behind streaming responses.
@@ -50,6 +53,7 @@ impl App {
             waiters: Waiters::default(),
             bundles: tokio::sync::RwLock::default(),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
+            audit: Recorder::default(),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),
             index: RwLock::default(),

@@ -3,6 +3,8 @@
 //! With an idempotency key the job's id is reserved before the job is written, so that a repeat finds the same id whether or not the
 //! first try came to its end.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::job::{Job, Submission};
@@ -16,8 +18,8 @@ use crate::fleet::Waits;
 use crate::hex;
 use crate::wait::Ticket;
 
-use super::bundles;
-use super::{App, Error, job_view, permit, permit_targets};
+use super::{App, Error, chain, job_view, permit, permit_targets};
+use super::{bundles, get};
 
 /// What became of a submission.
 pub(crate) struct Submitted {
@@ -30,6 +32,26 @@ impl Submitted {
     /// The job as it was stored, or as it was found.
     pub(crate) fn view(&self, app: &App) -> JobView {
         job_view(&self.record, app.index().retries_of(self.record.definition.id), app.now())
+    }
+
+    /// Whether this is the job of an earlier submission with the same key.
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.ticket.is_none()
+    }
+
+    /// The job when it has ended, or as it is when the time is up.
+    pub(crate) async fn when_ended(self, app: &App, wait: Duration) -> JobView {
+        let Self { record, ticket } = self;
+        let id = record.definition.id;
+        let ended = match ticket {
+            Some(ticket) => get::when_first_final(app, ticket, &record, wait).await,
+            None => get::when_final(app, id, wait).await,
+        };
+        // Accepted is accepted: a broker that goes away now must not hide the id.
+        ended.unwrap_or_else(|error| {
+            tracing::warn!(job.id = %id, error = %chain(&error), "a submission could not wait for its end");
+            Self { record, ticket: None }.view(app)
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::rest::JobSummary;
-use longshore_model::{JobId, JobStatus};
+use longshore_model::{ExecutionState, JobId, JobStatus};
 
 use super::{Entry, Filter, Index};
 
@@ -40,6 +40,26 @@ impl Index {
     /// Jobs by status.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         JobStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), self.by_status[status as usize].len() as u64)).collect()
+    }
+
+    /// Executions whose time has come and that nobody works on, and those that an agent has claimed. Looks at every unfinished job.
+    pub(crate) fn depth(&self) -> (u64, u64) {
+        let unfinished = JobStatus::ALL.into_iter().filter(|status| !status.is_final() && *status != JobStatus::Scheduled);
+        let jobs = unfinished.flat_map(|status| &self.by_status[status as usize]).filter_map(|id| self.jobs.get(id));
+        let (mut waiting, mut claimed) = (0, 0);
+        for share in jobs.flat_map(|entry| &entry.shares) {
+            match share.execution.state() {
+                ExecutionState::Pending | ExecutionState::Retryable => waiting += 1,
+                ExecutionState::Running => claimed += 1,
+                ExecutionState::Completed
+                | ExecutionState::Failed
+                | ExecutionState::Skipped
+                | ExecutionState::Cancelled
+                | ExecutionState::Expired
+                | ExecutionState::Lost => {}
+            }
+        }
+        (waiting, claimed)
     }
 
     /// Up to `limit` jobs older than `before`, newest first.

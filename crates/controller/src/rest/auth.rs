@@ -5,6 +5,7 @@ use axum::http::{header, request::Parts};
 use longshore_model::access::Caller;
 use longshore_model::wire::problem::ErrorCode;
 
+use super::audit::Known;
 use super::problem::Failed;
 use crate::app::App;
 use crate::token;
@@ -23,7 +24,12 @@ impl FromRequestParts<App> for Authorized {
             return Err(refused("the `Authorization` header is not `Bearer TOKEN`".to_owned()));
         }
         match token::verify(&app.config.signing_key, &app.config.roles, token.trim(), app.now()) {
-            Ok(caller) => Ok(Self(caller)),
+            Ok(caller) => {
+                if let Some(known) = parts.extensions.get::<Known>() {
+                    known.tell(&caller.name);
+                }
+                Ok(Self(caller))
+            }
             Err(error) => Err(refused(error.to_string())),
         }
     }

@@ -6,12 +6,15 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, Uri, header, request::Parts};
 use futures::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::limits::REQUEST_BYTES_MAX;
+use longshore_model::unit::Span;
 use longshore_model::wire::problem::{ErrorCode, FieldError};
 use longshore_model::{HostName, JobId};
 use serde::de::DeserializeOwned;
 
 use super::problem::Failed;
+use crate::index::Moment;
 
 /// Bytes of an oversized body that are read and dropped, so that a client that is still sending gets to read the answer.
 const DRAINED_BYTES_MAX: usize = 8 * REQUEST_BYTES_MAX;
@@ -199,6 +202,13 @@ impl Fields {
             _ => Err("takes `true` or `false`"),
         })
     }
+}
+
+/// A time, or how long ago.
+pub(crate) fn moment(text: &str) -> Result<Moment, &'static str> {
+    let ago = |Span(span): Span| Timestamp::now().checked_sub(SignedDuration::try_from(span).ok()?).ok();
+    let at = text.parse().ok().or_else(|| ago(text.parse().ok()?)).ok_or("takes an RFC 3339 time, or how long ago such as `1h`")?;
+    Ok(Moment { asked: text.to_owned(), at })
 }
 
 /// A query's field has a value that cannot be.

@@ -1,10 +1,13 @@
 //! HTTP: routes, and what holds for every request. Handlers are thin: they parse, call one use case, and answer.
 
+mod audit;
 mod auth;
+mod earlier;
 mod encode;
 mod explain;
 mod extract;
 mod health;
+mod idempotency;
 mod observe;
 mod problem;
 mod refusals;
@@ -37,6 +40,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(health::readyz))
         .routes(routes!(explain::explain))
         .routes(routes!(explain::document))
+        .merge(earlier::router())
         .merge(v1::router())
 }
 
@@ -59,6 +63,7 @@ pub(crate) fn router(app: App) -> Router {
         // The extractors have bounds of their own; uploads are larger than the framework's.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(observe::catch_panics())
+        .layer(axum::middleware::from_fn_with_state(app.clone(), audit::record))
         .layer(axum::middleware::from_fn(observe::observe))
         .with_state(app)
 }

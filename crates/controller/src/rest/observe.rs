@@ -17,9 +17,14 @@ use super::problem::{self, Failed};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// The id that a request has, for whoever records it.
+#[derive(Clone)]
+pub(super) struct RequestId(pub(super) String);
+
 /// Gives the request its id, and errors their form.
-pub(super) async fn observe(request: Request, next: Next) -> Response<Body> {
+pub(super) async fn observe(mut request: Request, next: Next) -> Response<Body> {
     let id = request_id(&request);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;

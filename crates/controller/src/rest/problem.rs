@@ -74,6 +74,23 @@ impl Failed {
         self.0.errors = errors;
         self
     }
+
+    /// Names the fields at fault by where they are in the request that was sent: `place` gives it for a field of the submission that was
+    /// made of it.
+    pub(crate) fn at(mut self, place: impl Fn(&str) -> String) -> Self {
+        let said = |errors: &[FieldError]| {
+            let lines: Vec<_> = errors.iter().map(|field| format!("{}: {}", field.pointer, field.detail)).collect();
+            lines.join("; ")
+        };
+        let was = said(&self.0.errors);
+        for field in &mut self.0.errors {
+            field.pointer = place(&field.pointer);
+        }
+        if self.0.detail == was {
+            self.0.detail = said(&self.0.errors);
+        }
+        self
+    }
 }
 
 impl From<Error> for Failed {

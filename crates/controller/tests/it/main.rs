@@ -3,13 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking")]
 
 mod artifacts;
+mod audit;
 mod broker;
 mod cancel;
 mod dead_letters;
 mod delete;
 mod drain;
+mod earlier;
 mod health;
 mod list;
+mod nodes;
 mod openapi;
 mod refusals;
 mod retry;

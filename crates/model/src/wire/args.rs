@@ -1,9 +1,10 @@
-//! Arguments of the operations, one struct each. Their JSON Schemas are the catalogue's.
+//! Arguments of the operations, one struct each. Their JSON Schemas are the catalogue's; those that are a body of their own are in the API's description too.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// An operation that takes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct NoArgs {}
 
 /// `command.exec`: a program and its arguments, without a shell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecArgs {
     /// The program, then its arguments. Found on `PATH` unless it has a slash.
@@ -25,7 +26,7 @@ pub struct ExecArgs {
 }
 
 /// `command.shell`: a script for `/bin/sh -c`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShellArgs {
     /// The script.
@@ -39,7 +40,7 @@ pub struct ShellArgs {
 }
 
 /// `node.hostname.set`: a new name for the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostnameSetArgs {
     /// The name (RFC 1123): labels of letters, digits and `-`, with dots between them, at most 64 bytes.
@@ -56,7 +57,7 @@ pub struct DnsGetArgs {
 }
 
 /// `network.dns.set`: where names shall be looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSetArgs {
     /// The interface whose names they serve; the whole host unless given.
@@ -70,7 +71,7 @@ pub struct DnsSetArgs {
 }
 
 /// `network.ping.run`: ICMP echo.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PingArgs {
     /// An IPv4 or IPv6 address (a link-local one with its zone, such as `fe80::1%eth0`), or a name, which the agent looks up.

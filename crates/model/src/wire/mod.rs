@@ -2,10 +2,11 @@
 //!
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
 //! take and give, [`log`] live output, [`agent`] heartbeats, [`dead_letter`] what is kept of
-//! jobs whose attempts are used up, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+//! jobs whose attempts are used up, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
 
 pub mod agent;
 pub mod args;
+pub mod audit;
 pub mod dead_letter;
 pub mod log;
 pub mod problem;

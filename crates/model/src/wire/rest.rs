@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::AuditRecord;
 use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
 use super::result::FileInfo;
@@ -47,6 +48,25 @@ pub struct JobRequest {
     /// Up to 32 short strings, searchable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl JobRequest {
+    /// A submission that says no more than this.
+    #[must_use]
+    pub fn new(operation: impl Into<String>, args: serde_json::Value, target: impl Into<String>) -> Self {
+        Self {
+            operation: operation.into(),
+            args,
+            target: target.into(),
+            timeout: None,
+            expires_in: None,
+            not_before: None,
+            retry: None,
+            wait_for_agents: None,
+            idempotency_key: None,
+            annotations: BTreeMap::new(),
+        }
+    }
 }
 
 fn empty_object() -> serde_json::Value {
@@ -159,6 +179,80 @@ pub struct ExecutionView {
     /// How long the last attempt ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+}
+
+/// What hosts answered: the typed doors under `/api/v1/nodes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeResults {
+    /// The job that asks them.
+    #[schema(value_type = String)]
+    pub job_id: crate::JobId,
+    /// A row for each agent that answers or is yet to answer.
+    pub results: Vec<NodeResult>,
+}
+
+/// What one host answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeResult {
+    /// The host's name, as the result says it or else as its agent does; absent while nobody has taken the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The agent that has it or had it last, or is to have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub agent: Option<crate::AgentId>,
+    /// Where its execution stands.
+    pub status: ExecutionState,
+    /// Whether it changed the host, where the operation can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    /// What went wrong, the last time it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// The fields of the operation's result.
+    #[serde(flatten)]
+    pub fields: BTreeMap<String, serde_json::Value>,
+}
+
+impl NodeResult {
+    /// Fields of every row, which a result's own never replace; but for `hostname`, which means the same in both and is newer in a result.
+    pub const OWN_FIELDS: [&str; 5] = ["hostname", "agent", "status", "changed", "error"];
+}
+
+impl From<ExecutionView> for NodeResult {
+    fn from(execution: ExecutionView) -> Self {
+        let mut fields: BTreeMap<_, _> = match execution.result {
+            Some(serde_json::Value::Object(fields)) => fields.into_iter().collect(),
+            Some(_) | None => BTreeMap::new(),
+        };
+        let told = fields.get("hostname").and_then(serde_json::Value::as_str).map(str::to_owned);
+        fields.retain(|name, _| !Self::OWN_FIELDS.contains(&name.as_str()));
+        Self {
+            hostname: told.or(execution.hostname),
+            agent: execution.agent.or(execution.id.agent()),
+            status: execution.state,
+            changed: execution.changed,
+            error: execution.error,
+            fields,
+        }
+    }
+}
+
+impl From<JobView> for NodeResults {
+    fn from(job: JobView) -> Self {
+        Self { job_id: job.id, results: job.executions.into_iter().map(NodeResult::from).collect() }
+    }
+}
+
+/// What there is to do: `GET /api/v1/queue`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueueView {
+    /// Jobs by status, over everything retained.
+    pub jobs: BTreeMap<String, u64>,
+    /// Executions whose time has come and that no agent works on, also those that wait for another attempt.
+    pub waiting: u64,
+    /// Executions that an agent has claimed.
+    pub claimed: u64,
 }
 
 /// One thing that happened to a job. Also the data of the event streams.
@@ -511,6 +605,15 @@ pub struct DeadLetterView {
 pub struct DeadLetterList {
     /// The page.
     pub items: Vec<DeadLetterView>,
+    /// Ask with this for the next page; absent at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// A page of the audit trail, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditList {
+    /// The page.
+    pub items: Vec<AuditRecord>,
     /// Ask with this for the next page; absent at the end.
     pub next_cursor: Option<String>,
 }

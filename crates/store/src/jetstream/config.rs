@@ -107,6 +107,23 @@ pub struct Objects {
     pub max_bytes: u64,
 }
 
+/// The audit trail's stream and its bounds. Old records make room for new ones.
+///
+/// Apart from [`Config`], and given to [`super::connect_with`]: [`super::connect`] takes the default.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// How long a record is kept.
+    pub max_age: Duration,
+    /// How many bytes are kept.
+    pub max_bytes: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { max_age: 30 * DAY, max_bytes: 256 << 20 }
+    }
+}
+
 /// The shared consumer of `_any` work.
 #[derive(Debug, Clone)]
 pub struct Consumer {

@@ -9,10 +9,10 @@ use async_nats::{ConnectOptions, Event};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::config::{Auth, Config};
+use super::config::{Audit, Auth, Config};
 use super::link::{Link, TRY};
 use super::mux::Mux;
-use super::{dead_letters, feed, ledger, logs, objects, registry, setup, work};
+use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
 
@@ -56,6 +56,14 @@ pub enum ConnectError {
 /// # Errors
 /// Nobody there, not let in, a server that is too old, or a stream of ours with other settings than we rely on.
 pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
+    connect_with(config, &Audit::default()).await
+}
+
+/// The same, with an audit trail of other bounds than the default's.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(config: &Config, audit: &Audit) -> Result<Store, ConnectError> {
     check_names(config)?;
     let (reconnects, _) = broadcast::channel(16);
     let client = dial(config, &reconnects).await?;
@@ -65,7 +73,8 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
     }
     let context = ContextBuilder::new().timeout(TRY * 2).ack_timeout(TRY).max_ack_inflight(8192).build(client.clone());
     let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
-    let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux });
+    let link =
+        Arc::new(Link { layout: Layout::new(config), config: config.clone(), audit: audit.clone(), client, context, reconnects, mux });
     setup::ensure(&link).await.map_err(ConnectError::Setup)?;
     Ok(Store {
         ledger: Arc::new(ledger::JetStreamLedger::open(link.clone()).await.map_err(ConnectError::Setup)?),
@@ -74,6 +83,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         logs: Arc::new(logs::JetStreamLogs::open(link.clone()).await.map_err(ConnectError::Setup)?),
         registry: Arc::new(registry::JetStreamRegistry::new(link.clone())),
         dead_letters: Arc::new(dead_letters::JetStreamDeadLetters::open(link.clone()).await.map_err(ConnectError::Setup)?),
+        audit: Arc::new(trail::JetStreamAudit::open(link.clone()).await.map_err(ConnectError::Setup)?),
         objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
         broker: link,
     })

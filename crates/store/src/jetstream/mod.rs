@@ -1,5 +1,6 @@
 //! The stores on NATS JetStream.
 
+mod audit;
 mod config;
 mod connect;
 mod dead_letters;
@@ -16,5 +17,5 @@ mod setup;
 mod tail;
 mod work;
 
-pub use config::{Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};
-pub use connect::{ConnectError, OLDEST_SERVER, connect};
+pub use config::{Audit, Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};
+pub use connect::{ConnectError, OLDEST_SERVER, connect, connect_with};

@@ -37,6 +37,7 @@ pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
         inbox(link),
         dead_letters(link),
         logs(link),
+        audit(link),
         registry(link),
         states(link),
         objects(link),
@@ -162,6 +163,17 @@ fn logs(link: &Link) -> Config {
         discard: DiscardPolicy::Old,
         allow_direct: true,
         ..base(link, link.config.logs.max_age, link.config.logs.max_bytes)
+    }
+}
+
+fn audit(link: &Link) -> Config {
+    Config {
+        name: link.layout.audit.clone(),
+        subjects: vec![link.layout.audit_record()],
+        // A trail that is full goes on: what is new says more than what is old.
+        discard: DiscardPolicy::Old,
+        allow_direct: true,
+        ..base(link, link.audit.max_age, link.audit.max_bytes)
     }
 }
 

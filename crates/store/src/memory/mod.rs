@@ -7,6 +7,7 @@
 //! Where JetStream is loose, the twin is loose in the same way: a claim is known by its place in the queue, so that an old holder's
 //! `done` or `give_back` counts although somebody else has been offered the work since.
 
+mod audit;
 mod dead_letters;
 mod feed;
 mod ledger;
@@ -51,6 +52,7 @@ pub fn open(options: MemoryOptions) -> Store {
         logs: Arc::new(memory.clone()),
         registry: Arc::new(memory.clone()),
         dead_letters: Arc::new(memory.clone()),
+        audit: Arc::new(memory.clone()),
         objects: Arc::new(memory.clone()),
         broker: Arc::new(memory),
     }
@@ -73,6 +75,7 @@ struct State {
     logs: logs::Output,
     fleet: registry::Fleet,
     letters: dead_letters::Letters,
+    audit: audit::Trail,
     objects: objects::Shelf,
 }
 

@@ -8,6 +8,7 @@
 #[macro_use]
 mod harness;
 
+mod audit;
 mod connect;
 mod dead_letters;
 mod feed;

@@ -10,11 +10,12 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, Retent
 use longshore_model::ExecutionId;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::record::Definition;
-use longshore_store::jetstream::{Config, ConnectError, KeyValue, Objects, Registry, Stream, connect};
+use longshore_store::jetstream::{Audit, Config, ConnectError, KeyValue, Objects, Registry, Stream, connect, connect_with};
 use longshore_store::{Created, Error, ObjectReader, Store};
 use longshore_testkit::{NatsServer, eventually};
 use tokio::io::AsyncReadExt as _;
 
+use crate::audit::record;
 use crate::harness::Puller;
 use crate::objects::BreaksOff;
 use crate::sample::*;
@@ -26,10 +27,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_change() {
     let server = NatsServer::start().await;
     let first = config(&server);
-    let store = connect(&first).await.unwrap();
+    let (audit, other_audit) = (Audit { max_age: 9 * HOUR, max_bytes: 5 << 20 }, Audit { max_age: 10 * HOUR, max_bytes: 6 << 20 });
+    let store = connect_with(&first, &audit).await.unwrap();
     load(&store, 0..200).await;
     let broker = broker(&server).await;
-    holds(&broker, &first).await;
+    holds(&broker, &first, &audit).await;
 
     // The same stores under other bounds: what is there stays, the bounds follow.
     let second = Config {
@@ -39,10 +41,10 @@ async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_chan
         objects: Objects { max_age: 8 * HOUR, max_bytes: 40 << 20, ..first.objects.clone() },
         ..first.clone()
     };
-    let again = connect(&second).await.unwrap();
-    holds(&broker, &second).await;
+    let again = connect_with(&second, &other_audit).await.unwrap();
+    holds(&broker, &second, &other_audit).await;
     load(&again, 200..220).await;
-    holds(&broker, &second).await;
+    holds(&broker, &second, &other_audit).await;
     for n in [0, 199, 219] {
         assert!(again.ledger.load(job_id(n)).await.unwrap().is_some(), "{n}");
     }
@@ -72,7 +74,9 @@ async fn a_stream_of_somebody_else_under_our_name_is_refused_and_left_alone() {
     let objects = named("OBJ_x5-objects", &["$O.x5-objects.C.>", "$O.x5-objects.M.>"]);
     // Keeps every letter that a job ever had.
     let letters = stream::Config { discard: DiscardPolicy::New, ..named("x6-JOBS-DLQ", &["x6.dead.*"]) };
-    for (n, theirs) in [dropping, forgetful, for_all, elsewhere, sourceless, objects, letters].into_iter().enumerate() {
+    // Refuses calls' records once it is full.
+    let audit = stream::Config { discard: DiscardPolicy::New, ..named("x7-AUDIT", &["x7.audit.record"]) };
+    for (n, theirs) in [dropping, forgetful, for_all, elsewhere, sourceless, objects, letters, audit].into_iter().enumerate() {
         let config = Config { namespace: format!("x{n}"), ..config.clone() };
         let before = broker.create_stream(theirs.clone()).await.unwrap().cached_info().config.clone();
         let refused = connect(&config).await.err().unwrap_or_else(|| panic!("{} was taken over", theirs.name));
@@ -236,6 +240,7 @@ async fn load(store: &Store, numbers: std::ops::Range<u64>) {
         let created = create(store, &definition).await;
         append(store, &definition, created, &started(1, agent_id(1))).await;
         store.logs.append(&[log(n, &definition.executions[0])]).await.unwrap();
+        store.audit.append(&[record(n)]).await.unwrap();
         store.ledger.answer(&answer(definition.id, definition.executions[0], "done")).await.unwrap();
         if n % 2 == 0 {
             puller.next().await.lease.done().await.unwrap();
@@ -268,7 +273,7 @@ fn log(n: u64, execution: &ExecutionId) -> LogRecord {
 }
 
 /// Every stream the broker has is one of ours, as configured.
-async fn holds(broker: &Context, config: &Config) {
+async fn holds(broker: &Context, config: &Config, audit: &Audit) {
     use futures::TryStreamExt as _;
     let (limits, work_queue) = (RetentionPolicy::Limits, RetentionPolicy::WorkQueue);
     let (new, old) = (DiscardPolicy::New, DiscardPolicy::Old);
@@ -281,6 +286,7 @@ async fn holds(broker: &Context, config: &Config) {
         // As long as the ledger keeps what they are made from, at least.
         ("JOBS-DLQ", limits, new, stream.max_age.max(kv.ttl), Some(stream.max_bytes), 1),
         ("JOB-LOGS", limits, old, logs.max_age, Some(logs.max_bytes), -1),
+        ("AUDIT", limits, old, audit.max_age, Some(audit.max_bytes), -1),
         // Heartbeats expire one by one.
         ("KV_agent-registry", limits, new, Duration::ZERO, None, 1),
         ("KV_agent-state", limits, new, Duration::ZERO, None, 16),

@@ -2,10 +2,13 @@
 
 mod agents;
 mod artifacts;
+mod audit;
 mod bundles;
 mod dead_letters;
 mod jobs;
+mod nodes;
 mod operations;
+mod queue;
 mod status;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -16,9 +19,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(agents::router())
         .merge(artifacts::router())
+        .merge(audit::router())
         .merge(bundles::router())
         .merge(dead_letters::router())
         .merge(jobs::router())
+        .merge(nodes::router())
         .merge(operations::router())
+        .merge(queue::router())
         .merge(status::router())
 }

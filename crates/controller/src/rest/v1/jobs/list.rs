@@ -3,16 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use jiff::{SignedDuration, Timestamp};
 use longshore_model::JobStatus;
 use longshore_model::limits::{PAGE_DEFAULT, PAGE_MAX};
-use longshore_model::unit::Span;
 use longshore_model::wire::rest::JobList;
 
 use crate::app::{App, list as app};
-use crate::index::{Filter, Moment};
+use crate::index::Filter;
 use crate::rest::auth::Authorized;
-use crate::rest::extract::{Fields, FromQuery, Query};
+use crate::rest::extract::{Fields, FromQuery, Query, moment};
 use crate::rest::problem::Failed;
 use crate::rest::refusals::Refusals;
 
@@ -54,13 +52,6 @@ fn statuses(words: &str) -> Result<Vec<JobStatus>, String> {
 
 fn annotation(text: &str) -> Result<(String, String), &'static str> {
     text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or("takes KEY=VALUE")
-}
-
-/// A time, or how long ago.
-fn moment(text: &str) -> Result<Moment, &'static str> {
-    let ago = |Span(span): Span| Timestamp::now().checked_sub(SignedDuration::try_from(span).ok()?).ok();
-    let at = text.parse().ok().or_else(|| ago(text.parse().ok()?)).ok_or("takes an RFC 3339 time, or how long ago such as `1h`")?;
-    Ok(Moment { asked: text.to_owned(), at })
 }
 
 /// List jobs, newest first.

@@ -6,7 +6,7 @@ mod events;
 mod get;
 mod list;
 mod logs;
-mod query;
+pub(super) mod query;
 mod retry;
 mod submit;
 

@@ -1,0 +1,134 @@
+//! What surrounds every call for the audit trail: calls that may change something, and calls that are refused, are recorded once their
+//! answer is known, or once it is known that nobody waits for one.
+//!
+//! Looks at the method, the path and the answer's head, and never at a body, a query or a token.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, Response, StatusCode, header};
+use axum::middleware::Next;
+use longshore_model::JobId;
+use longshore_model::limits::AUDIT_TEXT_BYTES_MAX;
+use longshore_model::wire::audit::AuditRecord;
+use longshore_model::wire::problem::Problem;
+use longshore_model::wire::record::SCHEMA;
+
+use super::observe::RequestId;
+use super::problem;
+use crate::app::App;
+use crate::listener::Remote;
+
+/// Who a request's token stands for: told by whoever checked it.
+#[derive(Clone, Default)]
+pub(super) struct Known(Arc<OnceLock<String>>);
+
+impl Known {
+    pub(super) fn tell(&self, name: &str) {
+        let _ = self.0.set(cut(name));
+    }
+}
+
+/// Records the call.
+pub(super) async fn record(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
+    let known = Known::default();
+    let call = Call::new(app, &request, known.clone());
+    request.extensions_mut().insert(known);
+    let response = next.run(request).await;
+    call.answered(&response);
+    response
+}
+
+/// A call under way. One that could change something leaves a record although its caller hangs up.
+struct Call {
+    app: App,
+    known: Known,
+    reads_only: bool,
+    record: Option<AuditRecord>,
+}
+
+impl Call {
+    fn new(app: App, request: &Request, known: Known) -> Self {
+        let (path, extensions) = (request.uri().path(), request.extensions());
+        let reads_only = matches!(*request.method(), Method::GET | Method::HEAD);
+        let job = path.split('/').find_map(|segment| segment.parse().ok());
+        let agent = path.split_once("/agents/").map(|(_, rest)| cut(rest.split('/').next().unwrap_or_default()));
+        let mut record = AuditRecord {
+            schema: SCHEMA,
+            id: uuid::Uuid::now_v7().to_string(),
+            at: app.now(),
+            request_id: extensions.get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default(),
+            who: None,
+            remote: extensions.get::<Remote>().map(|Remote(address)| address.ip().to_string()),
+            method: cut(request.method().as_str()),
+            path: cut(path),
+            operation: None,
+            job: None,
+            targets: agent.into_iter().collect(),
+            status: None,
+            code: None,
+            reason: None,
+            dropped_before: 0,
+        };
+        // Before it is done: a delete leaves nothing to look at.
+        if let Some(job) = job.filter(|_| !reads_only) {
+            describe(&app, &mut record, job);
+        } else {
+            record.job = job;
+        }
+        Self { app, known, reads_only, record: Some(record) }
+    }
+
+    fn answered(mut self, response: &Response<Body>) {
+        let status = response.status();
+        let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let Some(mut record) = self.record.take() else { return };
+        let problem = response.extensions().get::<Box<Problem>>();
+        // Outside the API nobody's handler answered: there is no such path, or not with this method.
+        let is_nowhere = problem.is_none() && status.is_client_error() && !record.path.starts_with("/api/");
+        if is_nowhere || (self.reads_only && !is_refused) {
+            return;
+        }
+        record.status = Some(status.as_u16());
+        if status.is_client_error() || status.is_server_error() {
+            record.code = Some(problem.map_or_else(|| problem::of_status(status).code, |problem| problem.code));
+        }
+        if is_refused {
+            // These say what the token lacks. Others may repeat what was sent.
+            record.reason = problem.map(|problem| cut(&problem.detail));
+        }
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        if let Some(job) = location.and_then(|location| location.split('/').find_map(|segment| segment.parse().ok())) {
+            describe(&self.app, &mut record, job);
+        }
+        self.finish(record);
+    }
+
+    fn finish(&self, mut record: AuditRecord) {
+        record.at = self.app.now();
+        record.who = self.known.0.get().cloned();
+        self.app.audit.record(record);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take().filter(|_| !self.reads_only) {
+            self.finish(record);
+        }
+    }
+}
+
+/// What the index knows of a job that a call is about.
+fn describe(app: &App, record: &mut AuditRecord, job: JobId) {
+    record.job = Some(job);
+    if let Some(entry) = app.index().get(job) {
+        record.operation = Some(entry.operation.clone());
+        record.targets = vec![entry.target.clone()];
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(AUDIT_TEXT_BYTES_MAX)].to_owned()
+}

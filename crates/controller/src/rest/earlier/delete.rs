@@ -1,0 +1,40 @@
+//! `DELETE /job/{id}`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::app::{App, delete as app};
+use crate::rest::auth::Authorized;
+use crate::rest::extract::{Fields, FromQuery, JobPath, Query};
+use crate::rest::problem::Failed;
+use crate::rest::refusals::StateRefusals;
+
+/// What to do with a job that has not ended. The earlier API had no such field; without it the refusal of a job that runs would be a
+/// dead end.
+pub(crate) struct Force(app::Running);
+
+impl FromQuery for Force {
+    fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        let is_forced = fields.flag("force")?.unwrap_or(false);
+        Ok(Self(if is_forced { app::Running::CancelFirst } else { app::Running::Refuse }))
+    }
+}
+
+/// Remove a job, in the earlier form.
+#[utoipa::path(
+    delete, path = "/job/{id}", tag = "earlier", operation_id = "earlier_delete_job",
+    params(
+        ("id" = String, Path, description = "The job."),
+        ("force" = Option<bool>, Query, description = "Cancel it first if it has not ended.")
+    ),
+    responses((status = 204, description = "Nothing of it is left."), StateRefusals)
+)]
+pub(super) async fn delete(
+    State(app): State<App>,
+    Authorized(caller): Authorized,
+    JobPath(id): JobPath,
+    Query(Force(running)): Query<Force>,
+) -> Result<StatusCode, Failed> {
+    app::delete(&app, &caller, id, running).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,67 @@
+//! What is kept of calls that change state and of calls that are refused. Says who, what and with which end; never arguments, tokens,
+//! queries or results.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::problem::ErrorCode;
+use crate::id::JobId;
+
+/// One call of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuditRecord {
+    /// Version of this form.
+    pub schema: u32,
+    /// Of this record: a repeat of its write has the same one. Callers cannot choose it.
+    pub id: String,
+    /// When the answer was known.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The request's id, which the caller may have chosen.
+    pub request_id: String,
+    /// The token's subject; absent if there was no valid token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// The address that the connection came from: a proxy's, if there is one between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// The method.
+    pub method: String,
+    /// The path as it was asked for, without its query; cut at 512 bytes.
+    pub path: String,
+    /// The operation of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// The job that was submitted, or that the path names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub job: Option<JobId>,
+    /// The job's target as it was submitted, or the agent that the path names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// The status of the answer; absent if the caller went before there was one. What the call began may have been done all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The code of an answer that is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<ErrorCode>,
+    /// What a token lacked: said of refusals (401 and 403) only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many records were given up before this one, because too many waited for the broker.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped_before: u64,
+}
+
+impl AuditRecord {
+    /// Whether the call was refused for who made it.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status, Some(401 | 403))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
