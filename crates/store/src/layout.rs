@@ -68,7 +68,7 @@ impl Layout {
             work: named(&config.stream.name),
             dead_letters: named(&format!("{}-DLQ", config.stream.name)),
             logs: named(&config.logs.name),
-            audit: named("AUDIT"),
+            audit: named(&config.audit.name),
             queue_bucket: named(&config.kv.bucket),
             response_bucket: named(&config.kv.response_bucket),
             inbox_bucket: named("agent-inbox"),

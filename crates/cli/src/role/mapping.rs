@@ -16,7 +16,7 @@ use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, without_cr
 
 /// How to reach the stores on `endpoint`, or on the configured broker.
 pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_name: &str) -> Result<jetstream::Config, Failure> {
-    let Nats { server, stream, kv, logs, registry, objects, .. } = &settings.nats;
+    let Nats { server, stream, kv, logs, audit, registry, objects, .. } = &settings.nats;
     let consumer = &settings.agent.consumer;
     let (url, auth) = match endpoint {
         Some(endpoint) => (endpoint.url(), Auth::Token(endpoint.token.clone())),
@@ -35,6 +35,7 @@ pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_nam
             ttl: kv.ttl.0,
             max_bytes: kv.max_bytes.0,
         },
+        audit: jetstream::Stream { name: audit.stream.clone(), max_age: audit.max_age.0, max_bytes: audit.max_bytes.0 },
         logs: jetstream::Stream { name: logs.stream.clone(), max_age: logs.max_age.0, max_bytes: logs.max_bytes.0 },
         registry: jetstream::Registry { bucket: registry.bucket.clone(), ttl: registry.ttl.0 },
         objects: jetstream::Objects { bucket: objects.bucket.clone(), max_age: objects.max_age.0, max_bytes: objects.max_bytes.0 },
@@ -164,6 +165,9 @@ mod tests {
             |s| s.nats.kv.response_bucket = "x".to_owned(),
             |s| s.nats.kv.ttl = Span(Duration::from_secs(1)),
             |s| s.nats.kv.max_bytes.0 = 1,
+            |s| s.nats.audit.stream = "x".to_owned(),
+            |s| s.nats.audit.max_age = Span(Duration::from_secs(1)),
+            |s| s.nats.audit.max_bytes.0 = 1,
             |s| s.nats.logs.stream = "x".to_owned(),
             |s| s.nats.logs.max_age = Span(Duration::from_secs(1)),
             |s| s.nats.logs.max_bytes.0 = 1,

@@ -24,6 +24,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         ("nats.stream.max_age", nats.stream.max_age),
         ("nats.kv.ttl", nats.kv.ttl),
         ("nats.logs.max_age", nats.logs.max_age),
+        ("nats.audit.max_age", nats.audit.max_age),
         ("nats.registry.ttl", nats.registry.ttl),
         ("nats.objects.max_age", nats.objects.max_age),
         ("controller.api.job_timeout", controller.api.job_timeout),
@@ -35,6 +36,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         ("nats.stream.max_bytes", nats.stream.max_bytes),
         ("nats.kv.max_bytes", nats.kv.max_bytes),
         ("nats.logs.max_bytes", nats.logs.max_bytes),
+        ("nats.audit.max_bytes", nats.audit.max_bytes),
         ("nats.objects.max_bytes", nats.objects.max_bytes),
     ] {
         within(key, &size.0, 1..=LARGEST, "1 to 2^56 bytes")?;

@@ -42,6 +42,8 @@ pub(crate) struct Nats {
     pub(crate) kv: Kv,
     /// Live output of jobs.
     pub(crate) logs: Logs,
+    /// Who changed what, and who was refused.
+    pub(crate) audit: Audit,
     /// Heartbeats of agents.
     pub(crate) registry: Registry,
     /// Bundles and artifacts.
@@ -137,6 +139,20 @@ pub(crate) struct Logs {
     #[schemars(with = "String")]
     pub(crate) max_age: Span,
     /// How many bytes of output are kept.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
+/// Who changed what, and who was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Audit {
+    /// Name of the stream.
+    pub(crate) stream: String,
+    /// How long a record is kept.
+    #[schemars(with = "String")]
+    pub(crate) max_age: Span,
+    /// How many bytes of records are kept; old ones make room for new ones.
     #[schemars(schema_with = "size")]
     pub(crate) max_bytes: ByteSize,
 }
@@ -310,6 +326,13 @@ impl Default for Logs {
     fn default() -> Self {
         let logs = jetstream::Config::default().logs;
         Self { stream: logs.name, max_age: Span(logs.max_age), max_bytes: ByteSize(logs.max_bytes) }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        let audit = jetstream::Config::default().audit;
+        Self { stream: audit.name, max_age: Span(audit.max_age), max_bytes: ByteSize(audit.max_bytes) }
     }
 }
 

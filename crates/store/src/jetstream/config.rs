@@ -22,6 +22,8 @@ pub struct Config {
     pub kv: KeyValue,
     /// Live output.
     pub logs: Stream,
+    /// Who did what; old records make room for new ones.
+    pub audit: Stream,
     /// Heartbeats.
     pub registry: Registry,
     /// Bundles, artifacts.
@@ -107,23 +109,6 @@ pub struct Objects {
     pub max_bytes: u64,
 }
 
-/// The audit trail's stream and its bounds. Old records make room for new ones.
-///
-/// Apart from [`Config`], and given to [`super::connect_with`]: [`super::connect`] takes the default.
-#[derive(Debug, Clone)]
-pub struct Audit {
-    /// How long a record is kept.
-    pub max_age: Duration,
-    /// How many bytes are kept.
-    pub max_bytes: u64,
-}
-
-impl Default for Audit {
-    fn default() -> Self {
-        Self { max_age: 30 * DAY, max_bytes: 256 << 20 }
-    }
-}
-
 /// The shared consumer of `_any` work.
 #[derive(Debug, Clone)]
 pub struct Consumer {
@@ -152,6 +137,7 @@ impl Default for Config {
             stream: Stream { name: "JOBS".to_owned(), max_age: 7 * DAY, max_bytes: 1 << 30 },
             kv: KeyValue { bucket: "job-queue".to_owned(), response_bucket: "job-responses".to_owned(), ttl: 7 * DAY, max_bytes: 1 << 30 },
             logs: Stream { name: "JOB-LOGS".to_owned(), max_age: DAY, max_bytes: 1 << 30 },
+            audit: Stream { name: "AUDIT".to_owned(), max_age: 30 * DAY, max_bytes: 256 << 20 },
             registry: Registry { bucket: "agent-registry".to_owned(), ttl: Duration::from_secs(30) },
             objects: Objects { bucket: "objects".to_owned(), max_age: 7 * DAY, max_bytes: 10 << 30 },
             consumer: Consumer {

@@ -9,7 +9,7 @@ use async_nats::{ConnectOptions, Event};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::config::{Audit, Auth, Config};
+use super::config::{Auth, Config};
 use super::link::{Link, TRY};
 use super::mux::Mux;
 use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, work};
@@ -56,14 +56,6 @@ pub enum ConnectError {
 /// # Errors
 /// Nobody there, not let in, a server that is too old, or a stream of ours with other settings than we rely on.
 pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
-    connect_with(config, &Audit::default()).await
-}
-
-/// The same, with an audit trail of other bounds than the default's.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn connect_with(config: &Config, audit: &Audit) -> Result<Store, ConnectError> {
     check_names(config)?;
     let (reconnects, _) = broadcast::channel(16);
     let client = dial(config, &reconnects).await?;
@@ -73,8 +65,7 @@ pub async fn connect_with(config: &Config, audit: &Audit) -> Result<Store, Conne
     }
     let context = ContextBuilder::new().timeout(TRY * 2).ack_timeout(TRY).max_ack_inflight(8192).build(client.clone());
     let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
-    let link =
-        Arc::new(Link { layout: Layout::new(config), config: config.clone(), audit: audit.clone(), client, context, reconnects, mux });
+    let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux });
     setup::ensure(&link).await.map_err(ConnectError::Setup)?;
     Ok(Store {
         ledger: Arc::new(ledger::JetStreamLedger::open(link.clone()).await.map_err(ConnectError::Setup)?),
@@ -194,6 +185,7 @@ fn check_names(config: &Config) -> Result<(), ConnectError> {
         ("nats.kv.bucket", &config.kv.bucket),
         ("nats.kv.response_bucket", &config.kv.response_bucket),
         ("nats.logs.stream", &config.logs.name),
+        ("nats.audit.stream", &config.audit.name),
         ("nats.registry.bucket", &config.registry.bucket),
         ("nats.objects.bucket", &config.objects.bucket),
         ("agent.queue_group", &config.consumer.queue_group),

@@ -40,7 +40,6 @@ pub(super) struct Link {
     pub(super) context: Context,
     pub(super) layout: Layout,
     pub(super) config: super::Config,
-    pub(super) audit: super::Audit,
     pub(super) reconnects: broadcast::Sender<()>,
     pub(super) mux: Mux,
 }

@@ -17,5 +17,5 @@ mod setup;
 mod tail;
 mod work;
 
-pub use config::{Audit, Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};
-pub use connect::{ConnectError, OLDEST_SERVER, connect, connect_with};
+pub use config::{Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};
+pub use connect::{ConnectError, OLDEST_SERVER, connect};

@@ -173,7 +173,7 @@ fn audit(link: &Link) -> Config {
         // A trail that is full goes on: what is new says more than what is old.
         discard: DiscardPolicy::Old,
         allow_direct: true,
-        ..base(link, link.audit.max_age, link.audit.max_bytes)
+        ..base(link, link.config.audit.max_age, link.config.audit.max_bytes)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use longshore_store::jetstream::{Audit, Config, Objects, Registry, connect_with};
+use longshore_store::jetstream::{Config, Objects, Registry, connect};
 use longshore_store::memory::{self, MemoryOptions};
 use longshore_store::{Delivery, PullStream, Store};
 use longshore_testkit::NatsServer;
@@ -63,10 +63,7 @@ pub(crate) async fn on_memory(bounds: Bounds, test: impl AsyncFnOnce(Store)) {
 
 pub(crate) async fn on_jetstream(bounds: Bounds, test: impl AsyncFnOnce(Store)) {
     let server = shared_server().await;
-    let store = timeout(DEADLINE, connect_with(&config(&server, bounds), &Audit { max_bytes: 8 << 20, ..Audit::default() }))
-        .await
-        .expect("the stores open in time")
-        .unwrap();
+    let store = timeout(DEADLINE, connect(&config(&server, bounds))).await.expect("the stores open in time").unwrap();
     assert!(store.broker.is_connected());
     timeout(TEST_DEADLINE, test(store)).await.expect("the test ends in time");
 }
@@ -92,6 +89,7 @@ fn config(server: &NatsServer, bounds: Bounds) -> Config {
     config.kv.max_bytes = bounds.records_bytes_max;
     config.stream.max_bytes = 8 << 20;
     config.logs.max_bytes = 8 << 20;
+    config.audit.max_bytes = 8 << 20;
     config.objects = Objects { max_bytes: 16 << 20, ..config.objects };
     config
 }

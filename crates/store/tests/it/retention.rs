@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, Retent
 use longshore_model::ExecutionId;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::record::Definition;
-use longshore_store::jetstream::{Audit, Config, ConnectError, KeyValue, Objects, Registry, Stream, connect, connect_with};
+use longshore_store::jetstream::{Config, ConnectError, KeyValue, Objects, Registry, Stream, connect};
 use longshore_store::{Created, Error, ObjectReader, Store};
 use longshore_testkit::{NatsServer, eventually};
 use tokio::io::AsyncReadExt as _;
@@ -27,11 +27,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_change() {
     let server = NatsServer::start().await;
     let first = config(&server);
-    let (audit, other_audit) = (Audit { max_age: 9 * HOUR, max_bytes: 5 << 20 }, Audit { max_age: 10 * HOUR, max_bytes: 6 << 20 });
-    let store = connect_with(&first, &audit).await.unwrap();
+    let store = connect(&first).await.unwrap();
     load(&store, 0..200).await;
     let broker = broker(&server).await;
-    holds(&broker, &first, &audit).await;
+    holds(&broker, &first).await;
 
     // The same stores under other bounds: what is there stays, the bounds follow.
     let second = Config {
@@ -39,12 +38,13 @@ async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_chan
         kv: KeyValue { ttl: 6 * HOUR, max_bytes: 20 << 20, ..first.kv.clone() },
         logs: Stream { max_age: 7 * HOUR, max_bytes: 3 << 20, ..first.logs.clone() },
         objects: Objects { max_age: 8 * HOUR, max_bytes: 40 << 20, ..first.objects.clone() },
+        audit: Stream { max_age: 10 * HOUR, max_bytes: 6 << 20, ..first.audit.clone() },
         ..first.clone()
     };
-    let again = connect_with(&second, &other_audit).await.unwrap();
-    holds(&broker, &second, &other_audit).await;
+    let again = connect(&second).await.unwrap();
+    holds(&broker, &second).await;
     load(&again, 200..220).await;
-    holds(&broker, &second, &other_audit).await;
+    holds(&broker, &second).await;
     for n in [0, 199, 219] {
         assert!(again.ledger.load(job_id(n)).await.unwrap().is_some(), "{n}");
     }
@@ -219,6 +219,7 @@ fn config(server: &NatsServer) -> Config {
         kv: KeyValue { ttl: 2 * HOUR, max_bytes: 24 << 20, ..default.kv },
         logs: Stream { max_age: 3 * HOUR, max_bytes: 2 << 20, ..default.logs },
         registry: Registry { ttl: Duration::from_secs(33), ..default.registry },
+        audit: Stream { max_age: 9 * HOUR, max_bytes: 5 << 20, ..default.audit },
         objects: Objects { max_age: 4 * HOUR, max_bytes: 32 << 20, ..default.objects },
         ..default
     }
@@ -273,11 +274,11 @@ fn log(n: u64, execution: &ExecutionId) -> LogRecord {
 }
 
 /// Every stream the broker has is one of ours, as configured.
-async fn holds(broker: &Context, config: &Config, audit: &Audit) {
+async fn holds(broker: &Context, config: &Config) {
     use futures::TryStreamExt as _;
     let (limits, work_queue) = (RetentionPolicy::Limits, RetentionPolicy::WorkQueue);
     let (new, old) = (DiscardPolicy::New, DiscardPolicy::Old);
-    let Config { stream, kv, logs, objects, .. } = config;
+    let Config { stream, kv, logs, objects, audit, .. } = config;
     let mut expected = vec![
         ("KV_job-queue", limits, new, kv.ttl, Some(kv.max_bytes), 1),
         ("KV_job-responses", limits, new, kv.ttl, Some(kv.max_bytes), 1),
