@@ -1,5 +1,7 @@
 //! What the REST API takes and gives.
 
+mod fleet;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -11,6 +13,8 @@ use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
 use super::result::FileInfo;
 use crate::job::{ExecutionState, JobStatus};
+
+pub use fleet::{AgentCondition, AgentList, AgentView, BrokerView, DrainRequest, DrainView, HealthView, StatusView};
 
 /// A submission: `POST /api/v1/jobs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -447,89 +451,6 @@ pub struct OperationList {
     pub items: Vec<OperationView>,
 }
 
-/// One agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AgentView {
-    /// Its lasting identity.
-    #[schema(value_type = String)]
-    pub id: crate::AgentId,
-    /// Its host's name.
-    pub hostname: String,
-    /// Whether it takes work.
-    pub state: AgentCondition,
-    /// Who drained it, if somebody did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drained: Option<DrainView>,
-    /// The groups it belongs to, `KEY:VALUE`.
-    #[serde(default)]
-    pub labels: Vec<String>,
-    /// Its program's version.
-    pub version: String,
-    /// Executions it may run at once.
-    pub max_jobs: usize,
-    /// Executions it ran at its last heartbeat.
-    pub running: usize,
-    /// When its process started.
-    #[schema(value_type = String, format = DateTime)]
-    pub started_at: Timestamp,
-}
-
-/// Whether an agent takes work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AgentCondition {
-    /// It lives and takes work.
-    Ready,
-    /// It was told to take no new work, and has some left or has not heard of it yet.
-    Draining,
-    /// It takes no new work, and none runs on it.
-    Drained,
-    /// Its heartbeat has expired, or it said goodbye.
-    Offline,
-}
-
-impl AgentCondition {
-    /// The word on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Drained => "drained",
-            Self::Offline => "offline",
-        }
-    }
-}
-
-/// A drain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct DrainView {
-    /// Who.
-    pub by: String,
-    /// When.
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
-    /// Why, in their words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// What a drain may say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DrainRequest {
-    /// Why; up to 256 bytes, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// The agents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AgentList {
-    /// Sorted by host name.
-    pub items: Vec<AgentView>,
-}
-
 /// What was done about a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -616,38 +537,4 @@ pub struct AuditList {
     pub items: Vec<AuditRecord>,
     /// Ask with this for the next page; absent at the end.
     pub next_cursor: Option<String>,
-}
-
-/// Whether the system is healthy: `GET /api/v1/status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StatusView {
-    /// The controller's version.
-    pub version: String,
-    /// Whether all is well.
-    pub healthy: bool,
-    /// The broker.
-    pub broker: BrokerView,
-    /// The agents; none for a token without `agent:read`.
-    pub agents: Vec<AgentView>,
-    /// Jobs by status; empty while the controller is still counting.
-    pub jobs: BTreeMap<String, u64>,
-}
-
-/// The broker as the controller sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct BrokerView {
-    /// Whether it answers.
-    pub connected: bool,
-    /// Its version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// `always` (every write is on disk before it is acknowledged), `relaxed`, or `unknown` where the server does not tell.
-    pub durability: String,
-}
-
-/// Health: `GET /livez`, `GET /readyz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct HealthView {
-    /// `ok`, or what is missing.
-    pub status: String,
 }
