@@ -14,8 +14,6 @@ use tokio::time::Instant;
 
 use crate::app::App;
 
-/// Pause before the registry is watched again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Agents that are remembered after they went silent.
 const OFFLINE_KEPT: usize = 10_000;
 /// Names offered for one that is not known.
@@ -294,19 +292,7 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> 
 
 /// Follows the registry until the controller drains.
 pub(crate) async fn follow(app: App) {
-    while !app.drain.is_cancelled() {
-        let ended = tokio::select! {
-            () = app.drain.cancelled() => return,
-            ended = read(&app) => ended,
-        };
-        if let Err(error) = ended {
-            tracing::warn!(error = %crate::app::chain(&error), "the registry's watch ended and is opened again");
-        }
-        tokio::select! {
-            () = app.drain.cancelled() => return,
-            () = tokio::time::sleep(REOPEN_AFTER) => {}
-        }
-    }
+    crate::watch::for_ever(&app, "registry", || read(&app)).await;
 }
 
 async fn read(app: &App) -> Result<(), longshore_store::Error> {

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Bound;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use longshore_model::JobId;
@@ -17,8 +16,6 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::hex;
 
-/// Pause before the stream is followed again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Letters in memory, about a kilobyte each. Of more, those of the oldest jobs are not listed, and are read from the store when asked for.
 const LETTERS_KEPT: usize = 100_000;
 
@@ -131,19 +128,7 @@ pub(crate) fn fingerprint(executions: &[DeadExecution], unlisted: usize) -> u64 
 
 /// Follows the letters until the controller drains.
 pub(crate) async fn follow(app: App) {
-    while !app.drain.is_cancelled() {
-        let ended = tokio::select! {
-            () = app.drain.cancelled() => return,
-            ended = read(&app) => ended,
-        };
-        if let Err(error) = ended {
-            tracing::warn!(error = %crate::app::chain(&error), "the stream of dead letters ended and is opened again");
-        }
-        tokio::select! {
-            () = app.drain.cancelled() => return,
-            () = tokio::time::sleep(REOPEN_AFTER) => {}
-        }
-    }
+    crate::watch::for_ever(&app, "dead letters", || read(&app)).await;
 }
 
 async fn read(app: &App) -> Result<(), longshore_store::Error> {

@@ -22,6 +22,7 @@ mod server;
 mod timeline;
 pub mod token;
 mod wait;
+mod watch;
 
 use hex::hex;
 

@@ -6,10 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use longshore_model::access::Caller;
 use longshore_model::job::{Execution, Job, Submission};
-use longshore_model::limits::EXPIRES_IN_DEFAULT;
 use longshore_model::wire::dead_letter::{DeadExecution, DeadLetter, DeadLetterState};
 use longshore_model::wire::record::{Reservation, SCHEMA};
 use longshore_model::wire::rest::{DeadLetterCondition, DeadLetterList, DeadLetterView, JobView};
@@ -139,18 +138,7 @@ async fn submit_again(app: &App, caller: &Caller, of: JobId, job: Job, dead: Vec
         agents => app.fleet().check(agents)?,
     }
     let now = app.now();
-    let lifetime = SignedDuration::try_from(EXPIRES_IN_DEFAULT).unwrap_or(SignedDuration::MAX);
-    let submission = Submission {
-        call: job.call,
-        target: job.target,
-        timeout: job.timeout,
-        not_before: None,
-        expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
-        retry: job.retry,
-        wait_for_agents: None,
-        idempotency_key: None,
-        annotations: job.annotations,
-    };
+    let submission = Submission::again(job, now);
     submit::check_retention(app, &submission, now)?;
     let placed = submit::Placed { id: held, executions: dead, retry_of: Some(of), key_sha256: Some(key) };
     submit::accept(app, caller, submission, placed).await

@@ -1,9 +1,7 @@
 //! Repeating a job by hand: the same operation, arguments, target, time-out and policy as a new job, linked both ways.
 
-use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::job::{Job, Submission};
-use longshore_model::limits::EXPIRES_IN_DEFAULT;
 use longshore_model::wire::rest::{JobView, RetryJobRequest, RetryOnly};
 use longshore_model::{ExecutionId, ExecutionState, JobId, Target};
 
@@ -46,7 +44,7 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
     let (target, executions) = match what {
         Repeat::All => {
             let executions = app.fleet().resolve(&job.target, Waits::No)?;
-            (job.target, executions)
+            (job.target.clone(), executions)
         }
         Repeat::For(target) => {
             let executions = app.fleet().resolve(&target, Waits::No)?;
@@ -59,23 +57,12 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
                 return Err(Error::field("/only", "every execution of the job completed, so none is to be repeated"));
             }
             app.fleet().check(&failed)?;
-            (job.target, failed)
+            (job.target.clone(), failed)
         }
     };
 
     let now = app.now();
-    let lifetime = SignedDuration::try_from(EXPIRES_IN_DEFAULT).unwrap_or(SignedDuration::MAX);
-    let submission = Submission {
-        call: job.call,
-        target,
-        timeout: job.timeout,
-        not_before: None,
-        expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
-        retry: job.retry,
-        wait_for_agents: None,
-        idempotency_key: None,
-        annotations: job.annotations,
-    };
+    let submission = Submission { target, ..Submission::again(job, now) };
     submit::check_retention(app, &submission, now)?;
     let placed = submit::Placed { id: submit::new_id(), executions, retry_of: Some(id), key_sha256: None };
     submit::accept(app, caller, submission, placed).await

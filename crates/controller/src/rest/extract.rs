@@ -14,6 +14,7 @@ use longshore_model::{HostName, JobId};
 use serde::de::DeserializeOwned;
 
 use super::problem::Failed;
+use crate::app::delete::Running;
 use crate::index::Moment;
 
 /// Bytes of an oversized body that are read and dropped, so that a client that is still sending gets to read the answer.
@@ -154,6 +155,16 @@ where
 pub(crate) trait FromQuery: Sized {
     /// Takes its fields; whatever is left over is refused.
     fn from_fields(fields: &mut Fields) -> Result<Self, Failed>;
+}
+
+/// What a delete does with a job that has not ended.
+pub(crate) struct Force(pub(crate) Running);
+
+impl FromQuery for Force {
+    fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        let is_forced = fields.flag("force")?.unwrap_or(false);
+        Ok(Self(if is_forced { Running::CancelFirst } else { Running::Refuse }))
+    }
 }
 
 /// A query, every field of it known and readable.

@@ -105,6 +105,22 @@ impl Submission {
         })
     }
 
+    /// The same once more, to be started from now on: operation, arguments, target, time-out and policy are those of `job`.
+    #[must_use]
+    pub fn again(job: Job, now: Timestamp) -> Self {
+        Self {
+            call: job.call,
+            target: job.target,
+            timeout: job.timeout,
+            not_before: None,
+            expires_at: later(now, EXPIRES_IN_DEFAULT).unwrap_or(Timestamp::MAX),
+            retry: job.retry,
+            wait_for_agents: None,
+            idempotency_key: None,
+            annotations: job.annotations,
+        }
+    }
+
     /// The accepted job.
     #[must_use]
     pub fn into_job(self, id: JobId, executions: Vec<ExecutionId>, submitted_by: String, submitted_at: Timestamp) -> Job {

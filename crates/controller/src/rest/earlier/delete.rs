@@ -1,24 +1,13 @@
-//! `DELETE /job/{id}`.
+//! `DELETE /job/{id}`. The earlier API had no `force`; without it the refusal of a job that runs would be a dead end.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 
 use crate::app::{App, delete as app};
 use crate::rest::auth::Authorized;
-use crate::rest::extract::{Fields, FromQuery, JobPath, Query};
+use crate::rest::extract::{Force, JobPath, Query};
 use crate::rest::problem::Failed;
 use crate::rest::refusals::StateRefusals;
-
-/// What to do with a job that has not ended. The earlier API had no such field; without it the refusal of a job that runs would be a
-/// dead end.
-pub(crate) struct Force(app::Running);
-
-impl FromQuery for Force {
-    fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
-        let is_forced = fields.flag("force")?.unwrap_or(false);
-        Ok(Self(if is_forced { app::Running::CancelFirst } else { app::Running::Refuse }))
-    }
-}
 
 /// Remove a job, in the earlier form.
 #[utoipa::path(
