@@ -1,5 +1,6 @@
 //! From a finished call to the audit trail: a bounded queue that nobody waits for, and one writer that waits for the broker.
 //!
+//! The first record after a pause is written at once; what follows it closely is written together.
 //! What finds no room is counted, and the next record that does says how many there were: a gap in the trail is never silent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,8 @@ use crate::app::{App, chain};
 
 /// Records that are under way to the broker at once.
 const BATCH: usize = 256;
+/// From one batch to the next: each is a write that the broker syncs.
+const BATCH_EVERY: Duration = Duration::from_millis(5);
 /// How long one try of a batch may take.
 const TRY_WITHIN: Duration = Duration::from_secs(10);
 /// Between tries: the first wait, and the longest.
@@ -84,6 +87,10 @@ pub(crate) async fn write(app: App, closing: CancellationToken) {
         }
         store(&app, &batch).await;
         batch.clear();
+        tokio::select! {
+            () = closing.cancelled() => {}
+            () = tokio::time::sleep(BATCH_EVERY) => {}
+        }
     }
 }
 

@@ -30,8 +30,8 @@ pub struct AuditPage {
 /// The audit trail.
 #[async_trait]
 pub trait Audit: Send + Sync {
-    /// Stores records; those of one call may change places among each other. May be repeated within two minutes: a record is stored
-    /// once, known by its id.
+    /// Stores records; those of one call may change places among each other. A call with the same records may be repeated within two
+    /// minutes: they are stored once, known by their ids.
     async fn append(&self, records: &[AuditRecord]) -> Result<(), Error>;
 
     /// Up to `limit` records before a place, or from the newest on; newest first.
