@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::dispatcher::Key;
 use crate::execution::{Context, Settled, Worker};
 use crate::journal::Entry;
-use crate::{output, transfer};
+use crate::turn::Fence;
+use crate::{output, transfer, turn};
 
 /// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
@@ -43,10 +44,32 @@ enum Interruption {
 }
 
 impl Worker {
+    /// The same as [`Self::run`] for an attempt that has a turn under a concurrency key: run if it still has it, and freed afterwards.
+    pub(crate) async fn run_in_turn(mut self, job: &Job, attempt: Attempt, fence: Fence) -> Settled {
+        let holds = loop {
+            match fence.holds().await {
+                Ok(holds) => break holds,
+                Err(error) => {
+                    if self.broker_fault("looking at a turn", &error).await.is_none() {
+                        return Settled::Done;
+                    }
+                }
+            }
+        };
+        let settled = if holds {
+            self.run(job, attempt, Some(fence.revision)).await
+        } else {
+            tracing::warn!(job.id = %job.id, attempt = attempt.number, "not run: its turn was taken by another job");
+            self.again(job, attempt, unfetched(turn::passed_over(), true), Duration::ZERO).await
+        };
+        fence.end(job).await;
+        settled
+    }
+
     /// Runs the work and records how it ended.
-    pub(crate) async fn run(mut self, job: &Job, attempt: Attempt) -> Settled {
+    pub(crate) async fn run(mut self, job: &Job, attempt: Attempt, fence: Option<Revision>) -> Settled {
         tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
-        let (mut finished, interruption) = self.perform(job, attempt.number).await;
+        let (mut finished, interruption) = self.perform(job, attempt.number, fence).await;
         tracing::info!(job.id = %job.id, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
         match interruption {
             Some(Interruption::Superseded) => {
@@ -69,9 +92,9 @@ impl Worker {
     }
 
     /// Does the work, from fetching its bundle to storing its last output, with its claim extended, until it ends or is ended.
-    async fn perform(&mut self, job: &Job, attempt: u32) -> (Finished, Option<Interruption>) {
+    async fn perform(&mut self, job: &Job, attempt: u32, fence: Option<Revision>) -> (Finished, Option<Interruption>) {
         let cancel = CancellationToken::new();
-        let work = work(self.ctx.clone(), self.key, job.clone(), attempt, cancel.clone());
+        let work = work(self.ctx.clone(), self.key, job.clone(), (attempt, fence), cancel.clone());
         tokio::pin!(work);
         let mut extend = tokio::time::interval(self.claim.extend_every());
         extend.reset();
@@ -195,7 +218,7 @@ impl Worker {
 }
 
 /// The work itself: bundle, execution, output. Ends soon after `cancel`.
-async fn work(ctx: Arc<Context>, key: Key, job: Job, attempt: u32, cancel: CancellationToken) -> Finished {
+async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (u32, Option<Revision>), cancel: CancellationToken) -> Finished {
     let bundle = match job.call.bundle() {
         None => None,
         Some(sha256) => {
@@ -217,7 +240,7 @@ async fn work(ctx: Arc<Context>, key: Key, job: Job, attempt: u32, cancel: Cance
     let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
     let (sink, pump) = output::open(source, ctx.store.logs.clone());
     let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
-    let task = Task { job, execution: key.1, attempt, hostname: ctx.config.hostname(), bundle: path };
+    let task = Task { job, execution: key.1, attempt, fence, hostname: ctx.config.hostname(), bundle: path };
     let finished = ctx.executor.run(task, sink, cancel).await;
     // Output first, so that a reader who sees the end has seen everything before it.
     let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;

@@ -30,6 +30,7 @@ use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::journal::{Entry, Journal};
+use crate::turn::{Asked, Watch};
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -47,6 +48,7 @@ pub(crate) struct Context {
     pub(crate) bundles: PathBuf,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<HashMap<Key, Answer>>,
+    pub(crate) turns: Watch,
 }
 
 /// What a running worker listens to.
@@ -118,9 +120,21 @@ impl Worker {
             let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
             match claim(job, &standing.execution, claimant, Timestamp::now()) {
                 Decision::Start { attempt } => {
+                    let fence = match &job.concurrency_key {
+                        None => None,
+                        Some(key) => match self.ask_for_turn(job, key, attempt).await {
+                            Some(Asked::Ours(fence)) => Some(fence),
+                            Some(Asked::After(n_before)) => return self.wait_for_turn(n_before).await,
+                            None => return Settled::Done,
+                        },
+                    };
                     if let Some(revision) = self.start(attempt, standing.revision).await {
                         let is_the_only_one = job.retry.max_attempts() == 1;
-                        return self.run(job, Attempt { number: attempt, revision, started_at: Timestamp::now(), is_the_only_one }).await;
+                        let attempt = Attempt { number: attempt, revision, started_at: Timestamp::now(), is_the_only_one };
+                        return match fence {
+                            None => self.run(job, attempt, None).await,
+                            Some(fence) => self.run_in_turn(job, attempt, fence).await,
+                        };
                     }
                     if self.signals.stop.is_cancelled() {
                         return Settled::Done;

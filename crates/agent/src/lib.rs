@@ -17,6 +17,7 @@ mod output;
 mod recovery;
 mod runtime;
 mod transfer;
+mod turn;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use crate::execution::{Context, Settled, Signals, carry, from_now};
 use crate::heartbeat::{self, Load};
 use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
 use crate::recovery::{deliver_owed, recover};
+use crate::turn::Watch;
 use crate::{Agent, Error as AgentError};
 
 /// The inbox is read at least this often: a hint may be lost.
@@ -81,7 +82,8 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
     let _ = std::fs::remove_dir_all(&bundles);
-    let ctx = Arc::new(Context { config, store, executor: executor.clone(), journal, bundles, owed: Mutex::new(owed) });
+    let ctx =
+        Arc::new(Context { config, store, executor: executor.clone(), journal, bundles, owed: Mutex::new(owed), turns: Watch::default() });
     background.spawn(deliver_owed(ctx.clone(), silence.clone()));
     let mut runtime = Runtime {
         dispatcher: Dispatcher::new(ctx.config.max_jobs),

@@ -105,6 +105,7 @@ impl Client {
             retry: None,
             wait_for_agents: None,
             idempotency_key: None,
+            concurrency_key: None,
             annotations: std::collections::BTreeMap::new(),
         }
     }

@@ -60,10 +60,19 @@ pub struct Task {
     pub execution: ExecutionId,
     /// Which attempt, from 1.
     pub attempt: u32,
+    /// Its turn under the job's concurrency key: higher than that of every holder before. Programs find it in `LONGSHORE_FENCE`.
+    pub fence: Option<u64>,
     /// The host's name, for a workspace job's manifest.
     pub hostname: String,
     /// The packed bundle the job names, on local disk, its digest verified by the caller.
     pub bundle: Option<PathBuf>,
+}
+
+impl Task {
+    /// Its turn, for its programs.
+    pub(crate) fn fence_variable(&self) -> Option<(String, String)> {
+        self.fence.map(|fence| ("LONGSHORE_FENCE".to_owned(), fence.to_string()))
+    }
 }
 
 /// Takes output as it comes.
@@ -234,7 +243,7 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
         Call::NodeStatusGet => provider::node::status_get(host, stops).await,
         Call::NodeUptimeGet => provider::node::uptime_get(stops).await,
         Call::CommandExec(command) | Call::CommandShell { command, script: _ } => {
-            provider::command::run(host, command, output, stops, task.job.timeout).await
+            provider::command::run(host, task, command, output, stops).await
         }
         Call::WorkspaceRun { run, args: _ } => workspace::run(host, task, run, output, stops).await,
     }

@@ -66,6 +66,10 @@ pub const WAIT_MAX: Duration = Duration::from_secs(300);
 pub const PAGE_DEFAULT: usize = 50;
 /// See [`PAGE_DEFAULT`].
 pub const PAGE_MAX: usize = 1000;
+/// Bytes of a concurrency key.
+pub const CONCURRENCY_KEY_BYTES_MAX: usize = 256;
+/// Jobs of one concurrency key that are offered to agents at a time; the others wait in the ledger.
+pub const TURNS_OFFERED_MAX: usize = 8;
 /// Executions that a dead letter lists; it counts the others.
 pub const DEAD_LETTER_EXECUTIONS_MAX: usize = 64;
 /// Bytes of an error's message in a dead letter; the job has all of it.

@@ -10,6 +10,8 @@
 //! KV job-responses  <job>.<execution>                                an answer                            ││
 //! KV agent-inbox    <agent>.<job>                                    addressed work, one key each        ◄┘│  republished: wake.<agent>.<job>
 //! KV agent-registry <agent>                                          a heartbeat, which expires
+//! KV job-turns      wait.<sha256 of a key>.<job>                     who waits for a concurrency key
+//!                   turn.<sha256 of a key>                           who has it
 //! KV agent-state    <agent>                                          what people want of it                   republished: state.<agent>
 //! stream JOBS       jobs.<kind>._any.<job>                           the shared work queue               ◄─┤
 //!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
@@ -34,6 +36,8 @@ use longshore_model::operation::Kind;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label, Target};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::jetstream::Config;
 
 /// All names of one fleet.
@@ -47,6 +51,7 @@ pub(crate) struct Layout {
     pub(crate) queue_bucket: String,
     pub(crate) response_bucket: String,
     pub(crate) inbox_bucket: String,
+    pub(crate) turn_bucket: String,
     pub(crate) registry_bucket: String,
     pub(crate) state_bucket: String,
     pub(crate) object_bucket: String,
@@ -72,6 +77,7 @@ impl Layout {
             queue_bucket: named(&config.kv.bucket),
             response_bucket: named(&config.kv.response_bucket),
             inbox_bucket: named("agent-inbox"),
+            turn_bucket: named("job-turns"),
             registry_bucket: named(&config.registry.bucket),
             state_bucket: named("agent-state"),
             object_bucket: named(&config.objects.bucket),
@@ -233,6 +239,28 @@ impl Layout {
         format!("$KV.{}.{agent}.{job}", self.inbox_bucket)
     }
 
+    // Concurrency keys.
+
+    pub(crate) fn turn_stream(&self) -> String {
+        Self::bucket_stream(&self.turn_bucket)
+    }
+
+    pub(crate) fn waiter(&self, key: &str, job: JobId) -> String {
+        format!("$KV.{}.wait.{}.{job}", self.turn_bucket, digest(key))
+    }
+
+    pub(crate) fn waiters(&self, key: &str) -> String {
+        format!("$KV.{}.wait.{}.*", self.turn_bucket, digest(key))
+    }
+
+    pub(crate) fn all_waiters(&self) -> String {
+        format!("$KV.{}.wait.>", self.turn_bucket)
+    }
+
+    pub(crate) fn turn(&self, key: &str) -> String {
+        format!("$KV.{}.turn.{}", self.turn_bucket, digest(key))
+    }
+
     // Hints.
 
     /// How the broker tells of inbox keys: from, to.
@@ -324,6 +352,14 @@ pub(crate) fn group_of(definition: &Definition) -> Option<Label> {
         Ok(Target::AnyOf(group)) => Some(group),
         Ok(Target::Any | Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => None,
     }
+}
+
+/// A text of any characters as one token.
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// A label as tokens of a subject.

@@ -17,6 +17,7 @@ mod logs;
 pub mod memory;
 mod objects;
 mod registry;
+mod turns;
 mod work;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger
 pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name};
 pub use registry::{Registry, RegistryEvent, RegistryStream};
+pub use turns::{Turn, Turns};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// Every store, shared by reference. Cheap to clone.
@@ -48,6 +50,8 @@ pub struct Store {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Who changed what, and who was refused.
     pub audit: Arc<dyn Audit>,
+    /// Who waits for a concurrency key, and who has it.
+    pub turns: Arc<dyn Turns>,
     /// Bundles, artifacts.
     pub objects: Arc<dyn Objects>,
     /// The connection itself.

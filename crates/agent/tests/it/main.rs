@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
 mod refusals;
+mod turns;
 
 use std::time::{Duration, Instant};
 

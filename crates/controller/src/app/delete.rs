@@ -36,6 +36,9 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
     }
     let definition = record.definition;
     app.store.work.withdraw(&definition).await?;
+    if let Some(key) = &definition.concurrency_key {
+        app.store.turns.leave(key, id).await?;
+    }
     for execution in &definition.executions {
         app.store.objects.delete(&archive_name(id, *execution)).await?;
     }

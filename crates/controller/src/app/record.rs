@@ -136,6 +136,7 @@ pub(crate) fn job_view(record: &JobRecord, retried_by: Vec<JobId>, now: Timestam
         expires_at: definition.expires_at,
         timeout: Span(Duration::from_millis(definition.timeout_ms)).to_string(),
         max_attempts: definition.max_attempts,
+        concurrency_key: definition.concurrency_key.clone(),
         annotations: definition.annotations.clone(),
         retry_of: definition.retry_of,
         retried_by,

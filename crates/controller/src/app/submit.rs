@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
+use longshore_model::job::turn::waiter;
 use longshore_model::job::{Job, Submission};
 use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
 use longshore_model::wire::rest::{JobRequest, JobView};
@@ -118,6 +119,10 @@ pub(super) async fn accept(
     let now = app.now();
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
     let definition = Definition { key_sha256, ..Definition::from(&job) };
+    if let Some(waiter) = waiter(&job, now) {
+        // Before the job: one that is stored has its place. A place whose job never comes is removed by a reconciler.
+        app.store.turns.enter(&waiter).await?;
+    }
     let ticket = app.waiters.register_new(id);
     match app.store.ledger.create(&definition).await? {
         Created::Stored(revision) => {

@@ -34,6 +34,8 @@ pub(crate) struct Entry {
     /// Whether it was made by the redrive of the job that it repeats.
     pub(crate) is_redrive: bool,
     pub(crate) bundle: Option<String>,
+    /// Whether its executions wait for their turn under a concurrency key.
+    pub(crate) has_turns: bool,
     /// Sorted by their ids. Changed by [`Self::change`] only.
     pub(crate) shares: Vec<Share>,
     tally: Tally,
@@ -92,6 +94,7 @@ impl Entry {
             retry_of: definition.retry_of,
             is_redrive: definition.retry_of.is_some_and(|of| definition.key_sha256.as_ref() == Some(&redrive_key(of))),
             bundle: definition.args.get("bundle").and_then(serde_json::Value::as_str).map(str::to_owned),
+            has_turns: definition.concurrency_key.is_some(),
             tally: shares.iter().map(|share| share.execution.state()).collect(),
             n_unsettled: shares.len(),
             n_owing: 0,
@@ -100,6 +103,11 @@ impl Entry {
             filed: None,
             is_odd: false,
         }
+    }
+
+    /// Whether this share of one of many is announced by its turn alone.
+    pub(crate) fn waits_for_turn(&self, share: &Share) -> bool {
+        self.has_turns && share.id == ExecutionId::Any && share.execution.state() == ExecutionState::Pending
     }
 
     /// Folds an event that the broker stored at `at`; one of an execution that the job does not have is no change.

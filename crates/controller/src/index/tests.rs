@@ -19,6 +19,7 @@ fn definition(id: u128) -> Definition {
         expires_at: NOW,
         max_attempts: 1,
         backoff_ms: Vec::new(),
+        concurrency_key: None,
         annotations: BTreeMap::new(),
         submitted_by: "ada".to_owned(),
         submitted_at: NOW,

@@ -6,6 +6,7 @@ mod expired;
 mod lost;
 mod owed;
 mod tidy;
+mod turns;
 mod unannounced;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(app.clone(), "owed", owed::pass));
     tasks.spawn(every(app.clone(), "lost", lost::pass));
     tasks.spawn(every(app.clone(), "dead_letters", dead_letters::pass));
+    tasks.spawn(every(app.clone(), "turns", turns::pass));
     tasks.spawn(tidy::run(app.clone()));
 }
 

@@ -85,6 +85,7 @@ async fn create(store: &Store, id: u128) -> (JobId, Revision) {
         expires_at: now.checked_add(SignedDuration::try_from(EXPIRES_IN).unwrap()).unwrap(),
         max_attempts: 2,
         backoff_ms: vec![1000],
+        concurrency_key: None,
         annotations: std::collections::BTreeMap::new(),
         submitted_by: "ada".to_owned(),
         submitted_at: now,

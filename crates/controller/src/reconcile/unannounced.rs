@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_model::job::Execution;
 use longshore_model::{ExecutionState, JobId};
-use longshore_store::{Absence, Announcement, Error as StoreError};
+use longshore_store::{Absence, Announcement, Error as StoreError, JobRecord};
 
 use super::{Cursor, after, candidates, each};
 use crate::app::{App, fold};
@@ -25,10 +25,12 @@ const SPENT_AFTER: Duration = Duration::from_secs(30);
 /// One pass.
 pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
     let (jobs, next) = candidates(&app, cursor, |entry| {
-        entry
-            .shares
-            .iter()
-            .any(|share| missing(&app, &share.execution, entry.stored_at, due(entry.stored_at, entry.not_before), now).is_some())
+        let due = due(entry.stored_at, entry.not_before);
+        entry.shares.iter().any(|share| {
+            // Who waits for its turn under a concurrency key is another duty's.
+            let is_ours = !entry.waits_for_turn(share);
+            is_ours && missing(&app, &share.execution, entry.stored_at, due, now).is_some()
+        })
     });
     for job in jobs {
         each("unannounced", job, announce(&app, job, now).await)?;
@@ -38,15 +40,19 @@ pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cur
 
 async fn announce(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError> {
     let Some(record) = app.load(job).await? else { return Ok(()) };
-    let due = due(record.stored_at, record.definition.not_before);
     for (id, execution) in fold(&record).0 {
-        let Some(absence) = missing(app, &execution, record.stored_at, due, now) else { continue };
+        let Some(absence) = absence(app, &execution, &record, now) else { continue };
         let announcement = Announcement { execution: id, revision: record.announced_at(id), seen: record.revision(id), absence };
         if app.store.work.announce(&record.definition, announcement).await? {
             tracing::warn!(job.id = %job, execution = %id, ?absence, "work was not announced, and is now");
         }
     }
     Ok(())
+}
+
+/// What counts as missing of work whose announcement may be missing.
+pub(super) fn absence(app: &App, execution: &Execution, record: &JobRecord, now: Timestamp) -> Option<Absence> {
+    missing(app, execution, record.stored_at, due(record.stored_at, record.definition.not_before), now)
 }
 
 /// When a job could first have been started.

@@ -10,19 +10,20 @@ use longshore_model::wire::problem::{ErrorCode, chain};
 use longshore_model::wire::result::CommandResult;
 
 use crate::Output;
-use crate::executor::Host;
+use crate::executor::{Host, Task};
 use crate::finished::{Finished, is_host_fault};
 use crate::process::{Captured, Exit, Fault, NotStarted, Program, Ran, Sink, StartFault, Stop, Stops};
 
 /// Runs the program to its end.
-pub(crate) async fn run(host: &Host, command: &Command, output: Arc<dyn Output>, stops: &Stops, timeout: std::time::Duration) -> Finished {
+pub(crate) async fn run(host: &Host, task: &Task, command: &Command, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let mut env = host.environment(&host.home);
     env.extend(command.env.clone());
+    env.extend(task.fence_variable());
     let program =
         Program { words: command.words.clone(), cwd: command.cwd.clone().unwrap_or_else(|| host.launcher.state_dir.clone()), env };
     let mut sink = Sink::keeping(output, LOG_BYTES_PER_STEP_MAX);
     match host.launcher.run(program, &mut sink, stops).await {
-        Ok(ran) => finished(&ran, sink.finish(), timeout),
+        Ok(ran) => finished(&ran, sink.finish(), task.job.timeout),
         Err(fault) => from_fault(&fault),
     }
 }

@@ -126,6 +126,7 @@ async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sin
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
+    env.extend(task.fence_variable());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();
     let ran = host.launcher.run(program, &mut sink, &stops.within(step.timeout)).await;

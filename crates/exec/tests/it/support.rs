@@ -126,12 +126,13 @@ pub(crate) fn task(operation: &str, args: Value) -> Task {
         not_before: None,
         expires_at: jiff::Timestamp::MAX,
         retry: RetryPolicy::once(),
+        concurrency_key: None,
         annotations: Default::default(),
         submitted_by: "tester".to_owned(),
         submitted_at: jiff::Timestamp::UNIX_EPOCH,
         retry_of: None,
     };
-    Task { job, execution: ExecutionId::Any, attempt: 1, hostname: "host".to_owned(), bundle: None }
+    Task { job, execution: ExecutionId::Any, attempt: 1, fence: None, hostname: "host".to_owned(), bundle: None }
 }
 
 pub(crate) fn shell(script: &str) -> Task {

@@ -30,6 +30,8 @@ pub struct Job {
     pub expires_at: Timestamp,
     /// How often and how far apart.
     pub retry: RetryPolicy,
+    /// Of all executions with this key at most one runs at a time.
+    pub concurrency_key: Option<String>,
     /// Short strings for people and searches.
     pub annotations: BTreeMap<String, String>,
     /// The submitter.
@@ -75,6 +77,7 @@ impl From<&Job> for Definition {
             expires_at: job.expires_at,
             max_attempts: job.retry.max_attempts(),
             backoff_ms: job.retry.backoff().iter().copied().map(millis).collect(),
+            concurrency_key: job.concurrency_key.clone(),
             annotations: job.annotations.clone(),
             submitted_by: job.submitted_by.clone(),
             submitted_at: job.submitted_at,
@@ -104,6 +107,7 @@ impl TryFrom<Definition> for Job {
             not_before: record.not_before,
             expires_at: record.expires_at,
             retry: RetryPolicy::new(record.max_attempts, record.backoff_ms.into_iter().map(Duration::from_millis).collect())?,
+            concurrency_key: record.concurrency_key,
             annotations: record.annotations,
             submitted_by: record.submitted_by,
             submitted_at: record.submitted_at,

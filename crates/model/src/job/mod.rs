@@ -1,12 +1,13 @@
 //! The life of a job: parsed submissions ([`submission`]), the accepted job ([`definition`]), each execution's state as a fold over
-//! what was recorded ([`state`]), what an agent may do with a delivery ([`mod@claim`]), and the job's status as a function of its
-//! executions ([`aggregate`]).
+//! what was recorded ([`state`]), what an agent may do with a delivery ([`mod@claim`]), whose turn it is under a
+//! concurrency key ([`turn`]), and the job's status as a function of its executions ([`aggregate`]).
 
 mod aggregate;
 mod claim;
 mod definition;
 mod state;
 mod submission;
+pub mod turn;
 
 pub use aggregate::{JobStatus, Tally, status};
 pub use claim::{Claim, Claimant, DropReason, claim};
@@ -49,6 +50,7 @@ pub(crate) mod tests {
             not_before: None,
             expires_at: at(1000),
             retry: RetryPolicy::once(),
+            concurrency_key: None,
             annotations: BTreeMap::new(),
             submitted_by: "test".into(),
             submitted_at: at(0),

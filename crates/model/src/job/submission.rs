@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::definition::Job;
 use crate::id::{ExecutionId, JobId};
 use crate::limits::{
-    ANNOTATION_BYTES_MAX, ANNOTATIONS_MAX, EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, IDEMPOTENCY_KEY_BYTES_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
+    ANNOTATION_BYTES_MAX, ANNOTATIONS_MAX, CONCURRENCY_KEY_BYTES_MAX, EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
+    TIMEOUT_MAX, TIMEOUT_MIN,
 };
 use crate::operation::{Call, CallError};
 use crate::retry::{RetryPolicy, standard_backoff};
@@ -36,6 +37,8 @@ pub struct Submission {
     pub wait_for_agents: Option<Duration>,
     /// Names the submission, so that it can be sent again.
     pub idempotency_key: Option<String>,
+    /// Of all executions with this key at most one runs at a time; the others wait in the order of submission.
+    pub concurrency_key: Option<String>,
     /// Short strings for people and searches.
     pub annotations: BTreeMap<String, String>,
 }
@@ -82,7 +85,8 @@ impl Submission {
         let wait_for_agents =
             request.wait_for_agents.as_deref().and_then(|text| faults.span("/wait_for_agents", text, TIMEOUT_MIN, EXPIRES_IN_MAX));
         faults.annotations(&request.annotations);
-        faults.idempotency_key(request.idempotency_key.as_deref());
+        faults.key("/idempotency_key", request.idempotency_key.as_deref(), IDEMPOTENCY_KEY_BYTES_MAX);
+        faults.key("/concurrency_key", request.concurrency_key.as_deref(), CONCURRENCY_KEY_BYTES_MAX);
 
         // `expires_in` counts from the earliest start, so that a scheduled job is not expired when its time comes.
         let expires_in = expires_in.map(|span| wait_for_agents.map_or(span, |wait| span.min(wait)));
@@ -101,6 +105,7 @@ impl Submission {
             retry,
             wait_for_agents,
             idempotency_key: request.idempotency_key,
+            concurrency_key: request.concurrency_key,
             annotations: request.annotations,
         })
     }
@@ -117,6 +122,7 @@ impl Submission {
             retry: job.retry,
             wait_for_agents: None,
             idempotency_key: None,
+            concurrency_key: job.concurrency_key,
             annotations: job.annotations,
         }
     }
@@ -133,6 +139,7 @@ impl Submission {
             not_before: self.not_before,
             expires_at: self.expires_at,
             retry: self.retry,
+            concurrency_key: self.concurrency_key,
             annotations: self.annotations,
             submitted_by,
             submitted_at,
@@ -210,11 +217,10 @@ impl Faults {
         }
     }
 
-    fn idempotency_key(&mut self, key: Option<&str>) {
-        if key.is_some_and(|key| {
-            key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX || key.contains(|c: char| !c.is_ascii_graphic() && c != ' ')
-        }) {
-            self.push("/idempotency_key", format!("1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"));
+    fn key(&mut self, pointer: &str, key: Option<&str>, bytes_max: usize) {
+        let is_sound = |key: &str| (1..=bytes_max).contains(&key.len()) && !key.contains(|c: char| !c.is_ascii_graphic() && c != ' ');
+        if !key.is_none_or(is_sound) {
+            self.push(pointer, format!("1 to {bytes_max} printable ASCII characters"));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
 //! take and give, [`log`] live output, [`agent`] heartbeats, [`dead_letter`] what is kept of
-//! jobs whose attempts are used up, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+//! jobs whose attempts are used up, [`turn`] of concurrency keys, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
 
 pub mod agent;
 pub mod args;
@@ -13,3 +13,4 @@ pub mod problem;
 pub mod record;
 pub mod rest;
 pub mod result;
+pub mod turn;

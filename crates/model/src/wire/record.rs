@@ -38,6 +38,9 @@ pub struct Definition {
     /// Waits between attempts, in milliseconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backoff_ms: Vec<u64>,
+    /// Of all executions with this key at most one runs at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
     /// Short strings for people and searches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

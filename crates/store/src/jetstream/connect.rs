@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::config::{Auth, Config};
 use super::link::{Link, TRY};
 use super::mux::Mux;
-use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, work};
+use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, turns, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
 
@@ -75,6 +75,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         registry: Arc::new(registry::JetStreamRegistry::new(link.clone())),
         dead_letters: Arc::new(dead_letters::JetStreamDeadLetters::open(link.clone()).await.map_err(ConnectError::Setup)?),
         audit: Arc::new(trail::JetStreamAudit::open(link.clone()).await.map_err(ConnectError::Setup)?),
+        turns: Arc::new(turns::JetStreamTurns::open(link.clone()).await.map_err(ConnectError::Setup)?),
         objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
         broker: link,
     })

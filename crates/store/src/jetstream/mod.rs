@@ -15,6 +15,7 @@ mod read;
 mod registry;
 mod setup;
 mod tail;
+mod turns;
 mod work;
 
 pub use config::{Auth, Config, Consumer, KeyValue, Objects, Registry, Stream};

@@ -35,6 +35,7 @@ pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
         responses(link),
         work(link),
         inbox(link),
+        turns(link),
         dead_letters(link),
         logs(link),
         audit(link),
@@ -139,6 +140,11 @@ fn inbox(link: &Link) -> Config {
         republish: Some(Republish { source, destination, headers_only: true }),
         ..bucket(link, &link.layout.inbox_bucket, link.config.stream.max_age, link.config.stream.max_bytes)
     }
+}
+
+/// Kept as long as the jobs that it tells of.
+fn turns(link: &Link) -> Config {
+    bucket(link, &link.layout.turn_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
 }
 
 /// One letter a job. Kept at least as long as the ledger keeps the job: a letter that says that its job was redriven must not go first,

@@ -15,6 +15,7 @@ mod logs;
 mod objects;
 mod records;
 mod registry;
+mod turns;
 mod work;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +54,7 @@ pub fn open(options: MemoryOptions) -> Store {
         registry: Arc::new(memory.clone()),
         dead_letters: Arc::new(memory.clone()),
         audit: Arc::new(memory.clone()),
+        turns: Arc::new(memory.clone()),
         objects: Arc::new(memory.clone()),
         broker: Arc::new(memory),
     }
@@ -76,6 +78,7 @@ struct State {
     fleet: registry::Fleet,
     letters: dead_letters::Letters,
     audit: audit::Trail,
+    queues: turns::Queues,
     objects: objects::Shelf,
 }
 

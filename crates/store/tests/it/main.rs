@@ -19,4 +19,5 @@ mod registry;
 mod retention;
 mod sample;
 mod shares;
+mod turns;
 mod work;

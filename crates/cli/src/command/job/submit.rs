@@ -51,6 +51,9 @@ pub(crate) struct Submit {
     /// The same key with the same submission gives the first job again; a fresh one unless given.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Of all jobs with this key one runs at a time, anywhere; the others wait in the order of submission.
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
     /// Wait until it has ended; the exit code says how.
     #[arg(long)]
     wait: bool,
@@ -88,6 +91,7 @@ impl Submit {
             not_before: self.not_before,
             retry,
             idempotency_key: Some(self.idempotency_key.unwrap_or_else(fresh_key)),
+            concurrency_key: self.concurrency_key,
             annotations: self.annotation.iter().map(|text| pair("--annotation", text)).collect::<Result<_, _>>()?,
             ..self.audience.of(Client::request(self.operation, args))
         })

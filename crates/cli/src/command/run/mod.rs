@@ -56,6 +56,9 @@ pub(crate) struct Run {
     /// The most attempts, for failures in passing.
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
+    /// Of all jobs with this key one runs at a time, anywhere; the others wait in the order of submission.
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
     /// Submit it and return at once.
     #[arg(long)]
     detach: bool,
@@ -171,6 +174,7 @@ impl Run {
             timeout: self.timeout.map(|span| span.to_string()),
             retry: self.retry.map(|max_attempts| RetryRequest { max_attempts, backoff: None }),
             idempotency_key: Some(fresh_key()),
+            concurrency_key: self.concurrency_key.clone(),
             ..self.audience.of(Client::request(operation, args.expect("arguments are text and lists of it")))
         }
     }

@@ -49,6 +49,9 @@ pub struct JobRequest {
     /// The same key with the same body gives the first job again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Of all executions in the fleet with the same key at most one runs at a time; the others wait in the order of submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
     /// Up to 32 short strings, searchable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -68,6 +71,7 @@ impl JobRequest {
             retry: None,
             wait_for_agents: None,
             idempotency_key: None,
+            concurrency_key: None,
             annotations: BTreeMap::new(),
         }
     }
@@ -123,6 +127,9 @@ pub struct JobView {
     pub timeout: String,
     /// The most attempts.
     pub max_attempts: u32,
+    /// Of all executions with this key at most one runs at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
     /// Short strings for people and searches.
     pub annotations: BTreeMap<String, String>,
     /// The job this one repeats.

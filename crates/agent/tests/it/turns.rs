@@ -1,0 +1,187 @@
+//! Turns under a concurrency key: one at a time, in order, and nothing run by who has lost its turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use longshore_model::job::turn::waiter;
+use longshore_model::wire::turn::{Hold, Holder, Waiter};
+use longshore_store::{Error, Revision, Turn, Turns, memory};
+
+use super::*;
+
+const KEY: &str = "deploy";
+
+fn keyed(n: u64) -> Job {
+    Job { concurrency_key: Some(KEY.to_owned()), retry: RetryPolicy::standard(), ..sample::query_any(sample::job_id(n), Timestamp::now()) }
+}
+
+async fn submit(store: &Store, job: &Job) {
+    store.turns.enter(&waiter(job, Timestamp::now()).unwrap()).await.unwrap();
+    assert!(matches!(store.ledger.create(&Definition::from(job)).await.unwrap(), Created::Stored(_)));
+}
+
+fn hold(job: &Job) -> Hold {
+    Hold { schema: SCHEMA, holder: Holder { job: job.id, execution: ExecutionId::Any, attempt: 1 }, over: None }
+}
+
+#[tokio::test]
+async fn jobs_with_one_key_run_one_at_a_time_in_the_order_of_submission() {
+    let mut bench = Bench::new(|_| ()).await;
+    for n in 1..=3 {
+        bench.start_agent(sample::agent_id(n), 4).await;
+    }
+    // Within what is offered at once: there is no controller here to offer the rest.
+    let jobs: Vec<Job> = [5, 2, 8, 1, 7, 3, 6].map(keyed).into();
+    for job in &jobs {
+        submit(&bench.store, job).await;
+    }
+    let mut ended = Timestamp::MIN;
+    for job in &jobs {
+        let answer = bench.answer(job.id, ExecutionId::Any).await;
+        assert_eq!((answer.outcome, answer.attempts), (Outcome::Completed, 1));
+        assert!(answer.started_at.unwrap() >= ended, "{} began before the one before it had ended", job.id);
+        ended = answer.finished_at;
+    }
+    let is_idle = async || bench.store.turns.everyone().await.unwrap().is_empty().then_some(());
+    eventually("nobody who waits", PATIENCE, is_idle).await;
+    let is_free = async || bench.store.turns.turn(KEY).await.unwrap().hold.is_none().then_some(());
+    eventually("a free turn", PATIENCE, is_free).await;
+}
+
+#[tokio::test]
+async fn a_turn_whose_holder_never_starts_is_taken_over_after_a_lease_and_one_that_runs_is_not() {
+    let mut bench = Bench::new(|config| config.consumer.ack_wait = Duration::from_secs(1)).await;
+    let (gone, next) = (keyed(1), keyed(2));
+    assert!(matches!(bench.store.ledger.create(&Definition::from(&gone)).await.unwrap(), Created::Stored(_)));
+    let mut pulled = bench.store.work.pull(1).await.unwrap();
+    let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+    drop(pulled);
+    // An agent that took the turn, and was killed before it recorded its start. The job itself is taken off the queue.
+    delivery.lease.done().await.unwrap();
+    bench.store.turns.take(KEY, &hold(&gone), 0).await.unwrap().unwrap();
+    submit(&bench.store, &next).await;
+    bench.start_agent(sample::agent_id(1), 2).await;
+    assert_eq!(bench.answer(next.id, ExecutionId::Any).await.outcome, Outcome::Completed);
+
+    // And one that did record it: it has the turn until the ledger says otherwise.
+    let third = keyed(3);
+    let turn = bench.store.turns.turn(KEY).await.unwrap();
+    bench.store.turns.take(KEY, &hold(&gone), turn.revision).await.unwrap().unwrap();
+    let appended = bench.store.ledger.append(gone.id, ExecutionId::Any, delivery.revision, &started(1, sample::agent_id(9))).await.unwrap();
+    let Appended::Stored(revision) = appended else { panic!("nobody else writes") };
+    submit(&bench.store, &third).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(n_starts(&bench.record(third.id).await), 0);
+    let lost = Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Lost { attempt: 1 } };
+    bench.store.ledger.append(gone.id, ExecutionId::Any, revision, &lost).await.unwrap();
+    assert_eq!(bench.answer(third.id, ExecutionId::Any).await.outcome, Outcome::Completed);
+}
+
+/// Does something at the moment at which a turn is taken.
+struct Meddler {
+    store: Store,
+    rival: Job,
+    when: When,
+    done: AtomicBool,
+}
+
+enum When {
+    /// The rival, from whom the turn is taken, records its start just before.
+    Before,
+    /// The rival takes the turn just after.
+    After,
+}
+
+#[async_trait]
+impl Turns for Meddler {
+    async fn take(&self, key: &str, hold: &Hold, after: Revision) -> Result<Option<Revision>, Error> {
+        let is_now = hold.holder.job != self.rival.id && !self.done.swap(true, Ordering::Relaxed);
+        match (&self.when, is_now) {
+            (When::Before, true) => {
+                let record = self.store.ledger.load(self.rival.id).await?.unwrap();
+                self.store
+                    .ledger
+                    .append(self.rival.id, ExecutionId::Any, record.revision(ExecutionId::Any), &started(1, sample::agent_id(9)))
+                    .await?;
+                self.store.turns.take(key, hold, after).await
+            }
+            (When::After, true) => {
+                let taken = self.store.turns.take(key, hold, after).await?;
+                let theirs = Hold { over: Some(hold.holder), ..super::turns::hold(&self.rival) };
+                self.store.turns.take(key, &theirs, taken.unwrap()).await?.unwrap();
+                Ok(taken)
+            }
+            (When::Before | When::After, false) => self.store.turns.take(key, hold, after).await,
+        }
+    }
+
+    async fn enter(&self, waiter: &Waiter) -> Result<(), Error> {
+        self.store.turns.enter(waiter).await
+    }
+
+    async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
+        self.store.turns.waiting(key).await
+    }
+
+    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
+        self.store.turns.everyone().await
+    }
+
+    async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {
+        self.store.turns.leave(key, job).await
+    }
+
+    async fn turn(&self, key: &str) -> Result<Turn, Error> {
+        self.store.turns.turn(key).await
+    }
+
+    async fn release(&self, key: &str, held: Revision) -> Result<(), Error> {
+        self.store.turns.release(key, held).await
+    }
+}
+
+/// A bench whose agent meets a rival that is stored, and whose work nobody is offered.
+async fn meddled(when: When) -> (Bench, Job) {
+    let sound = memory::open(memory::MemoryOptions { lease: Duration::from_millis(500), ..memory::MemoryOptions::default() });
+    let rival = keyed(1);
+    assert!(matches!(sound.ledger.create(&Definition::from(&rival)).await.unwrap(), Created::Stored(_)));
+    sound.work.withdraw(&Definition::from(&rival)).await.unwrap();
+    let meddler = Meddler { store: sound.clone(), rival: rival.clone(), when, done: AtomicBool::new(false) };
+    (Bench::on(Store { turns: Arc::new(meddler), ..sound }), rival)
+}
+
+#[tokio::test]
+async fn who_has_lost_its_turn_before_it_could_start_does_not_run() {
+    let (mut bench, rival) = meddled(When::After).await;
+    let job = keyed(2);
+    submit(&bench.store, &job).await;
+    bench.start_agent(sample::agent_id(1), 1).await;
+    // The rival never starts, so after a lease the turn comes back, for the second attempt.
+    let answer = bench.answer(job.id, ExecutionId::Any).await;
+    assert_eq!((answer.outcome, answer.attempts), (Outcome::Completed, 2));
+    let record = bench.record(job.id).await;
+    let failure = record.events.iter().find_map(|(.., event)| match &event.kind {
+        EventKind::Retrying { attempt: 1, error, .. } => Some(error.clone()),
+        _ => None,
+    });
+    assert!(failure.unwrap().message.contains("taken by another job"));
+    assert_eq!(n_starts(&bench.record(rival.id).await), 0);
+}
+
+#[tokio::test]
+async fn who_takes_over_a_turn_gives_it_back_if_its_holder_started_meanwhile() {
+    let (mut bench, rival) = meddled(When::Before).await;
+    let job = keyed(2);
+    bench.store.turns.take(KEY, &hold(&rival), 0).await.unwrap().unwrap();
+    submit(&bench.store, &job).await;
+    bench.start_agent(sample::agent_id(1), 1).await;
+    let is_back = async || {
+        let has_started = n_starts(&bench.record(rival.id).await) == 1;
+        let turn = bench.store.turns.turn(KEY).await.unwrap();
+        (has_started && turn.hold.is_some_and(|hold| hold.holder.job == rival.id)).then_some(())
+    };
+    eventually("the rival's turn", PATIENCE, is_back).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(n_starts(&bench.record(job.id).await), 0);
+}
