@@ -9,7 +9,7 @@ use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Answered, Appended, Created, JobRecord, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
-use super::{dead_letters, expired, lost, owed, unannounced};
+use super::{dead_letters, expired, lost, owed, turns, unannounced};
 use crate::app::{App, fold};
 use crate::{Config, SigningKey};
 
@@ -72,8 +72,16 @@ fn at(second: i64) -> Timestamp {
 }
 
 async fn create(store: &Store, id: u128) -> (JobId, Revision) {
+    let definition = definition(id);
+    match store.ledger.create(&definition).await.unwrap() {
+        Created::Stored(revision) => (definition.id, revision),
+        Created::Exists => panic!("the id is new"),
+    }
+}
+
+fn definition(id: u128) -> Definition {
     let now = Timestamp::now();
-    let definition = Definition {
+    Definition {
         schema: SCHEMA,
         id: JobId::from_bits(id),
         operation: "node.hostname.get".to_owned(),
@@ -91,10 +99,6 @@ async fn create(store: &Store, id: u128) -> (JobId, Revision) {
         submitted_at: now,
         retry_of: None,
         key_sha256: None,
-    };
-    match store.ledger.create(&definition).await.unwrap() {
-        Created::Stored(revision) => (definition.id, revision),
-        Created::Exists => panic!("the id is new"),
     }
 }
 
@@ -446,4 +450,44 @@ async fn letters_follow_the_ledger_and_what_was_closed_stays() {
     assert_eq!(letter(deleted).await, None);
     assert_eq!(letter(discarded).await, closed);
     assert_eq!(crate::app::dead_letters::unsettled(&bench.app, None, (100, 1000)), (Vec::new(), None));
+}
+
+#[tokio::test]
+async fn who_waits_no_more_is_removed_and_only_those_near_their_turn_are_announced() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let near = longshore_model::limits::TURNS_OFFERED_MAX as u128;
+    let last = near + 3;
+    for id in 0..last {
+        let definition = Definition { concurrency_key: Some("k".to_owned()), ..definition(id) };
+        let waiter = longshore_model::job::turn::waiter(&definition.clone().try_into().unwrap(), at(0)).unwrap();
+        store.turns.enter(&waiter).await.unwrap();
+        store.ledger.create(&definition).await.unwrap();
+    }
+    // Agents have taken all of them off the queue: none is at its turn.
+    let mut pulled = store.work.pull(64).await.unwrap();
+    for _ in 0..last {
+        pulled.next().await.unwrap().lease.done().await.unwrap();
+    }
+    bench.index(|index| index.counts()["pending"] == u64::try_from(last).unwrap()).await;
+    unannounced::pass(bench.app.clone(), None, at(60)).await.unwrap();
+    turns::pass(bench.app.clone(), None, at(60)).await.unwrap();
+    let mut offered = Vec::new();
+    for _ in 0..near {
+        offered.push(pulled.next().await.unwrap().definition.id);
+    }
+    assert_eq!(offered, (0..near).map(JobId::from_bits).collect::<Vec<_>>());
+    assert!(futures::FutureExt::now_or_never(pulled.next()).is_none(), "the others are not near");
+
+    // The first has ended, and one never came to be.
+    assert_eq!(store.ledger.answer(&answer(JobId::from_bits(0))).await.unwrap(), Answered::Stored);
+    bench.index(|index| index.counts()["completed"] == 1).await;
+    let orphan = Definition { concurrency_key: Some("k".to_owned()), ..definition(last) };
+    store.turns.enter(&longshore_model::job::turn::waiter(&orphan.try_into().unwrap(), at(0)).unwrap()).await.unwrap();
+    for (later, expected) in [(30, 1..=last), (61, 1..=last - 1)] {
+        turns::pass(bench.app.clone(), None, at(later)).await.unwrap();
+        let waiting: Vec<_> = store.turns.waiting("k").await.unwrap().into_iter().map(|waiter| waiter.job).collect();
+        assert_eq!(waiting, expected.map(JobId::from_bits).collect::<Vec<_>>(), "after {later} s");
+    }
+    assert_eq!(pulled.next().await.unwrap().definition.id, JobId::from_bits(near));
 }

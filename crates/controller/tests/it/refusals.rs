@@ -53,10 +53,10 @@ async fn bad_bodies_are_refused_and_name_the_place() {
 #[tokio::test]
 async fn every_field_at_fault_is_named_at_once() {
     let (house, _agent) = House::with_agent().await;
-    let body = json!({"operation": "command.shell", "args": {"command": ""}, "timeout": "x", "target": "_all!"});
+    let body = json!({"operation": "command.shell", "args": {"command": ""}, "timeout": "x", "target": "_all!", "concurrency_key": "a\nb"});
     let found = problem(house.post("/api/v1/jobs", &body).await).await;
     let pointers: Vec<&str> = found.errors.iter().map(|field| field.pointer.as_str()).collect();
-    assert_eq!(pointers, ["/args/command", "/target", "/timeout"]);
+    assert_eq!(pointers, ["/args/command", "/target", "/timeout", "/concurrency_key"]);
 }
 
 #[tokio::test]
