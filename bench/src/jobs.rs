@@ -16,14 +16,20 @@ pub(crate) struct Settings {
     n_busy: usize,
     in_flight: usize,
     workers: usize,
+    /// How the broker syncs: each in a pass of its own.
+    syncs: Vec<(&'static str, bool)>,
 }
+
+const SYNCS: [(&str, bool); 2] = [("sync always", true), ("sync default", false)];
 
 impl Settings {
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut settings = Self { rounds: 5, n_idle: 300, n_busy: 4000, in_flight: 256, workers: 64 };
+        let mut settings = Self { rounds: 5, n_idle: 300, n_busy: 4000, in_flight: 256, workers: 64, syncs: SYNCS.into() };
         for arg in args {
             match arg.as_str() {
                 "--quick" => settings = Self { rounds: 2, n_idle: 60, n_busy: 600, ..settings },
+                "--sync-always" => settings.syncs = SYNCS[..1].into(),
+                "--sync-default" => settings.syncs = SYNCS[1..].into(),
                 _ => bail!("unknown option {arg:?}"),
             }
         }
@@ -52,7 +58,7 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
         "settings: {} rounds, idle {} jobs one after the other, busy {} jobs with {} in flight, {} slots; medians over rounds, both sides alternating",
         settings.rounds, settings.n_idle, settings.n_busy, settings.in_flight, settings.workers
     );
-    for (name, sync_always) in [("sync always", true), ("sync default", false)] {
+    for &(name, sync_always) in &settings.syncs {
         let server = NatsServer::start_with(NatsOptions { sync_always, ..NatsOptions::default() }).await;
         let floor = Floor::start(&server.url(), settings.workers).await?;
         let system = System::start(&server.url(), settings.workers).await?;
