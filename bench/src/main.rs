@@ -16,7 +16,9 @@ use anyhow::{Context, bail};
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
-        Some("jobs") => jobs::run(&jobs::Settings::parse(args).context("usage: bench jobs [--quick] [--sync-always | --sync-default]")?).await,
+        Some("jobs") => {
+            jobs::run(&jobs::Settings::parse(args).context("usage: bench jobs [--quick] [--sync-always | --sync-default]")?).await
+        }
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
         Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout"),
         None => bail!("say which benchmark: jobs"),

@@ -187,14 +187,19 @@ impl Worker {
             attempts: attempt.number,
             changed: finished.changed,
             result: finished.result,
+            result_object: None,
             error: finished.failure,
             cancel_verified: finished.cancel_verified,
             started_at: Some(attempt.started_at),
             finished_at: Timestamp::now(),
             duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
         };
-        if attempt.is_the_only_one {
-            // Nobody will try again: if we are killed right here, the next start must know that it was done.
+        let answer = {
+            let outbox = self.ctx.outbox.clone();
+            self.meanwhile_extending(outbox.pack(answer)).await
+        };
+        if attempt.is_the_only_one || answer.result_object.is_some() {
+            // Nobody will try again, or storing it takes a while: if we are killed right here, the next start must know that it was done.
             self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
         }
         self.answer(answer).await
@@ -203,14 +208,18 @@ impl Worker {
 
 impl Worker {
     async fn store_archive(&mut self, archive: &Archive) -> Result<(), Failure> {
-        let objects = self.ctx.store.objects.clone();
-        let storing = transfer::store_archive(&objects, self.key, archive);
-        tokio::pin!(storing);
+        let (objects, key) = (self.ctx.store.objects.clone(), self.key);
+        self.meanwhile_extending(transfer::store_archive(&objects, key, archive)).await
+    }
+
+    /// Waits for something of which nobody else shall take the work meanwhile.
+    pub(crate) async fn meanwhile_extending<T>(&mut self, doing: impl Future<Output = T>) -> T {
+        tokio::pin!(doing);
         let mut extend = tokio::time::interval(self.claim.extend_every());
         extend.reset();
         loop {
             tokio::select! {
-                stored = &mut storing => return stored,
+                done = &mut doing => return done,
                 _ = extend.tick() => self.claim.extend().await,
             }
         }

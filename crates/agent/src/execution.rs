@@ -30,6 +30,7 @@ use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::journal::{Entry, Journal};
+use crate::outbox::Outbox;
 use crate::turn::{Asked, Watch};
 
 /// Between tries while the broker is away.
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) executor: Executor,
     pub(crate) journal: Journal,
+    pub(crate) outbox: Outbox,
     pub(crate) bundles: PathBuf,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<HashMap<Key, Answer>>,
@@ -254,8 +256,9 @@ impl Worker {
     /// Stores the answer, however long the broker is away, and ends the claim.
     pub(crate) async fn answer(mut self, mut answer: Answer) -> Settled {
         let mut noted = false;
+        let outbox = self.ctx.outbox.clone();
         loop {
-            match self.ctx.store.ledger.answer(&answer).await {
+            match self.meanwhile_extending(outbox.deliver(&answer)).await {
                 Ok(Answered::Stored) => break,
                 Ok(Answered::Exists) => {
                     tracing::warn!(job.id = %answer.job, "another answer was first; this one was dropped");
@@ -302,6 +305,7 @@ impl Worker {
             attempts: execution.attempts(),
             changed: None,
             result: None,
+            result_object: None,
             error: Some(failure),
             cancel_verified: None,
             started_at: execution.started_at(),

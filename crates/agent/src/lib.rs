@@ -13,6 +13,7 @@ mod execution;
 mod heartbeat;
 mod journal;
 mod news;
+mod outbox;
 mod output;
 mod recovery;
 mod runtime;

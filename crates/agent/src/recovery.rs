@@ -13,18 +13,19 @@ use crate::Config;
 use crate::dispatcher::Key;
 use crate::execution::Context;
 use crate::journal::{Entry, Journal};
+use crate::outbox::Outbox;
 
 /// Between tries to store an earlier process's answer.
 const OWED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Settles what an earlier process had in hand: stores its answers, and gives back what nobody has taken since. Gives the answers that
 /// the ledger does not have yet.
-pub(crate) async fn recover(config: &Config, store: &Store, journal: &Journal) -> HashMap<Key, Answer> {
+pub(crate) async fn recover(config: &Config, store: &Store, journal: &Journal, outbox: &Outbox) -> HashMap<Key, Answer> {
     let mut owed = HashMap::new();
     for (key, Entry { token, answer }) in journal.left_behind() {
         tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
         if let Some(answer) = answer
-            && let Err(error) = store.ledger.answer(&answer).await
+            && let Err(error) = outbox.deliver(&answer).await
         {
             tracing::warn!(%error, job.id = %key.0, "its answer could not be stored yet; keeping it");
             owed.insert(key, answer);
@@ -38,6 +39,7 @@ pub(crate) async fn recover(config: &Config, store: &Store, journal: &Journal) -
         }
         journal.forget(key);
     }
+    outbox.sweep(owed.values());
     owed
 }
 
@@ -52,7 +54,7 @@ async fn is_ours(config: &Config, store: &Store, key: Key) -> bool {
 pub(crate) async fn deliver_owed(ctx: Arc<Context>, stop: CancellationToken) {
     let owed = || ctx.owed.lock().expect("no holder of this lock panics").iter().next().map(|(key, answer)| (*key, answer.clone()));
     while let Some((key, answer)) = owed() {
-        match ctx.store.ledger.answer(&answer).await {
+        match ctx.outbox.deliver(&answer).await {
             Ok(_) => {
                 ctx.owed.lock().expect("no holder of this lock panics").remove(&key);
                 ctx.journal.forget(key);

@@ -18,6 +18,7 @@ use crate::dispatcher::{Dispatcher, Effect, Input, Key};
 use crate::execution::{Context, Settled, Signals, carry, from_now};
 use crate::heartbeat::{self, Load};
 use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
+use crate::outbox::Outbox;
 use crate::recovery::{deliver_owed, recover};
 use crate::turn::Watch;
 use crate::{Agent, Error as AgentError};
@@ -70,7 +71,8 @@ struct Runtime {
 
 pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), AgentError> {
     let Agent { config, store, executor, journal, started_at } = agent;
-    let owed = recover(&config, &store, &journal).await;
+    let outbox = Outbox::new(store.clone(), config.state_dir.join("answers"));
+    let owed = recover(&config, &store, &journal, &outbox).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
     let mut wakes = store.work.wakes(config.id, &groups).await?;
@@ -82,8 +84,16 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
     let _ = std::fs::remove_dir_all(&bundles);
-    let ctx =
-        Arc::new(Context { config, store, executor: executor.clone(), journal, bundles, owed: Mutex::new(owed), turns: Watch::default() });
+    let ctx = Arc::new(Context {
+        config,
+        store,
+        executor: executor.clone(),
+        journal,
+        outbox,
+        bundles,
+        owed: Mutex::new(owed),
+        turns: Watch::default(),
+    });
     background.spawn(deliver_owed(ctx.clone(), silence.clone()));
     let mut runtime = Runtime {
         dispatcher: Dispatcher::new(ctx.config.max_jobs),

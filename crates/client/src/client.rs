@@ -43,6 +43,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(60);
 const UNUSED_FOR: Duration = Duration::from_secs(20);
 /// How long an answer may take beyond what the call itself waits for.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer for which room is made before it arrives.
+const BODY_EXPECTED_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of an error's body that are read.
 const PROBLEM_BYTES_MAX: usize = 256 * 1024;
 
@@ -139,10 +141,21 @@ impl Client {
         if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
     }
 
-    /// Sends and reads a JSON answer, within `patience` altogether.
+    /// Sends and reads a JSON answer. `patience` bounds the wait for its head.
     pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder, patience: Duration) -> Result<T, Error> {
-        let response = self.send(request.timeout(patience + ANSWER_TIMEOUT), patience).await?;
-        let bytes = response.bytes().await.map_err(|error| Error::unreachable(self.url(), error))?;
+        let mut response = self.send(request, patience).await?;
+        // An answer with a large result may take a while; one that stands still may not.
+        let mut bytes = Vec::with_capacity(
+            response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default().min(BODY_EXPECTED_MAX),
+        );
+        loop {
+            match tokio::time::timeout(ANSWER_TIMEOUT, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return Err(Error::unreachable(self.url(), error)),
+                Err(_) => return Err(Error::silent(self.url(), ANSWER_TIMEOUT)),
+            }
+        }
         serde_json::from_slice(&bytes).map_err(|error| self.odd(format!("its answer is not what was expected: {error}")))
     }
 

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use longshore_model::JobId;
 use longshore_model::limits::WAIT_MAX;
 use longshore_model::wire::rest::{CancelView, JobList, JobRequest, JobView, LogView, RetryJobRequest, TimelineEntry};
+use longshore_model::{ExecutionId, JobId};
 use reqwest::Method;
 use serde::Serialize;
 
@@ -93,6 +93,14 @@ impl Client {
     /// There is no such job, or the controller could not be reached.
     pub async fn job(&self, id: JobId, wait: Option<Duration>) -> Result<JobView, Error> {
         self.json(self.to(Method::GET, &format!("/jobs/{id}")).query(&wait_query(wait)), patience(wait)).await
+    }
+
+    /// The result of one execution, whatever its size.
+    ///
+    /// # Errors
+    /// There is no such job or result, it was damaged, or the controller could not be reached.
+    pub async fn result(&self, id: JobId, execution: ExecutionId) -> Result<serde_json::Value, Error> {
+        self.json(self.to(Method::GET, &format!("/jobs/{id}/executions/{execution}/result")), ANSWER_TIMEOUT).await
     }
 
     /// A page of jobs, newest first.

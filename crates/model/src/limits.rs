@@ -8,6 +8,13 @@ pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 /// Bytes kept of each of stdout and stderr in an answer; the whole output is in the log.
 pub const ANSWER_OUTPUT_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of stdout and stderr together that a submission may have kept in an answer.
+pub const OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a result as JSON that stay in the answer's record; a larger one goes to the object store. Half of a
+/// record where the broker's are smaller.
+pub const RESULT_INLINE_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
+/// Bytes of a result as JSON: text of [`OUTPUT_BYTES_MAX`] in which every character needs an escape, and the rest of the result.
+pub const RESULT_BYTES_MAX: u64 = 2 * OUTPUT_BYTES_MAX + 1024 * 1024;
 /// Bytes of output a process may write to the log before it is truncated, unless the job says otherwise.
 pub const LOG_BYTES_PER_STEP_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes in one live log record.

@@ -36,7 +36,10 @@ fn events_of_schema_1_load() {
 
 #[test]
 fn answers_of_schema_1_load() {
-    assert_eq!(survives::<Answer>(include_str!("golden/answer.1.json")).attempts, 2);
+    let answer: Answer = survives(include_str!("golden/answer.1.json"));
+    assert_eq!((answer.attempts, answer.result_object), (2, None));
+    let large: Answer = survives(include_str!("golden/answer.1.large.json"));
+    assert_eq!((large.result, large.result_object.map(|object| object.bytes)), (None, Some(67_109_000)));
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub use error::Error;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
 pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger, Revision};
 pub use logs::{LogStream, Logs, StoredLog};
-pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name};
+pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name, result_name};
 pub use registry::{Registry, RegistryEvent, RegistryStream};
 pub use turns::{Turn, Turns};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
@@ -52,7 +52,7 @@ pub struct Store {
     pub audit: Arc<dyn Audit>,
     /// Who waits for a concurrency key, and who has it.
     pub turns: Arc<dyn Turns>,
-    /// Bundles, artifacts.
+    /// Bundles, artifacts, large results.
     pub objects: Arc<dyn Objects>,
     /// The connection itself.
     pub broker: Arc<dyn Broker>,
@@ -64,4 +64,7 @@ pub trait Broker: Send + Sync {
     fn is_connected(&self) -> bool;
     /// Its version, where it has one.
     fn version(&self) -> Option<String>;
+    /// Bytes of the largest record that it takes at the moment; at most
+    /// [`RECORD_BYTES_MAX`](longshore_model::limits::RECORD_BYTES_MAX).
+    fn record_bytes_max(&self) -> usize;
 }

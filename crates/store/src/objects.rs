@@ -1,4 +1,4 @@
-//! Large things by name: bundles and artifacts.
+//! Large things by name: bundles, artifacts and large results.
 
 use std::pin::Pin;
 
@@ -49,4 +49,10 @@ pub fn bundle_name(sha256: &str) -> String {
 #[must_use]
 pub fn archive_name(job: JobId, execution: longshore_model::ExecutionId) -> String {
     format!("artifacts/{job}/{execution}")
+}
+
+/// The name of an execution's result that is too large for its answer. Only the agent that made this attempt writes it.
+#[must_use]
+pub fn result_name(job: JobId, execution: longshore_model::ExecutionId, attempt: u32) -> String {
+    format!("results/{job}/{execution}/{attempt}")
 }

@@ -26,7 +26,9 @@ pub(crate) trait Rows: DeserializeOwned {
 
 /// The answers of a job's hosts, sorted by host; what went wrong in a last column if anything did.
 pub(crate) fn answers<R: Rows>(out: &Output, job: &JobView) -> String {
-    let is_well = |execution: &ExecutionView| execution.state == ExecutionState::Completed && execution.error.is_none();
+    let is_well = |execution: &ExecutionView| {
+        execution.state == ExecutionState::Completed && execution.error.is_none() && execution.large_result.is_none()
+    };
     let all_well = job.executions.iter().all(is_well);
     let last: &[&str] = if all_well { &[] } else { &["ERROR"] };
     let headings = [&["HOST"], R::HEADINGS, last].concat();
@@ -43,7 +45,13 @@ pub(crate) fn answers<R: Rows>(out: &Output, job: &JobView) -> String {
 }
 
 fn wrong(execution: &ExecutionView) -> String {
-    execution.error.as_ref().map_or_else(|| execution.state.as_str().to_owned(), |error| error.message.clone())
+    let large = |execution: &ExecutionView| {
+        let large = execution.large_result.as_ref()?;
+        let problem = large.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+        Some(format!("a result of {}, see `longshore job result`{problem}", bytes(large.bytes)))
+    };
+    let error = execution.error.as_ref().map(|error| error.message.clone());
+    error.or_else(|| large(execution)).unwrap_or_else(|| execution.state.as_str().to_owned())
 }
 
 fn bytes(n: u64) -> String {
@@ -194,7 +202,8 @@ impl Rows for CommandResult {
             0 => String::new(),
             n => format!(" (and {n} more)"),
         };
-        vec![vec![exit, duration(Duration::from_millis(self.duration_ms)), format!("{first}{more}")]]
+        let cut = if self.truncated { " [cut]" } else { "" };
+        vec![vec![exit, duration(Duration::from_millis(self.duration_ms)), format!("{first}{more}{cut}")]]
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use jiff::Timestamp;
 use longshore_client::{ExecutionView, JobId, JobList, JobSummary, JobView, TimelineEntry};
 use longshore_model::ExecutionState;
@@ -167,6 +168,11 @@ pub(crate) fn job(out: &Output, job: &JobView, wide: bool, now: Timestamp) -> St
         }
         if let Some(result) = execution.result.as_ref().filter(|_| wide || job.executions.len() == 1) {
             put("result", pretty(result));
+        }
+        if let Some(large) = &execution.large_result {
+            let problem = large.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+            let place = execution.hostname.as_ref().map(|host| format!(" --host {host}")).unwrap_or_default();
+            put("result", printable(&format!("{}, see     longshore job result {}{place}{problem}", HumanBytes(large.bytes), job.id)));
         }
     }
     for entry in &job.timeline {

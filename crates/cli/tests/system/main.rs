@@ -8,6 +8,7 @@ mod fleet;
 mod hostile;
 mod job;
 mod kill;
+mod large;
 mod letters;
 mod node;
 mod promises;

@@ -43,7 +43,7 @@ pub(crate) async fn list(app: &App, caller: &Caller, id: JobId) -> Result<Artifa
     permit(caller, "job:read")?;
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let mut list = ArtifactList { items: Vec::new(), archive_bytes: None, unlisted: 0 };
-    for (_, result) in results(&record) {
+    for (_, result) in results(app, &record).await? {
         list.items.extend(result.files.created);
         list.items.extend(result.files.modified);
         list.unlisted += result.files.unlisted;
@@ -60,7 +60,8 @@ pub(crate) async fn archive(app: &App, caller: &Caller, id: JobId) -> Result<Arc
     permit(caller, "job:read")?;
     let nothing = || Error::NotFound { what: format!("archive of job {id}: it brought nothing back") };
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-    let with_archive = results(&record).find(|(_, result)| result.archive.is_some()).map(|(execution, _)| execution);
+    let with_archive =
+        results(app, &record).await?.into_iter().find(|(_, result)| result.archive.is_some()).map(|(execution, _)| execution);
     let name = archive_name(id, with_archive.ok_or_else(nothing)?);
     let info = app.store.objects.info(&name).await?.ok_or_else(nothing)?;
     let content = app.store.objects.get(&name).await?.ok_or_else(nothing)?;
@@ -93,9 +94,12 @@ pub(crate) async fn file(app: &App, caller: &Caller, id: JobId, path: String) ->
     }
 }
 
-fn results(record: &JobRecord) -> impl Iterator<Item = (ExecutionId, WorkspaceResult)> {
-    record.answers.iter().filter_map(|answer| {
-        let result = serde_json::from_value(answer.result.clone()?).ok()?;
-        Some((answer.execution, result))
-    })
+async fn results(app: &App, record: &JobRecord) -> Result<Vec<(ExecutionId, WorkspaceResult)>, Error> {
+    let mut results = Vec::new();
+    for answer in &record.answers {
+        if let Ok(result) = serde_json::from_value(super::results::whole(app, answer).await?) {
+            results.push((answer.execution, result));
+        }
+    }
+    Ok(results)
 }

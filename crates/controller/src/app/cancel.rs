@@ -200,6 +200,7 @@ fn unstarted(
         attempts: state.attempts(),
         changed: (state.attempts() == 0).then_some(false),
         result: None,
+        result_object: None,
         error: Some(Failure { code, message }),
         cancel_verified: None,
         started_at: state.started_at(),

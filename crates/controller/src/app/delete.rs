@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use longshore_model::JobId;
+use futures::{StreamExt as _, TryStreamExt as _};
 use longshore_model::access::Caller;
+use longshore_model::job::Execution;
 use longshore_model::wire::record::Definition;
-use longshore_store::{Error as StoreError, archive_name, bundle_name};
+use longshore_model::{ExecutionId, JobId};
+use longshore_store::{Error as StoreError, JobRecord, archive_name, bundle_name, result_name};
 
 use super::{App, Error, cancel, fold, permit, permit_targets};
 
 /// How long a forced delete waits for what runs to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// Objects that are removed at once.
+const OBJECTS_AT_ONCE: usize = 32;
 
 /// What to do with a job that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +38,14 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
     if !fold(&record).is_final() {
         return Err(Error::Running { job: id });
     }
+    let objects = objects(&record);
+    let is_settled = fold(&record).is_settled();
     let definition = record.definition;
     app.store.work.withdraw(&definition).await?;
     if let Some(key) = &definition.concurrency_key {
         app.store.turns.leave(key, id).await?;
     }
-    for execution in &definition.executions {
-        app.store.objects.delete(&archive_name(id, *execution)).await?;
-    }
+    remove(app, &objects).await?;
     if let Some(bundle) = definition.args.get("bundle").and_then(serde_json::Value::as_str) {
         let _alone = app.bundles.write().await;
         if app.index().is_caught_up() && !app.index().is_bundle_shared(bundle, id) {
@@ -57,10 +61,30 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
     if !is_retired {
         retire_key(app, &definition).await?;
     }
+    if !is_settled {
+        // An agent that was lost may have stored a result since. From now on it finds that the job is gone, and removes it itself.
+        remove(app, &objects).await?;
+    }
     app.index_mut().delete(id);
     app.letters_mut().forget(id);
     tracing::info!(job.id = %id, caller = %caller.name, "job deleted");
     Ok(())
+}
+
+/// What may be in the object store of a job: an archive for each execution, and a result for each attempt, whether or not an answer leads
+/// to it.
+fn objects(record: &JobRecord) -> Vec<String> {
+    let id = record.definition.id;
+    let of_one = |(execution, state): (ExecutionId, Execution)| {
+        let results = (1..=state.attempts()).map(move |attempt| result_name(id, execution, attempt));
+        std::iter::once(archive_name(id, execution)).chain(results)
+    };
+    fold(record).0.into_iter().flat_map(of_one).collect()
+}
+
+async fn remove(app: &App, objects: &[String]) -> Result<(), StoreError> {
+    let removals: Vec<_> = objects.iter().map(|name| app.store.objects.delete(name)).collect();
+    futures::stream::iter(removals).buffer_unordered(OBJECTS_AT_ONCE).try_collect().await
 }
 
 /// Whether the key it was submitted with, if any, now stands for a deleted job: a full ledger has room for that only once the job is gone.

@@ -33,7 +33,7 @@ pub(crate) enum Error {
     Stopping { job: JobId },
     #[error("{job} was changed by somebody else each time that its end was to be recorded")]
     Contended { job: JobId },
-    #[error("too many files are being looked for at the moment")]
+    #[error("too many files are being looked for, or too many large results read, at the moment")]
     Busy,
     #[error("{job} has not ended, so it is not known yet what there is to repeat")]
     NotFinal { job: JobId },
@@ -57,6 +57,8 @@ pub(crate) enum Error {
     Store(#[from] StoreError),
     #[error("the stored job cannot be read")]
     Definition(#[from] InvalidDefinition),
+    #[error("the stored result cannot be given: {problem}")]
+    Result { problem: String },
     #[error("the stored archive cannot be read")]
     Archive(#[source] std::io::Error),
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use longshore_model::access::Caller;
 use longshore_model::limits::WAIT_MAX;
 use longshore_model::wire::record::EventKind;
-use longshore_model::wire::rest::JobView;
 use longshore_model::{ExecutionId, JobId};
 use longshore_store::JobRecord;
 
+use super::results::{Shown, fill};
 use super::{App, Error, fold, job_view, permit};
 use crate::wait::{Ticket, Told};
 
@@ -16,7 +16,7 @@ use crate::wait::{Ticket, Told};
 const REST_WITHIN: Duration = Duration::from_millis(50);
 
 /// Reads a job; with `wait`, when it has ended or the time is up.
-pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Duration>) -> Result<JobView, Error> {
+pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Duration>) -> Result<Shown, Error> {
     permit(caller, "job:read")?;
     match wait {
         Some(wait) => when_final(app, id, wait).await,
@@ -25,21 +25,26 @@ pub(crate) async fn get(app: &App, caller: &Caller, id: JobId, wait: Option<Dura
 }
 
 /// Reads a job as the ledger has it.
-pub(crate) async fn load(app: &App, id: JobId) -> Result<JobView, Error> {
+pub(crate) async fn load(app: &App, id: JobId) -> Result<Shown, Error> {
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
-    Ok(job_view(&record, app.index().retries_of(id), app.now()))
+    Ok(shown(app, &record).await)
+}
+
+async fn shown(app: &App, record: &JobRecord) -> Shown {
+    let view = job_view(record, app.index().retries_of(record.definition.id), app.now());
+    fill(app, record, view).await
 }
 
 /// Reads a job as soon as it is final, or as it is when the time is up or the controller ends.
-pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<JobView, Error> {
+pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<Shown, Error> {
     // Registered before the look, so that an end in between is not missed.
     let mut ticket = app.waiters.register(id);
     // What the index knows as unfinished need not be read yet: if it ended just now, the feed is about to say so.
     let is_unfinished = app.index().get(id).is_some_and(|entry| !entry.status(app.now()).is_final());
     if !is_unfinished {
-        let view = load(app, id).await?;
-        if view.status.is_final() {
-            return Ok(view);
+        let shown = load(app, id).await?;
+        if shown.job.status.is_final() {
+            return Ok(shown);
         }
     }
     wait_until_final(app, id, &mut ticket, wait).await;
@@ -47,7 +52,7 @@ pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<J
 }
 
 /// The same for a job that was just submitted, by what the feed told since before it was stored: in most cases nothing need be read.
-pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &JobRecord, wait: Duration) -> Result<JobView, Error> {
+pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &JobRecord, wait: Duration) -> Result<Shown, Error> {
     let id = stored.definition.id;
     if !wait_until_final(app, id, &mut ticket, wait).await {
         return load(app, id).await;
@@ -63,7 +68,7 @@ pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &Job
         None
     };
     match tokio::time::timeout(REST_WITHIN, whole).await {
-        Ok(Some(record)) => Ok(job_view(&record, app.index().retries_of(id), app.now())),
+        Ok(Some(record)) => Ok(shown(app, &record).await),
         Ok(None) | Err(_) => load(app, id).await,
     }
 }

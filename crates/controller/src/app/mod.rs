@@ -15,6 +15,7 @@ pub(crate) mod list;
 pub(crate) mod logs;
 mod patience;
 mod record;
+pub(crate) mod results;
 pub(crate) mod retry;
 mod search;
 mod state;

@@ -12,7 +12,7 @@ use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Error as StoreError, JobRecord, Revision};
 
-use super::App;
+use super::{App, results};
 use crate::timeline;
 
 /// Every execution's folded state, in the definition's order.
@@ -151,7 +151,7 @@ pub(crate) fn shown_to(caller: &Caller, mut job: JobView) -> JobView {
         job.args = serde_json::json!({});
         job.annotations.clear();
         for execution in &mut job.executions {
-            (execution.result, execution.error) = (None, None);
+            (execution.result, execution.large_result, execution.error) = (None, None, None);
         }
         for entry in &mut job.timeline {
             entry.detail = None;
@@ -172,6 +172,7 @@ fn execution_view(record: &JobRecord, id: ExecutionId, execution: &Execution) ->
         cancel_requested: execution.cancel_requested_by().is_some(),
         changed: answer.and_then(|answer| answer.changed),
         result: answer.and_then(|answer| answer.result.clone()),
+        large_result: answer.and_then(|answer| results::stand_in(record.definition.id, id, answer)),
         error: execution.last_failure().cloned(),
         cancel_verified: answer.and_then(|answer| answer.cancel_verified),
         started_at: execution.started_at(),

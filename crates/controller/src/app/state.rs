@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) bundles: tokio::sync::RwLock<()>,
     /// The places of those who look for one file in an archive.
     pub(crate) searches: Arc<Semaphore>,
+    /// The room for large results in memory, in KiB.
+    pub(crate) large_results: Arc<Semaphore>,
     /// Where finished calls leave their records.
     pub(crate) audit: Recorder,
     /// Set when the controller ends: streams and waits end with it.
@@ -53,6 +55,7 @@ impl App {
             waiters: Waiters::default(),
             bundles: tokio::sync::RwLock::default(),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
+            large_results: Arc::new(Semaphore::new(super::results::IN_MEMORY_KIB_MAX)),
             audit: Recorder::default(),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),

@@ -19,6 +19,7 @@ use crate::fleet::Waits;
 use crate::hex;
 use crate::wait::Ticket;
 
+use super::results::Shown;
 use super::{App, Error, chain, job_view, permit, permit_targets};
 use super::{bundles, get};
 
@@ -41,7 +42,7 @@ impl Submitted {
     }
 
     /// The job when it has ended, or as it is when the time is up.
-    pub(crate) async fn when_ended(self, app: &App, wait: Duration) -> JobView {
+    pub(crate) async fn when_ended(self, app: &App, wait: Duration) -> Shown {
         let Self { record, ticket } = self;
         let id = record.definition.id;
         let ended = match ticket {
@@ -51,7 +52,7 @@ impl Submitted {
         // Accepted is accepted: a broker that goes away now must not hide the id.
         ended.unwrap_or_else(|error| {
             tracing::warn!(job.id = %id, error = %chain(&error), "a submission could not wait for its end");
-            Self { record, ticket: None }.view(app)
+            Shown { job: Self { record, ticket: None }.view(app), room: None }
         })
     }
 }

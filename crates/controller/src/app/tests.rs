@@ -374,6 +374,7 @@ fn answer(job: JobId, execution: ExecutionId, outcome: Outcome, cancel_verified:
         attempts: 1,
         changed: None,
         result: None,
+        result_object: None,
         error: None,
         cancel_verified,
         started_at: None,

@@ -47,6 +47,7 @@ fn answer(id: u128, outcome: Outcome) -> Answer {
         attempts: 1,
         changed: None,
         result: None,
+        result_object: None,
         error: None,
         cancel_verified: None,
         started_at: Some(NOW),

@@ -242,6 +242,7 @@ fn answer(job: JobId) -> Answer {
         attempts: 1,
         changed: None,
         result: None,
+        result_object: None,
         error: None,
         cancel_verified: None,
         started_at: None,

@@ -29,8 +29,14 @@ pub(crate) fn take_key(headers: &HeaderMap, request: &mut JobRequest) -> Result<
 
 /// The answer to a submission, with where its job is.
 pub(crate) fn answer(status: StatusCode, location: &str, is_replayed: bool, body: impl Serialize) -> Response {
+    answered(status, location, is_replayed, Json(body).into_response())
+}
+
+/// The same with a body that has been made.
+pub(crate) fn answered(status: StatusCode, location: &str, is_replayed: bool, mut response: Response) -> Response {
     let location = HeaderValue::from_str(location).expect("ids are ASCII");
-    let mut response = (status, [(header::LOCATION, location)], Json(body)).into_response();
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
     if is_replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

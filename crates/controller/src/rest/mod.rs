@@ -11,6 +11,7 @@ mod idempotency;
 mod observe;
 mod problem;
 mod refusals;
+mod shown;
 mod sse;
 mod v1;
 

@@ -52,6 +52,7 @@ fn answer(agent: &Agent, task: &Task, outcome: Outcome, error: Option<Failure>) 
         attempts: 2,
         changed: None,
         result: None,
+        result_object: None,
         error,
         cancel_verified: None,
         started_at: None,

@@ -11,6 +11,7 @@ mod delete;
 mod drain;
 mod earlier;
 mod health;
+mod large;
 mod list;
 mod nodes;
 mod openapi;

@@ -14,7 +14,7 @@ use longshore_controller::{
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::problem::Problem;
-use longshore_model::wire::record::{Answer, Event, EventKind, Outcome, SCHEMA};
+use longshore_model::wire::record::{Answer, Event, EventKind, Outcome, ResultObject, SCHEMA};
 use longshore_model::wire::rest::JobView;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{Appended, Delivery, Store, Wake, memory};
@@ -260,6 +260,10 @@ impl Task {
     }
 
     pub(crate) async fn answer(&self, outcome: Outcome, result: Value) {
+        self.answer_with(outcome, Some(result), None).await;
+    }
+
+    pub(crate) async fn answer_with(&self, outcome: Outcome, result: Option<Value>, result_object: Option<ResultObject>) {
         let answer = Answer {
             schema: SCHEMA,
             job: self.job,
@@ -269,7 +273,8 @@ impl Task {
             hostname: Some(self.hostname.clone()),
             attempts: 1,
             changed: Some(false),
-            result: Some(result),
+            result,
+            result_object,
             error: None,
             cancel_verified: (outcome == Outcome::Cancelled).then_some(true),
             started_at: None,

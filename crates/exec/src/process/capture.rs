@@ -1,6 +1,7 @@
 //! Where a program's output goes: to the log as it comes, its beginning into memory, and from the cap on nowhere.
 //!
-//! Memory is bounded by [`ANSWER_OUTPUT_BYTES_MAX`] a stream; the program is read to its end in any case, so it never blocks on us.
+//! Memory is bounded by [`ANSWER_OUTPUT_BYTES_MAX`] a stream, or by what the job asked for; the program is read to its end in any case, so
+//! it never blocks on us.
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,17 @@ use crate::Output;
 /// Bytes one stream may take up inside an answer once it is JSON, where one odd byte can become six.
 const JSON_BYTES_MAX: usize = 3 * ANSWER_OUTPUT_BYTES_MAX;
 
+/// How much of a program's output is kept for an answer.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Bytes of both streams.
+    together: usize,
+    /// Bytes of both once they are JSON.
+    json_together: usize,
+    /// Bytes of one of them once it is JSON.
+    json_each: usize,
+}
+
 /// Takes one program's output.
 pub(crate) struct Sink {
     output: Arc<dyn Output>,
@@ -26,6 +38,7 @@ pub(crate) struct Sink {
     log_fault: Option<io::Error>,
     stdout: Head,
     stderr: Head,
+    room: Room,
 }
 
 /// What is left of a program's output when it has ended.
@@ -53,20 +66,30 @@ impl Sink {
     /// Keeps the beginning of each stream for an answer, and sends up to `cap` bytes to the log.
     pub(crate) fn keeping(output: Arc<dyn Output>, cap: u64) -> Self {
         let head = || Head { room: ANSWER_OUTPUT_BYTES_MAX, ..Head::default() };
-        Self { stdout: head(), stderr: head(), ..Self::to_file(output, 0, cap, None) }
+        let room = Room { together: 2 * ANSWER_OUTPUT_BYTES_MAX, json_together: 2 * JSON_BYTES_MAX, json_each: JSON_BYTES_MAX };
+        Self { stdout: head(), stderr: head(), room, ..Self::to_file(output, 0, cap, None) }
+    }
+
+    /// The same, but keeps the first `max` bytes of both streams together. Text in which every character needs an escape still fits.
+    pub(crate) fn keeping_up_to(output: Arc<dyn Output>, cap: u64, max: usize) -> Self {
+        let head = || Head { room: max, ..Head::default() };
+        let json = (2 * max).max(JSON_BYTES_MAX);
+        let room = Room { together: max, json_together: json, json_each: json };
+        Self { stdout: head(), stderr: head(), room, ..Self::to_file(output, 0, cap, None) }
     }
 
     /// Sends up to `cap` bytes to the log and to the step's log file.
     pub(crate) fn to_file(output: Arc<dyn Output>, step: u32, cap: u64, log: Option<tokio::fs::File>) -> Self {
         let (stdout, stderr) = (Head::default(), Head::default());
-        Self { output, step, cap, left: cap, cut: false, log, log_fault: None, stdout, stderr }
+        let room = Room { together: 0, json_together: 0, json_each: 0 };
+        Self { output, step, cap, left: cap, cut: false, log, log_fault: None, stdout, stderr, room }
     }
 
     /// Takes a piece of stdout or stderr. The bytes are in the log file when it returns.
     pub(crate) async fn take(&mut self, stream: LogStream, bytes: &[u8]) {
         match stream {
-            LogStream::Stdout => self.stdout.take(bytes),
-            LogStream::Stderr => self.stderr.take(bytes),
+            LogStream::Stdout => self.room.together -= self.stdout.take(bytes, self.room.together),
+            LogStream::Stderr => self.room.together -= self.stderr.take(bytes, self.room.together),
             LogStream::System => {}
         }
         let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -90,13 +113,14 @@ impl Sink {
 
     /// What was kept.
     pub(crate) fn finish(self) -> Captured {
-        let (stdout, stdout_cut) = self.stdout.text();
-        let (stderr, stderr_cut) = self.stderr.text();
+        let (stdout_bytes, stderr_bytes) = (self.stdout.total, self.stderr.total);
+        let (stdout, stdout_json, stdout_cut) = self.stdout.text(self.room.json_each);
+        let (stderr, _, stderr_cut) = self.stderr.text(self.room.json_each.min(self.room.json_together - stdout_json));
         Captured {
             stdout,
             stderr,
-            stdout_bytes: self.stdout.total,
-            stderr_bytes: self.stderr.total,
+            stdout_bytes,
+            stderr_bytes,
             truncated: stdout_cut || stderr_cut,
             cut: self.cut,
             log_fault: self.log_fault,
@@ -118,39 +142,44 @@ impl Sink {
 }
 
 impl Head {
-    fn take(&mut self, bytes: &[u8]) {
-        let fits = self.room.min(bytes.len());
+    /// Keeps what fits, and at most `left`. Gives how much that was.
+    fn take(&mut self, bytes: &[u8], left: usize) -> usize {
+        let fits = self.room.min(left).min(bytes.len());
         self.kept.extend_from_slice(&bytes[..fits]);
         self.room -= fits;
         self.total += bytes.len() as u64;
+        fits
     }
 
-    /// The kept bytes as text that stays small as JSON, and whether something is missing from it.
-    fn text(&self) -> (String, bool) {
+    /// The kept bytes as text that has at most `json_max` bytes as JSON, how many it has, and whether something is missing from it.
+    fn text(self, json_max: usize) -> (String, usize, bool) {
         let mut cut = self.total > self.kept.len() as u64;
-        let mut kept = self.kept.as_slice();
+        let mut kept = self.kept;
         if cut
-            && let Err(error) = std::str::from_utf8(kept)
+            && let Err(error) = std::str::from_utf8(&kept)
             && error.error_len().is_none()
         {
             // The cap fell inside a character; half of one would show as garbage.
-            kept = &kept[..error.valid_up_to()];
+            kept.truncate(error.valid_up_to());
         }
-        let mut text = String::from_utf8_lossy(kept).into_owned();
+        // Most output is text, and then this copies nothing.
+        let mut text = String::from_utf8(kept).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let mut json_bytes = 0;
         let end = text.char_indices().find_map(|(at, c)| {
-            json_bytes += match c {
+            let bytes = match c {
                 '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
                 '\0'..='\u{1f}' => 6,
                 _plain => c.len_utf8(),
             };
-            (json_bytes > JSON_BYTES_MAX).then_some(at)
+            let fits = json_bytes + bytes <= json_max;
+            json_bytes += if fits { bytes } else { 0 };
+            (!fits).then_some(at)
         });
         if let Some(end) = end {
             text.truncate(end);
             cut = true;
         }
-        (text, cut)
+        (text, json_bytes, cut)
     }
 }
 
@@ -161,8 +190,8 @@ mod tests {
     #[track_caller]
     fn check(bytes: &[u8], room: usize, expected: (&str, bool)) {
         let mut head = Head { room, ..Head::default() };
-        head.take(bytes);
-        let (text, cut) = head.text();
+        head.take(bytes, usize::MAX);
+        let (text, _, cut) = head.text(JSON_BYTES_MAX);
         assert_eq!((text.as_str(), cut), expected);
     }
 
@@ -178,10 +207,31 @@ mod tests {
     fn text_stays_within_its_share_of_an_answer() {
         for byte in [0, 0xff, b'"', b'a'] {
             let mut head = Head { room: ANSWER_OUTPUT_BYTES_MAX, ..Head::default() };
-            head.take(&vec![byte; 2 * ANSWER_OUTPUT_BYTES_MAX]);
-            let (text, cut) = head.text();
+            head.take(&vec![byte; 2 * ANSWER_OUTPUT_BYTES_MAX], usize::MAX);
+            let (text, json_bytes, cut) = head.text(JSON_BYTES_MAX);
             assert!(cut);
-            assert!(serde_json::to_string(&text).unwrap().len() <= JSON_BYTES_MAX + 2);
+            assert_eq!(serde_json::to_string(&text).unwrap().len(), json_bytes + 2);
+            assert!(json_bytes <= JSON_BYTES_MAX);
+        }
+    }
+
+    struct Nobody;
+
+    impl Output for Nobody {
+        fn write(&self, _: u32, _: LogStream, _: &[u8]) {}
+    }
+
+    #[tokio::test]
+    async fn a_bound_that_was_asked_for_is_for_both_streams_together() {
+        for (stdout, stderr, expected) in
+            [(6, 4, (6, 4, false)), (6, 5, (6, 4, true)), (11, 3, (10, 0, true)), (10, 0, (10, 0, false)), (0, 11, (0, 10, true))]
+        {
+            let mut sink = Sink::keeping_up_to(Arc::new(Nobody), u64::MAX, 10);
+            sink.take(LogStream::Stdout, &vec![b'\n'; stdout]).await;
+            sink.take(LogStream::Stderr, &vec![b'"'; stderr]).await;
+            let captured = sink.finish();
+            assert_eq!((captured.stdout.len(), captured.stderr.len(), captured.truncated), expected);
+            assert_eq!((captured.stdout_bytes, captured.stderr_bytes), (stdout as u64, stderr as u64));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use longshore_model::limits::LOG_BYTES_PER_STEP_MAX;
 use longshore_model::operation::Command;
-use longshore_model::unit::Span;
+use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::problem::{ErrorCode, chain};
 use longshore_model::wire::result::CommandResult;
 
@@ -21,7 +21,10 @@ pub(crate) async fn run(host: &Host, task: &Task, command: &Command, output: Arc
     env.extend(task.fence_variable());
     let program =
         Program { words: command.words.clone(), cwd: command.cwd.clone().unwrap_or_else(|| host.launcher.state_dir.clone()), env };
-    let mut sink = Sink::keeping(output, LOG_BYTES_PER_STEP_MAX);
+    let mut sink = match command.max_output {
+        None => Sink::keeping(output, LOG_BYTES_PER_STEP_MAX),
+        Some(ByteSize(max)) => Sink::keeping_up_to(output, LOG_BYTES_PER_STEP_MAX, usize::try_from(max).unwrap_or(usize::MAX / 2)),
+    };
     match host.launcher.run(program, &mut sink, stops).await {
         Ok(ran) => finished(&ran, sink.finish(), task.job.timeout),
         Err(fault) => from_fault(&fault),

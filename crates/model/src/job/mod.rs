@@ -93,6 +93,7 @@ pub(crate) mod tests {
             attempts: 1,
             changed: None,
             result: None,
+            result_object: None,
             error: (outcome != Outcome::Completed).then(failure),
             cancel_verified: None,
             started_at: Some(at(10)),

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::network::{self, DnsChange, Ping};
 use super::{InterfaceName, NodeName, Operation};
-use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, STEPS_MAX, TIMEOUT_MAX};
+use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
 use crate::unit::{ByteSize, Span};
 use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
 use crate::wire::problem::FieldError;
@@ -72,6 +72,8 @@ pub struct Command {
     pub cwd: Option<String>,
     /// Variables added to the environment.
     pub env: BTreeMap<String, String>,
+    /// Output kept in the answer, of stdout and stderr together, at most [`OUTPUT_BYTES_MAX`]; the usual bounds unless given.
+    pub max_output: Option<ByteSize>,
 }
 
 /// What `workspace.run` does.
@@ -159,16 +161,16 @@ impl Call {
             Operation::NodeStatusGet => typed(args).map(|NoArgs {}| Self::NodeStatusGet),
             Operation::NodeUptimeGet => typed(args).map(|NoArgs {}| Self::NodeUptimeGet),
             Operation::CommandExec => {
-                let ExecArgs { command, cwd, env } = typed(args)?;
+                let ExecArgs { command, cwd, env, max_output } = typed(args)?;
                 words("/args/command", &command)?;
-                Ok(Self::CommandExec(checked(command, cwd, env)?))
+                Ok(Self::CommandExec(checked(command, cwd, env, max_output)?))
             }
             Operation::CommandShell => {
-                let ShellArgs { command: script, cwd, env } = typed(args)?;
+                let ShellArgs { command: script, cwd, env, max_output } = typed(args)?;
                 check_script("/args/command", &script)?;
                 let mut words = Shell::default().0;
                 words.push(script.clone());
-                Ok(Self::CommandShell { script, command: checked(words, cwd, env)? })
+                Ok(Self::CommandShell { script, command: checked(words, cwd, env, max_output)? })
             }
             Operation::WorkspaceRun => {
                 let args: WorkspaceArgs = typed(args)?;
@@ -215,11 +217,13 @@ impl Call {
             Self::NetworkDnsSet(change) => serde_json::to_value(change.args()),
             Self::NetworkPingRun(ping) => serde_json::to_value(ping.args()),
             Self::NodeHostnameSet { hostname } => serde_json::to_value(HostnameSetArgs { hostname: hostname.to_string() }),
-            Self::CommandExec(Command { words, cwd, env }) => {
-                serde_json::to_value(ExecArgs { command: words.clone(), cwd: cwd.clone(), env: env.clone() })
+            Self::CommandExec(Command { words, cwd, env, max_output }) => {
+                let max_output = max_output.map(|max| max.to_string());
+                serde_json::to_value(ExecArgs { command: words.clone(), cwd: cwd.clone(), env: env.clone(), max_output })
             }
-            Self::CommandShell { script, command: Command { cwd, env, .. } } => {
-                serde_json::to_value(ShellArgs { command: script.clone(), cwd: cwd.clone(), env: env.clone() })
+            Self::CommandShell { script, command: Command { cwd, env, max_output, words: _ } } => {
+                let max_output = max_output.map(|max| max.to_string());
+                serde_json::to_value(ShellArgs { command: script.clone(), cwd: cwd.clone(), env: env.clone(), max_output })
             }
             Self::WorkspaceRun { args, .. } => serde_json::to_value(args),
         };
@@ -312,7 +316,12 @@ fn check_env(pointer: &str, env: &BTreeMap<String, String>) -> Result<(), CallEr
     no_nul(pointer, env.iter().flat_map(|(key, value)| [key, value]))
 }
 
-fn checked(words: Vec<String>, cwd: Option<String>, env: BTreeMap<String, String>) -> Result<Command, CallError> {
+fn checked(
+    words: Vec<String>,
+    cwd: Option<String>,
+    env: BTreeMap<String, String>,
+    max_output: Option<String>,
+) -> Result<Command, CallError> {
     check_env("/args/env", &env)?;
     if let Some(dir) = &cwd {
         no_nul("/args/cwd", [dir])?;
@@ -320,7 +329,11 @@ fn checked(words: Vec<String>, cwd: Option<String>, env: BTreeMap<String, String
             return Err(fault("/args/cwd", "must be an absolute path"));
         }
     }
-    Ok(Command { words, cwd, env })
+    let max_output = max_output.map(|text| parsed::<ByteSize>("/args/max_output", &text)).transpose()?;
+    if max_output.is_some_and(|max| max.0 > OUTPUT_BYTES_MAX) {
+        return Err(fault("/args/max_output", format!("at most {}; the log keeps more", ByteSize(OUTPUT_BYTES_MAX))));
+    }
+    Ok(Command { words, cwd, env, max_output })
 }
 
 fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
@@ -415,6 +428,8 @@ mod tests {
             ("node.hostname.set", json!({"hostname": "Web-01.example"})),
             ("node.uptime.get", json!({})),
             ("command.exec", json!({"command": ["uname", "-a"], "cwd": "/tmp", "env": {"A": "b"}})),
+            ("command.exec", json!({"command": ["dmesg"], "max_output": "64MiB"})),
+            ("command.shell", json!({"command": "dmesg", "max_output": "0B"})),
             ("command.shell", json!({"command": "echo 'quoted'"})),
             (
                 "workspace.run",
@@ -452,6 +467,12 @@ mod tests {
             ("command.exec", json!({"command": ["a\0b"]}), "/args/command: must not contain NUL"),
             ("command.exec", json!({"command": ["ls", 7]}), "/args/command/1: invalid type"),
             ("command.exec", json!({"command": ["ls"], "cwd": "../x"}), "/args/cwd: must be an absolute path"),
+            ("command.exec", json!({"command": ["ls"], "max_output": "67108865"}), "/args/max_output: at most 64MiB; the log keeps more"),
+            (
+                "command.shell",
+                json!({"command": "ls", "max_output": "much"}),
+                "/args/max_output: \"much\" is not a size: write it such as `512KiB`, `100MiB`, `4GiB`, or in bytes",
+            ),
             ("command.exec", json!({"command": ["ls"], "env": {"A=B": ""}}), "/args/env: \"A=B\" is not"),
             ("command.shell", json!({"command": "  "}), "/args/command: is empty"),
             ("workspace.run", json!({"steps": []}), "/args/steps: 1 to 256"),

@@ -23,6 +23,10 @@ pub struct ExecArgs {
     /// Variables added to the environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Output kept in the answer, of stdout and stderr together, such as `16MiB`; at most `64MiB`. The first `128KiB` of each unless given. The
+    /// rest is cut, `truncated` says so, and the program goes on; the log has its own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output: Option<String>,
 }
 
 /// `command.shell`: a script for `/bin/sh -c`.
@@ -37,6 +41,10 @@ pub struct ShellArgs {
     /// Variables added to the environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Output kept in the answer, of stdout and stderr together, such as `16MiB`; at most `64MiB`. The first `128KiB` of each unless given. The
+    /// rest is cut, `truncated` says so, and the program goes on; the log has its own bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output: Option<String>,
 }
 
 /// `node.hostname.set`: a new name for the host.

@@ -134,6 +134,9 @@ pub struct Answer {
     /// What the operation gave; also beside an error, where there is something to give.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<serde_json::Value>,
+    /// Where `result` is instead, if it is too large for this record. Readers of before this field see an answer without a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_object: Option<ResultObject>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -148,6 +151,15 @@ pub struct Answer {
     /// How long the last attempt ran, by a clock that never goes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+}
+
+/// A result in the object store. Its name follows from the job, the execution and the attempt that answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultObject {
+    /// Bytes of its JSON.
+    pub bytes: u64,
+    /// SHA-256 of its JSON, lower-case hex.
+    pub sha256: String,
 }
 
 /// How an execution ended. `lost` is not here: it is the absence of an answer.

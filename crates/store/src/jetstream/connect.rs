@@ -89,6 +89,10 @@ impl Broker for Link {
     fn version(&self) -> Option<String> {
         Some(self.client.server_info().version)
     }
+
+    fn record_bytes_max(&self) -> usize {
+        Self::record_bytes_max(self)
+    }
 }
 
 async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) -> Result<async_nats::Client, ConnectError> {

@@ -25,6 +25,8 @@ pub(super) const TRY: Duration = Duration::from_millis(1500);
 const BUDGET: Duration = Duration::from_secs(4);
 /// Between tries while the broker is there but its streams are not yet.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a message that are left to its headers, which the broker counts as well.
+const HEADER_BYTES_MAX: usize = 4 * 1024;
 /// The broker's codes for a limit that is reached: of a stream's bytes, of an account's, of the server's storage.
 const FULL: [u64; 3] = [10077, 10047, 10023];
 /// The broker's code for "message size exceeds maximum".
@@ -65,6 +67,11 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
+    /// Bytes of the largest record that this broker takes.
+    pub(super) fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX.min(self.client.server_info().max_payload.saturating_sub(HEADER_BYTES_MAX))
+    }
+
     /// Publishes under a guard and waits until the stream has it. The guard also keeps a repeat from taking effect twice: the broker looks
     /// at it before any message id, so what it refuses may be the caller's own earlier try.
     pub(super) async fn write(
@@ -102,8 +109,9 @@ impl Link {
     }
 
     async fn publish(&self, subject: String, value: Bytes, headers: HeaderMap, doing: &'static str) -> Result<Written, Error> {
-        if value.len() > RECORD_BYTES_MAX {
-            return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX });
+        let max = self.record_bytes_max();
+        if value.len() > max {
+            return Err(Error::TooLarge { bytes: value.len(), max });
         }
         let deadline = Instant::now() + BUDGET;
         loop {
@@ -113,10 +121,10 @@ impl Link {
             };
             match fault.kind() {
                 PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => return Ok(Written::Guarded),
-                PublishErrorKind::MaxPayloadExceeded => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
+                PublishErrorKind::MaxPayloadExceeded => return Err(Error::TooLarge { bytes: value.len(), max }),
                 PublishErrorKind::Other => match code_of(&fault) {
                     Some(WRONG_LAST_SEQUENCE) => return Ok(Written::Guarded),
-                    Some(TOO_LARGE) => return Err(Error::TooLarge { bytes: value.len(), max: RECORD_BYTES_MAX }),
+                    Some(TOO_LARGE) => return Err(Error::TooLarge { bytes: value.len(), max }),
                     Some(code) if FULL.contains(&code) => return Err(Error::Full { store: store_of(&subject) }),
                     Some(code) if !PASSING.contains(&code) => return Err(Error::Refused { doing, reason: reason_of(&fault) }),
                     Some(_) | None if Instant::now() >= deadline => return Err(Error::unavailable(doing, fault)),

@@ -16,8 +16,8 @@ use tokio::io::AsyncReadExt as _;
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
 use crate::{Error, ObjectInfo, ObjectReader, Objects};
 
-/// Bytes of a piece, as the client has it.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// Bytes of a piece, as the client has it; fewer where the broker's messages are smaller.
+const CHUNK_BYTES_MAX: usize = 128 * 1024;
 const STORING: &str = "storing an object";
 const DELETING: &str = "deleting an object";
 
@@ -48,9 +48,12 @@ impl JetStreamObjects {
     /// Writes the pieces, then what is said of them, which makes them an object. Gives the upload that it replaces, too.
     async fn upload(&self, upload: &str, name: &str, mut content: ObjectReader) -> Result<(Stored, Option<String>), Error> {
         let subject = self.link.layout.object_chunks(upload);
+        let chunk_bytes = CHUNK_BYTES_MAX.min(self.link.record_bytes_max()).max(1);
         let (mut sha256, mut size, mut chunks) = (Sha256::new(), 0, 0);
         loop {
-            let chunk = next_chunk(&mut content).await.map_err(|error| Error::unavailable("reading the content of an object", error))?;
+            let chunk = next_chunk(&mut content, chunk_bytes)
+                .await
+                .map_err(|error| Error::unavailable("reading the content of an object", error))?;
             if chunk.is_empty() {
                 break;
             }
@@ -66,7 +69,7 @@ impl JetStreamObjects {
             description: None,
             metadata: Default::default(),
             headers: None,
-            options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
+            options: Some(ObjectOptions { link: None, max_chunk_size: Some(chunk_bytes) }),
             bucket: self.link.layout.object_bucket.clone(),
             nuid: upload.to_owned(),
             size,
@@ -152,10 +155,10 @@ impl Objects for JetStreamObjects {
 }
 
 /// A full piece, or what there is before the end.
-async fn next_chunk(content: &mut ObjectReader) -> std::io::Result<Bytes> {
-    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-    while chunk.len() < CHUNK_BYTES {
-        let room = (CHUNK_BYTES - chunk.len()) as u64;
+async fn next_chunk(content: &mut ObjectReader, bytes: usize) -> std::io::Result<Bytes> {
+    let mut chunk = BytesMut::with_capacity(bytes);
+    while chunk.len() < bytes {
+        let room = (bytes - chunk.len()) as u64;
         if (&mut *content).take(room).read_buf(&mut chunk).await? == 0 {
             break;
         }

@@ -107,4 +107,8 @@ impl Broker for Memory {
     fn version(&self) -> Option<String> {
         None
     }
+
+    fn record_bytes_max(&self) -> usize {
+        longshore_model::limits::RECORD_BYTES_MAX
+    }
 }

@@ -74,6 +74,7 @@ pub(crate) fn answer(job: JobId, execution: ExecutionId, said: &str) -> Answer {
         attempts: 1,
         changed: Some(true),
         result: Some(json!({ "said": said })),
+        result_object: None,
         error: None,
         cancel_verified: None,
         started_at: Some(then()),

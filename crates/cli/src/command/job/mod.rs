@@ -6,6 +6,7 @@ mod id;
 mod list;
 mod logs;
 mod presence;
+mod result;
 mod show;
 mod submit;
 mod wait;
@@ -35,6 +36,8 @@ pub(crate) enum Job {
     List(list::List),
     /// Everything of one job.
     Show(show::Show),
+    /// The result of one host, whatever its size.
+    Result(result::ResultOf),
     /// A job's output.
     Logs(logs::Logs),
     /// Wait until jobs have ended.
@@ -69,6 +72,7 @@ impl Job {
             Self::Submit(submit) => submit.perform(app).await,
             Self::List(list) => list.perform(app).await,
             Self::Show(show) => show.perform(app).await,
+            Self::Result(result) => result.perform(app).await,
             Self::Logs(logs) => logs.perform(app).await,
             Self::Wait(wait) => wait.perform(app).await,
             Self::Cancel(cancel) => cancel.perform(app).await,

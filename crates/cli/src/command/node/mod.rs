@@ -5,7 +5,7 @@ mod ask;
 use ask::Ask;
 use clap::{Args, Subcommand};
 use longshore_model::operation::Operation;
-use longshore_model::unit::Span;
+use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{DnsGetArgs, DnsSetArgs, ExecArgs, HostnameSetArgs, NoArgs, PingArgs, ShellArgs};
 use longshore_model::wire::result::{
     CommandResult, DisksResult, DnsResult, DnsSetResult, HostnameResult, HostnameSetResult, LoadResult, MemoryResult, OsResult, PingResult,
@@ -125,6 +125,9 @@ pub(crate) struct Exec {
     /// Working directory; the agent's state directory unless given.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Output kept in the answer, of stdout and stderr together, at most 64MiB; 128KiB of each unless given.
+    #[arg(long, value_name = "SIZE")]
+    max_output: Option<ByteSize>,
     /// The program and its words.
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
@@ -138,6 +141,9 @@ pub(crate) struct Shell {
     /// Working directory; the agent's state directory unless given.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Output kept in the answer, of stdout and stderr together, at most 64MiB; 128KiB of each unless given.
+    #[arg(long, value_name = "SIZE")]
+    max_output: Option<ByteSize>,
     #[command(flatten)]
     ask: Ask,
 }
@@ -155,12 +161,22 @@ impl Node {
             Self::Hostname(hostname) => hostname.perform(app).await,
             Self::Dns(dns) => dns.perform(app).await,
             Self::Ping(ping) => ping.perform(app).await,
-            Self::Exec(Exec { ask, cwd, words }) => {
-                let args = ExecArgs { command: words, cwd, env: std::collections::BTreeMap::new() };
+            Self::Exec(Exec { ask, cwd, max_output, words }) => {
+                let args = ExecArgs {
+                    command: words,
+                    cwd,
+                    env: std::collections::BTreeMap::new(),
+                    max_output: max_output.map(|max| max.to_string()),
+                };
                 ask.perform::<CommandResult>(app, Operation::CommandExec, &args).await
             }
-            Self::Shell(Shell { script, cwd, ask }) => {
-                let args = ShellArgs { command: script, cwd, env: std::collections::BTreeMap::new() };
+            Self::Shell(Shell { script, cwd, max_output, ask }) => {
+                let args = ShellArgs {
+                    command: script,
+                    cwd,
+                    env: std::collections::BTreeMap::new(),
+                    max_output: max_output.map(|max| max.to_string()),
+                };
                 ask.perform::<CommandResult>(app, Operation::CommandShell, &args).await
             }
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use longshore_client::{Client, JobRequest, JobView, RetryRequest};
-use longshore_model::unit::Span;
+use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -53,6 +53,9 @@ pub(crate) struct Run {
     /// Stop it after this.
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
+    /// Output kept in the answer of a command, at most 64MiB; 128KiB of stdout and as much of stderr unless given. The log has its own bound.
+    #[arg(long, value_name = "SIZE", conflicts_with = "dir")]
+    max_output: Option<ByteSize>,
     /// The most attempts, for failures in passing.
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
@@ -166,7 +169,8 @@ impl Run {
                 ("workspace.run", serde_json::to_value(args))
             }
             None => {
-                let args = ExecArgs { command: self.words.clone(), cwd: None, env: std::collections::BTreeMap::new() };
+                let max_output = self.max_output.map(|max| max.to_string());
+                let args = ExecArgs { command: self.words.clone(), cwd: None, env: std::collections::BTreeMap::new(), max_output };
                 ("command.exec", serde_json::to_value(args))
             }
         };

@@ -276,7 +276,12 @@ fn error_of(execution: &ExecutionView) -> Option<String> {
     let state = execution.state;
     let is_odd = Status::from(state) == Status::Failed;
     let error = execution.error.as_ref().map(|error| error.message.clone());
-    error.or_else(|| (is_odd && state != ExecutionState::Failed).then(|| state.as_str().to_owned()))
+    let elsewhere = || {
+        let large = execution.large_result.as_ref()?;
+        let problem = large.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+        Some(format!("its result of {} bytes is at {}{problem}", large.bytes, large.href))
+    };
+    error.or_else(|| (is_odd && state != ExecutionState::Failed).then(|| state.as_str().to_owned())).or_else(elsewhere)
 }
 
 impl From<JobSummary> for JobDetail {

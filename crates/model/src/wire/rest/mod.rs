@@ -1,6 +1,7 @@
 //! What the REST API takes and gives.
 
 mod fleet;
+mod large;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use super::result::FileInfo;
 use crate::job::{ExecutionState, JobStatus};
 
 pub use fleet::{AgentCondition, AgentList, AgentView, BrokerView, DrainRequest, DrainView, HealthView, StatusView};
+pub use large::LargeResult;
 
 /// A submission: `POST /api/v1/jobs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -173,6 +175,9 @@ pub struct ExecutionView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub result: Option<serde_json::Value>,
+    /// Where the result is, if it is too large to be shown beside the others, or could not be read just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_result: Option<LargeResult>,
     /// What went wrong, the last time it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -220,6 +225,9 @@ pub struct NodeResult {
     /// What went wrong, the last time it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+    /// Where the result is, if it is too large to be shown beside the others, or could not be read just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_result: Option<LargeResult>,
     /// The fields of the operation's result.
     #[serde(flatten)]
     pub fields: BTreeMap<String, serde_json::Value>,
@@ -227,7 +235,7 @@ pub struct NodeResult {
 
 impl NodeResult {
     /// Fields of every row, which a result's own never replace; but for `hostname`, which means the same in both and is newer in a result.
-    pub const OWN_FIELDS: [&str; 5] = ["hostname", "agent", "status", "changed", "error"];
+    pub const OWN_FIELDS: [&str; 6] = ["hostname", "agent", "status", "changed", "error", "large_result"];
 }
 
 impl From<ExecutionView> for NodeResult {
@@ -244,6 +252,7 @@ impl From<ExecutionView> for NodeResult {
             status: execution.state,
             changed: execution.changed,
             error: execution.error,
+            large_result: execution.large_result,
             fields,
         }
     }

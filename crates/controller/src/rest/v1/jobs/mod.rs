@@ -7,6 +7,7 @@ mod get;
 mod list;
 mod logs;
 pub(super) mod query;
+mod result;
 mod retry;
 mod submit;
 
@@ -24,4 +25,5 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(retry::retry))
         .routes(routes!(events::one))
         .routes(routes!(logs::logs))
+        .routes(routes!(result::get))
 }

@@ -6,12 +6,14 @@ use axum::response::Response;
 use longshore_model::wire::rest::{JobRequest, JobView};
 
 use super::query::Wait;
+use crate::app::results::Shown;
 use crate::app::{App, submit as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::{Json, Query};
 use crate::rest::idempotency;
 use crate::rest::problem::Failed;
 use crate::rest::refusals::SubmitRefusals;
+use crate::rest::shown;
 
 /// Submit a job.
 ///
@@ -41,12 +43,13 @@ pub(super) async fn submit(
     let submitted = app::submit(&app, &caller, request).await?;
     let id = submitted.record.definition.id;
     let is_replayed = submitted.is_replayed();
-    let (status, job) = match wait.duration(app.config.job_timeout) {
-        None => (if is_replayed { StatusCode::OK } else { StatusCode::CREATED }, submitted.view(&app)),
+    let (status, Shown { job, room }) = match wait.duration(app.config.job_timeout) {
+        None => (if is_replayed { StatusCode::OK } else { StatusCode::CREATED }, Shown { job: submitted.view(&app), room: None }),
         Some(wait) => {
-            let job = submitted.when_ended(&app, wait).await;
-            (if job.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }, job)
+            let shown = submitted.when_ended(&app, wait).await;
+            (if shown.job.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }, shown)
         }
     };
-    Ok(idempotency::answer(status, &format!("/api/v1/jobs/{id}"), is_replayed, job))
+    let body = shown::json(&app, job, room).await?;
+    Ok(idempotency::answered(status, &format!("/api/v1/jobs/{id}"), is_replayed, body))
 }

@@ -16,12 +16,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::jobs::query::Wait;
+use crate::app::results::Shown;
 use crate::app::{App, submit as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::Query;
 use crate::rest::idempotency;
 use crate::rest::problem::Failed;
 use crate::rest::refusals::SubmitRefusals;
+use crate::rest::shown;
 use asked::Asked;
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -96,9 +98,10 @@ async fn ask(app: &App, caller: &Caller, operation: Operation, wait: Wait, heade
         app::submit(app, caller, request).await.map_err(|error| Failed::from(error).at(|pointer| asked.origin.place(pointer)))?;
     let id = submitted.record.definition.id;
     let is_replayed = submitted.is_replayed();
-    let job = submitted.when_ended(app, wait.duration(app.config.job_timeout).unwrap_or(app.config.job_timeout)).await;
+    let Shown { job, room } = submitted.when_ended(app, wait.duration(app.config.job_timeout).unwrap_or(app.config.job_timeout)).await;
     let status = if job.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let mut response = idempotency::answer(status, &format!("/api/v1/jobs/{id}"), is_replayed, NodeResults::from(job));
+    let body = shown::json(app, NodeResults::from(job), room).await?;
+    let mut response = idempotency::answered(status, &format!("/api/v1/jobs/{id}"), is_replayed, body);
     // Each request asks anew, also a GET.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
