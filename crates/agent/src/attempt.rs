@@ -170,6 +170,11 @@ impl Worker {
 
     /// Stores what the work brought back, then its answer.
     async fn conclude(mut self, attempt: Attempt, mut finished: Finished) -> Settled {
+        if finished.archive.is_some() && self.look_again(attempt.number).await == Some(Interruption::Superseded) {
+            tracing::warn!(job.id = %self.key.0, "ended without an answer: what a newer attempt brings back is not to be replaced");
+            self.ctx.journal.forget(self.key);
+            return Settled::Done;
+        }
         if let Some(archive) = finished.archive.take()
             && let Err(failure) = self.store_archive(&archive).await
             && finished.outcome == Outcome::Completed

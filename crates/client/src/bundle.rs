@@ -72,12 +72,20 @@ impl Client {
         self.json(self.to(Method::GET, &format!("/jobs/{id}/artifacts")), ANSWER_TIMEOUT).await
     }
 
-    /// Everything a job brought back, as one tar packed with zstd.
+    /// Everything one execution of a job brought back, as a tar packed with zstd; of the only one unless `agent` names one, by its id or its
+    /// host's name.
     ///
     /// # Errors
-    /// There is no such job, it brought nothing back, or the controller could not be reached; the stream fails if the connection breaks.
-    pub async fn artifact_archive(&self, id: JobId) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
-        let request = self.to(Method::GET, &format!("/jobs/{id}/artifacts")).query(&[("format", "archive")]);
+    /// There is no such job, it brought nothing back, several did and none is named, or the controller could not be reached; the stream fails if the connection breaks.
+    pub async fn artifact_archive(
+        &self,
+        id: JobId,
+        agent: Option<&str>,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
+        let request = self
+            .to(Method::GET, &format!("/jobs/{id}/artifacts"))
+            .query(&[("format", "archive")])
+            .query(&agent.map(|agent| ("agent", agent)).into_iter().collect::<Vec<_>>());
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         let url = self.url().to_owned();
         let patience = self.stalled_after();
@@ -161,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn a_download_that_stalls_ends_with_an_error() {
         let (client, _tasks) = server("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").await;
-        let chunks: Vec<_> = client.artifact_archive(JobId::from_bits(1)).await.unwrap().collect().await;
+        let chunks: Vec<_> = client.artifact_archive(JobId::from_bits(1), None).await.unwrap().collect().await;
         assert_eq!(chunks[0].as_ref().unwrap(), "abc");
         assert!(matches!(&chunks[1..], [Err(error)] if error.is_retryable()));
     }

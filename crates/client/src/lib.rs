@@ -43,8 +43,8 @@ pub use longshore_model::wire::audit::AuditRecord;
 pub use longshore_model::wire::dead_letter::DeadExecution;
 pub use longshore_model::wire::problem::{ErrorCode, Problem};
 pub use longshore_model::wire::rest::{
-    AgentCondition, AgentList, AgentView, ArtifactList, AuditList, BundleView, CancelView, DeadLetterCondition, DeadLetterList,
-    DeadLetterView, ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView, OperationList, OperationView,
-    RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
+    AgentCondition, AgentList, AgentView, ArtifactArchive, ArtifactFile, ArtifactList, AuditList, BundleView, CancelView,
+    DeadLetterCondition, DeadLetterList, DeadLetterView, ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView,
+    OperationList, OperationView, RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
 };
 pub use longshore_model::{AgentId, ExecutionId, JobId};

@@ -29,6 +29,8 @@ pub const BUNDLE_UNPACKED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const BUNDLE_ENTRIES_MAX: usize = 1_000_000;
 /// Artifacts whose names an answer lists; the archive holds them all.
 pub const ANSWER_FILES_MAX: usize = 2_000;
+/// Artifacts of all executions that one list names.
+pub const ARTIFACTS_LISTED_MAX: usize = 20_000;
 /// Levels of directories in a bundle.
 pub const BUNDLE_DEPTH_MAX: usize = 128;
 /// Steps of a workspace job.

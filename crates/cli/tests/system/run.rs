@@ -100,3 +100,47 @@ async fn nobody_there_is_said_with_the_address() {
     assert!(matches!(output.status.code(), Some(3 | 5)), "{output:?}");
     assert!(text(&output.stderr).contains("127.0.0.1:9"), "{}", text(&output.stderr));
 }
+
+#[tokio::test]
+async fn a_directory_runs_on_several_hosts_and_the_results_of_each_are_kept_apart() {
+    let mut fleet = Fleet::start(2).await;
+    // Its name is none for a directory.
+    fleet.add_worker("web 01").await;
+    let user = User::of(&fleet);
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("note.txt"), "old").unwrap();
+    let dir = source.path().to_str().unwrap();
+    // A link in the way, as an earlier run's results may have left it, leads nowhere.
+    let (results, outside) = (user.dir.path().join("results"), user.dir.path().join("outside"));
+    std::fs::create_dir(&results).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, results.join("host-1")).unwrap();
+    let script = "echo $LONGSHORE_HOSTNAME > note.txt; hostname > same.txt";
+    let asked = user.runs(&["--target", "_all", dir, "--", script]).await;
+    assert!(text(&asked.stderr).contains("--yes"), "{}", text(&asked.stderr));
+    let ran = user.runs(&["--target", "_all", "--yes", dir, "--", script]).await;
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    let mut places: Vec<String> =
+        std::fs::read_dir(&results).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    places.sort();
+    let odd = user.data(&["agent", "list"]).await["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|agent| agent["hostname"].as_str().unwrap().starts_with("web").then(|| agent["id"].as_str().unwrap().to_owned()));
+    let mut expected = vec!["host-0".to_owned(), "host-1".to_owned(), odd.unwrap()];
+    expected.sort();
+    assert_eq!(places, expected, "{}", text(&ran.stderr));
+    for place in &places {
+        assert!(results.join(place).join("same.txt").exists() && results.join(place).join("result.json").exists(), "{place}");
+    }
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(text(&ran.stderr).contains("host-0/  2 files"), "{}", text(&ran.stderr));
+    let id = user.data(&["job", "list", "--limit", "1"]).await["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(user.types(&["job", "delete", &id]).await.status.code(), Some(0));
+    let left: Vec<_> = fleet.nats.stored_subjects().await.into_iter().filter(|(_, subject)| subject.starts_with("$O.objects.M.")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let one = user.runs(&["--target", "host-0", dir, "--out", "flat", "--", script]).await;
+    assert_eq!(one.status.code(), Some(0), "{}", text(&one.stderr));
+    assert!(user.dir.path().join("flat/same.txt").exists(), "of one host they are where they were");
+}

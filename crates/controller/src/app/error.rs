@@ -59,6 +59,8 @@ pub(crate) enum Error {
     Definition(#[from] InvalidDefinition),
     #[error("the stored result cannot be given: {problem}")]
     Result { problem: String },
+    #[error("several hosts brought something back: {names}")]
+    SeveralHosts { names: String },
     #[error("the stored archive cannot be read")]
     Archive(#[source] std::io::Error),
 }

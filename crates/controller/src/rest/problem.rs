@@ -143,6 +143,8 @@ impl From<Error> for Failed {
             Error::Cursor => Self::new(ErrorCode::BadRequest, detail).hint("ask again without `cursor`, and keep the filter between pages"),
             Error::Upload(_) => Self::new(ErrorCode::BadRequest, detail).retryable(),
             Error::Store(error) => error.into(),
+            Error::SeveralHosts { .. } => Self::new(ErrorCode::BadRequest, detail)
+                .hint("name one with `?agent=`: its host's name, or its id where two hosts share a name"),
             Error::Result { .. } => Self::new(ErrorCode::Internal, detail).hint("the output is in the log: `longshore job logs ID`"),
             Error::Definition(_) | Error::Archive(_) => Self::internal(&error),
         }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{House, Task, problem};
 
-fn hex(content: &[u8]) -> String {
+pub(crate) fn hex(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

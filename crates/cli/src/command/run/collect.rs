@@ -1,7 +1,7 @@
 //! What a job brought back, put into a directory of the user's.
 //!
 //! The archive is unpacked aside and moved into place when all of it has arrived, so a broken download changes nothing. What lies in
-//! the directory from an earlier run is replaced name by name; links in it are never followed.
+//! the directory from an earlier run is replaced name by name; links in it are never followed. Of several hosts each has a directory.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use indicatif::HumanBytes;
-use longshore_client::{Client, JobId};
+use longshore_client::{ArtifactArchive, ArtifactFile, ArtifactList, Client, JobId};
 use longshore_exec::bundle::{Limits, unpack};
 
+use super::hosts;
 use super::progress::Progress;
 use crate::app::App;
 use crate::exit::Exit;
@@ -23,54 +24,108 @@ use crate::render::printable;
 /// Names that are listed; the directory has the others.
 const LISTED: usize = 20;
 
-/// Fetches what `id` brought back into `into`.
-pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path) -> Result<(), Failure> {
+/// Whether results of several hosts go into a directory for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// One host's, right into the directory.
+    Flat,
+    /// A directory for each host, also if only one brought something back.
+    ByHost,
+}
+
+/// Fetches what `id` brought back into `into`. What arrived of some hosts is put there also if that of others does not arrive.
+pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path, layout: Layout) -> Result<(), Failure> {
     let list = client.artifacts(id).await?;
-    let Some(size) = list.archive_bytes else {
+    if list.archives.is_empty() {
         app.out.say("nothing was changed, so nothing came back");
         return Ok(());
-    };
+    }
     let failed = |error: io::Error| Failure::new(Exit::Failed, format!("results cannot be put into {}", into.display())).caused_by(&error);
     fs::create_dir_all(into).map_err(failed)?;
     let aside = tempfile::Builder::new().prefix(".longshore-").tempdir_in(into).map_err(failed)?;
-    let archive = aside.path().join("archive");
-    download(app, client, id, size, &archive).await?;
-
-    let unpacked = aside.path().join("tree");
-    let (from, tree, target) = (archive, unpacked, into.to_owned());
-    let work = move || -> Result<bool, Failure> {
-        let failed =
-            |error: io::Error| Failure::new(Exit::Failed, format!("results cannot be put into {}", target.display())).caused_by(&error);
-        fs::create_dir(&tree).map_err(failed)?;
-        unpack(fs::File::open(&from).map_err(failed)?, &tree, Limits::default())
-            .map_err(|error| Failure::new(Exit::Failed, "the results are not a sound archive").caused_by(&error))?;
-        place(&tree, &target).map_err(failed)
-    };
-    let has_others = tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")?;
-
-    if has_others {
-        app.out.say(format!("note: {} has files that are not from this job", into.display()));
+    let tree = aside.path().join("tree");
+    fs::create_dir(&tree).map_err(failed)?;
+    let places = hosts::places(&list.archives);
+    let (mut fetched, mut first_failure) = (Vec::new(), None);
+    for (archive, place) in list.archives.iter().zip(&places) {
+        let packed = aside.path().join("archive");
+        let to = match layout {
+            Layout::Flat => tree.clone(),
+            Layout::ByHost => tree.join(place),
+        };
+        let got = match download(app, client, id, archive, &packed).await {
+            Ok(()) => open_archive(packed, to).await,
+            Err(failure) => Err(failure),
+        };
+        match got {
+            Ok(()) => fetched.push((archive, place)),
+            // What there is of it is aside, and goes with it.
+            Err(failure) => first_failure = first_failure.or(Some(failure)),
+        }
+        if layout == Layout::Flat {
+            break;
+        }
     }
+    if !fetched.is_empty() {
+        let (tree, target) = (tree, into.to_owned());
+        let placed = tokio::task::spawn_blocking(move || place(&tree, &target)).await.expect("moving files does not panic");
+        if placed.map_err(failed)? {
+            app.out.say(format!("note: {} has files that are not from this job", into.display()));
+        }
+        match layout {
+            Layout::Flat => tell(app, &list, into),
+            Layout::ByHost => {
+                app.out.say(format!("results in {}:", into.display()));
+                for (archive, place) in fetched.iter().take(LISTED) {
+                    let files = if archive.files == 1 { "file" } else { "files" };
+                    app.out.say(format!("  {place}/  {} {files}, packed {}", archive.files, HumanBytes(archive.bytes)));
+                }
+                if fetched.len() > LISTED {
+                    app.out.say(format!("  and {} more hosts", fetched.len() - LISTED));
+                }
+            }
+        }
+    }
+    first_failure.map_or(Ok(()), Err)
+}
+
+fn tell(app: &App, list: &ArtifactList, into: &Path) {
     if list.items.is_empty() {
         app.out.say(format!("no file was changed; logs and result.json in {}", into.display()));
-        return Ok(());
+        return;
     }
     app.out.say(format!("results in {}:", into.display()));
-    for file in list.items.iter().take(LISTED) {
+    for ArtifactFile { file, .. } in list.items.iter().take(LISTED) {
         app.out.say(format!("  {} ({})", printable(&file.path), HumanBytes(file.size)));
     }
     let unlisted = list.items.len().saturating_sub(LISTED) + list.unlisted;
     if unlisted > 0 {
         app.out.say(format!("  and {unlisted} more"));
     }
-    Ok(())
 }
 
-async fn download(app: &App, client: &Client, id: JobId, size: u64, to: &PathBuf) -> Result<(), Failure> {
+/// Unpacks `packed` into `to`, which may be there, and removes it.
+async fn open_archive(packed: PathBuf, to: PathBuf) -> Result<(), Failure> {
+    let work = move || {
+        let failed = |error: io::Error| Failure::new(Exit::Failed, "the results cannot be unpacked").caused_by(&error);
+        fs::create_dir_all(&to).map_err(failed)?;
+        let unpacked = unpack(fs::File::open(&packed).map_err(failed)?, &to, Limits::default());
+        let _ = fs::remove_file(&packed);
+        unpacked.map(drop).map_err(|error| {
+            // Half of a host's results must not look like all of them; what is closed to us is removed with the directory around it.
+            let _ = open(&to, Path::new(""), &mut Vec::new());
+            let _ = fs::remove_dir_all(&to);
+            Failure::new(Exit::Failed, "the results are not a sound archive").caused_by(&error)
+        })
+    };
+    tokio::task::spawn_blocking(work).await.expect("unpacking does not panic")
+}
+
+async fn download(app: &App, client: &Client, id: JobId, archive: &ArtifactArchive, to: &PathBuf) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(Exit::Failed, format!("{} cannot be written", to.display())).caused_by(&error);
-    let mut file = fs::File::create_new(to).map_err(failed)?;
-    let mut progress = Progress::new(app.out, "downloading", Some(size));
-    let mut stream = std::pin::pin!(client.artifact_archive(id).await?);
+    let mut file = fs::File::create(to).map_err(failed)?;
+    let mut progress = Progress::new(app.out, "downloading", Some(archive.bytes));
+    let mut stream = std::pin::pin!(client.artifact_archive(id, Some(&archive.execution.to_string())).await?);
     let mut got = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk?;

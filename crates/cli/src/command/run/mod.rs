@@ -3,12 +3,14 @@
 mod collect;
 mod end;
 mod follow;
+mod hosts;
 mod progress;
 mod upload;
 
 use std::path::PathBuf;
 
 use clap::Args;
+use collect::Layout;
 use longshore_client::{Client, JobRequest, JobView, RetryRequest};
 use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
@@ -26,6 +28,7 @@ Examples
   longshore run --target web-01 -- systemctl is-active nginx        on one host
   longshore run --target group:web --yes -- systemctl reload nginx  on every host of a group, each line with its host's name
   longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
+  longshore run --target _all --yes examples/hello-c -- make        the same on every host; results in results/HOST
 
 Exit codes
   the command's own; with a directory the first failing step's; on several hosts the first failing one's; 127 it is not there; 125 anything of Longshore's own;
@@ -47,7 +50,7 @@ pub(crate) struct Run {
     /// Glob of what is not uploaded, as in a .gitignore. May be repeated.
     #[arg(long, value_name = "GLOB", requires = "dir")]
     exclude: Vec<String>,
-    /// Where results go.
+    /// Where results go; those of `_all` and of a group each into a directory below it that has the host's name.
     #[arg(long, value_name = "DIR", default_value = "results")]
     out: PathBuf,
     /// Stop it after this.
@@ -77,12 +80,6 @@ impl Run {
     }
 
     async fn go(self, app: &App) -> Result<Exit, Failure> {
-        if self.dir.is_some() && self.audience.is_many() {
-            return Err(Failure::new(Exit::Usage, format!("a directory is run by one agent, and {} may be many", self.audience.target))
-                .because("the results of several hosts cannot be told apart yet")
-                .hint("one of a group:          --target _any@KEY:VALUE")
-                .hint("without a directory:     longshore run --target _all -- CMD"));
-        }
         let client = app.client()?;
         let operation = if self.dir.is_some() { "workspace.run" } else { "command.exec" };
         // Before signals are caught, so that Ctrl-C ends the question.
@@ -143,7 +140,9 @@ impl Run {
     async fn finish(&self, app: &App, client: &Client, job: &JobView) -> Result<Exit, Failure> {
         let exit = end::exit(job);
         if self.dir.is_some() {
-            collect::collect(app, client, job.id, &self.out).await?;
+            // By who was asked, so that the same command always puts things into the same places.
+            let layout = if self.audience.is_many() { Layout::ByHost } else { Layout::Flat };
+            collect::collect(app, client, job.id, &self.out, layout).await?;
         }
         let mark = if exit == Exit::Done { "\u{2714}" } else { "\u{2716}" };
         if job.executions.len() > 1 {

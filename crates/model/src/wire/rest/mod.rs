@@ -1,5 +1,6 @@
 //! What the REST API takes and gives.
 
+mod artifacts;
 mod fleet;
 mod large;
 
@@ -12,9 +13,9 @@ use utoipa::ToSchema;
 use super::audit::AuditRecord;
 use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
-use super::result::FileInfo;
 use crate::job::{ExecutionState, JobStatus};
 
+pub use artifacts::{ArtifactArchive, ArtifactFile, ArtifactList};
 pub use fleet::{AgentCondition, AgentList, AgentView, BrokerView, DrainRequest, DrainView, HealthView, StatusView};
 pub use large::LargeResult;
 
@@ -411,19 +412,6 @@ pub struct LogView {
     /// The output in base64, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
-}
-
-/// What a job brought back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ArtifactList {
-    /// Files, sorted by path.
-    pub items: Vec<FileInfo>,
-    /// Size of the whole archive; absent when nothing came back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive_bytes: Option<u64>,
-    /// How many files the list leaves out; the archive has them.
-    #[serde(default)]
-    pub unlisted: usize,
 }
 
 /// A stored bundle.

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::app::{App, artifacts};
 use crate::rest::auth::Authorized;
-use crate::rest::extract::{JobPath, path_of};
+use crate::rest::extract::{Fields, FromQuery, JobPath, Query, path_of};
 use crate::rest::problem::Failed;
 use crate::rest::refusals::JobRefusals;
 use crate::rest::sse;
@@ -25,12 +25,24 @@ impl<S: Send + Sync> FromRequestParts<S> for ArtifactPath {
     }
 }
 
+/// Whose.
+pub(crate) struct Of {
+    agent: Option<String>,
+}
+
+impl FromQuery for Of {
+    fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        Ok(Self { agent: super::list::agent(fields)? })
+    }
+}
+
 /// Download one file that a job brought back.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/artifacts/{*path}", tag = "artifacts", operation_id = "get_artifact",
     params(
         ("id" = String, Path, description = "The job."),
-        ("path" = String, Path, description = "The file's path in the workspace.")
+        ("path" = String, Path, description = "The file's path in the workspace."),
+        ("agent" = Option<String>, Query, description = "Whose, if several hosts brought something back: a host's name or an agent's id.")
     ),
     responses((status = 200, content_type = "application/octet-stream"), JobRefusals)
 )]
@@ -39,8 +51,9 @@ pub(super) async fn file(
     Authorized(caller): Authorized,
     JobPath(id): JobPath,
     ArtifactPath(path): ArtifactPath,
+    Query(Of { agent }): Query<Of>,
 ) -> Result<Response, Failed> {
-    let file = artifacts::file(&app, &caller, id, path).await?;
+    let file = artifacts::file(&app, &caller, id, agent.as_deref(), path).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, file.size.to_string()),

@@ -20,22 +20,35 @@ pub(crate) enum Format {
     Archive,
 }
 
-impl FromQuery for Format {
+/// Whose, and which form.
+pub(crate) struct Asked {
+    agent: Option<String>,
+    format: Format,
+}
+
+impl FromQuery for Asked {
     fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        let agent = agent(fields)?;
         let format = fields.read("format", |text| match text {
-            "list" => Ok(Self::List),
-            "archive" => Ok(Self::Archive),
+            "list" => Ok(Format::List),
+            "archive" => Ok(Format::Archive),
             _ => Err("takes `list` or `archive`"),
         })?;
-        Ok(format.unwrap_or(Self::List))
+        Ok(Self { agent, format: format.unwrap_or(Format::List) })
     }
 }
 
-/// List what a job brought back, or download all of it.
+/// The agent that is meant, by its id or its host's name.
+pub(super) fn agent(fields: &mut Fields) -> Result<Option<String>, Failed> {
+    fields.read("agent", |text| if text.is_empty() { Err("takes a host's name or an agent's id") } else { Ok(text.to_owned()) })
+}
+
+/// List what a job's hosts brought back, or download all that one of them did.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/artifacts", tag = "artifacts", operation_id = "list_artifacts",
     params(
         ("id" = String, Path, description = "The job."),
+        ("agent" = Option<String>, Query, description = "Only what this one brought back: its host's name or its id. An archive of a job of several needs it."),
         ("format" = Option<String>, Query, description = "`list`, or `archive` for a tar file packed with zstd.")
     ),
     responses((status = 200, content((ArtifactList = "application/json"), (String = "application/zstd"))), JobRefusals)
@@ -44,12 +57,12 @@ pub(super) async fn list(
     State(app): State<App>,
     Authorized(caller): Authorized,
     JobPath(id): JobPath,
-    Query(format): Query<Format>,
+    Query(Asked { agent, format }): Query<Asked>,
 ) -> Result<Response, Failed> {
     match format {
-        Format::List => Ok(Json::<ArtifactList>(artifacts::list(&app, &caller, id).await?).into_response()),
+        Format::List => Ok(Json::<ArtifactList>(artifacts::list(&app, &caller, id, agent.as_deref()).await?).into_response()),
         Format::Archive => {
-            let archive = artifacts::archive(&app, &caller, id).await?;
+            let archive = artifacts::archive(&app, &caller, id, agent.as_deref()).await?;
             let headers = [
                 (header::CONTENT_TYPE, "application/zstd".to_owned()),
                 (header::CONTENT_LENGTH, archive.size.to_string()),
