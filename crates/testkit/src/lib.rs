@@ -3,6 +3,7 @@
 //! Everything here belongs to the one test that made it: ports, directories and processes are its own and go with it, also when it
 //! fails or is killed. Nothing here knows the product beyond `longshore-model`, so that what it finds out is evidence.
 
+pub mod credentials;
 mod eventually;
 mod lifeline;
 mod nats;

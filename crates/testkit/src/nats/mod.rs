@@ -1,6 +1,7 @@
 //! A real nats-server for one test: started, killed, paused, restarted, and gone with its files when dropped.
 
 mod binary;
+mod monitor;
 mod probe;
 mod wire;
 
@@ -35,13 +36,23 @@ pub struct NatsOptions {
     pub max_payload: Option<u64>,
     /// Bytes JetStream may store; the server's own default unless given.
     pub max_file_store: Option<u64>,
-    /// Lines added at the top level of the configuration. The readiness check connects without credentials and without TLS.
+    /// Whether the server tells of itself over HTTP as well, see [`NatsServer::monitor`]. A server that wants credentials or TLS needs this:
+    /// its readiness is asked for there, and otherwise by a connection without either.
+    pub is_monitored: bool,
+    /// Lines added at the top level of the configuration.
     pub extra_config: String,
 }
 
 impl Default for NatsOptions {
     fn default() -> Self {
-        Self { sync_always: true, store_dir: None, max_payload: None, max_file_store: None, extra_config: String::new() }
+        Self {
+            sync_always: true,
+            store_dir: None,
+            max_payload: None,
+            max_file_store: None,
+            is_monitored: false,
+            extra_config: String::new(),
+        }
     }
 }
 
@@ -180,6 +191,15 @@ impl NatsServer {
         stored
     }
 
+    /// What a monitored server tells of itself, such as `/connz` or `/jsz?streams=true`.
+    ///
+    /// # Panics
+    /// It is not monitored, or does not answer.
+    pub async fn monitor(&self, path: &str) -> Value {
+        let port = monitor::port(self.dir.path(), self.pid()).expect("the server is monitored");
+        monitor::get(port, path).await.unwrap_or_else(|| panic!("no answer to {path}\n{}", self.log()))
+    }
+
     fn process(&self) -> &Process {
         self.process.as_ref().expect("the server was killed and not restarted")
     }
@@ -193,7 +213,11 @@ impl NatsServer {
         let mut process = Process::spawn(command);
         let began = Instant::now();
         loop {
-            if probe::jetstream_answers(self.port, &self.name).await {
+            let is_ready = match self.options.is_monitored {
+                true => monitor::is_ready(self.dir.path(), process.pid()).await,
+                false => probe::jetstream_answers(self.port, &self.name).await,
+            };
+            if is_ready {
                 self.process = Some(process);
                 return true;
             }
@@ -211,8 +235,9 @@ impl NatsServer {
         let Self { options, name, port, .. } = self;
         let line = |key: &str, value: Option<String>| value.map(|value| format!("{key}: {value}\n")).unwrap_or_default();
         format!(
-            "server_name: {}\nlisten: \"127.0.0.1:{port}\"\n{}jetstream {{\nstore_dir: {}\n{}{}}}\n{}\n",
+            "server_name: {}\nlisten: \"127.0.0.1:{port}\"\n{}{}jetstream {{\nstore_dir: {}\n{}{}}}\n{}\n",
             quoted(name),
+            if options.is_monitored { monitor::config(self.dir.path()) } else { String::new() },
             line("max_payload", options.max_payload.map(|bytes| bytes.to_string())),
             quoted(&self.store_dir().to_string_lossy()),
             line("sync_interval", options.sync_always.then(|| "always".to_owned())),
