@@ -130,6 +130,7 @@ async fn agent(
         state_dir,
         supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
         heartbeat_every: Duration::from_secs(10),
+        backoff: longshore_model::retry::standard_backoff(),
         kill_grace: Duration::from_secs(1),
     };
     let agent = Agent::new(config, store)?;

@@ -1,12 +1,22 @@
-//! Holds `docs/promises.md` true: every test it names exists.
+//! Holds `docs/promises.md` and `docs/settings.md` true: every test they name exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 #[test]
 fn every_test_that_a_promise_rests_on_exists() {
+    check("docs/promises.md");
+}
+
+#[test]
+fn every_test_that_a_setting_rests_on_exists() {
+    check("docs/settings.md");
+}
+
+/// The last cell of each row of its tables names tests.
+fn check(document: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies one level below the workspace");
-    let table = std::fs::read_to_string(root.join("docs/promises.md")).expect("the table is there");
+    let table = std::fs::read_to_string(root.join(document)).expect("the table is there");
     let mut functions = BTreeSet::new();
     for dir in ["bench", "crates", "xtask"] {
         collect(&root.join(dir), &mut functions);
@@ -16,12 +26,12 @@ fn every_test_that_a_promise_rests_on_exists() {
         // The last cell names the tests; names in the other cells are the system's.
         let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
         for name in tests.split('`').skip(1).step_by(2) {
-            assert!(functions.contains(name), "docs/promises.md names the test `{name}`, which does not exist: {row}");
+            assert!(functions.contains(name), "{document} names the test `{name}`, which does not exist: {row}");
             n_rows += 1;
         }
         assert!(tests.contains('`') || tests.contains("later") || tests.trim() == "tests", "neither a test nor `later`: {row}");
     }
-    assert!(n_rows > 50, "only {n_rows} names were read: has the table another form?");
+    assert!(n_rows > 50, "{document}: only {n_rows} names were read: has the table another form?");
 }
 
 /// The names of all functions below a directory.

@@ -84,7 +84,7 @@ impl Worker {
             }
             Some(Interruption::Cancelled { by }) if finished.outcome == Outcome::Cancelled => self.cancelled(attempt, finished, &by).await,
             Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None if finished.transient => {
-                let wait = job.retry.wait_after(attempt.number).unwrap_or_default();
+                let wait = job.retry.wait_after_with(attempt.number, &self.ctx.config.backoff).unwrap_or_default();
                 self.again(job, attempt, finished, wait).await
             }
             Some(Interruption::Stopping | Interruption::Cancelled { .. }) | None => self.conclude(attempt, finished).await,

@@ -41,6 +41,8 @@ pub struct Config {
     pub labels: Vec<Label>,
     /// The true bound on running executions.
     pub max_jobs: usize,
+    /// The waits between attempts of jobs that do not say what theirs are: the wait before attempt `n + 1` is the `n`th, or the last.
+    pub backoff: Vec<Duration>,
     /// Where it keeps workspaces and its journal; made with mode 0700.
     pub state_dir: PathBuf,
     /// How the supervisor of children is started.
@@ -74,8 +76,8 @@ pub enum Error {
     /// The executor could not be opened.
     #[error("cannot prepare the host")]
     Host(#[from] longshore_exec::OpenError),
-    /// The broker is gone for good.
-    #[error("lost the broker")]
+    /// The broker is gone for good, or is not as it must be.
+    #[error("the broker does not serve it")]
     Broker(#[from] longshore_store::Error),
     /// Another agent process uses this state directory.
     #[error("another agent uses {}", .0.display())]
@@ -109,8 +111,9 @@ impl Agent {
     /// Makes itself known: from here on jobs may be addressed to it, and wait until it runs. Safe to repeat.
     ///
     /// # Errors
-    /// The broker did not take the heartbeat.
+    /// The broker did not take the heartbeat, or another queue group takes the work for anybody.
     pub async fn join(&self) -> Result<(), Error> {
+        self.store.work.join().await?;
         Ok(self.store.registry.beat(&heartbeat::heartbeat(&self.config, self.started_at, &heartbeat::Load::default())).await?)
     }
 

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// Before the broker is asked again after a fault.
 pub(crate) const PULL_PAUSE: Duration = Duration::from_millis(250);
 
+/// Before it is asked again for what it refuses until somebody changes it.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
 /// What a pull or a look tells.
 pub(crate) enum News {
     /// A pull brought it.
@@ -79,7 +82,11 @@ pub(crate) async fn pull(store: Store, n_slots: usize, events: mpsc::Sender<News
                 }
             }
         }
-        Err(error) => tracing::debug!(%error, "no work asked for"),
+        Err(error) if error.is_retryable() => tracing::debug!(%error, "no work asked for"),
+        Err(error) => {
+            tracing::error!(%error, "work for anybody cannot be taken");
+            end.run_until_cancelled(tokio::time::sleep(REFUSED_PAUSE)).await;
+        }
     }
     // Refused at once: asking again at once would only be refused again.
     if unused == n_slots && asked.elapsed() < PULL_PAUSE {

@@ -61,6 +61,18 @@ pub(crate) const OWN_CODES: &[(&str, &str, &str)] = &[
         "The message says what was tried. nats-server 2.12.0 or newer is needed; `--nats-server PATH` names one.",
     ),
     (
+        "broker_login",
+        "the broker does not let us in",
+        "The broker asks who comes, and does not know us by what it was shown: `nats.auth` and the flags --user, --password, --creds, --nkey \
+         and --nats-token-file say what that is, and `longshore config show --origin` where it comes from.",
+    ),
+    (
+        "broker_tls",
+        "there is no secure connection to the broker",
+        "The broker's certificate, ours, or a file that holds one is not what it must be. `nats.tls` and the flags --tls-ca, --tls-cert and \
+         --tls-key name the files; nothing was sent to the broker.",
+    ),
+    (
         "already_running",
         "another process uses the data directory",
         "One `longshore start` per data directory. Stop the other, or choose another with --data.",

@@ -9,6 +9,7 @@ use crate::limits::{ATTEMPTS_MAX, BACKOFF_STEPS_MAX, TIMEOUT_MAX};
 pub struct RetryPolicy {
     max_attempts: u32,
     backoff: Vec<Duration>,
+    is_backoff_usual: bool,
 }
 
 /// A policy that cannot be.
@@ -34,19 +35,25 @@ impl RetryPolicy {
         if backoff.len() > BACKOFF_STEPS_MAX || backoff.iter().any(|step| *step > TIMEOUT_MAX) {
             return Err(RetryPolicyError::Backoff);
         }
-        Ok(Self { max_attempts, backoff })
+        Ok(Self { max_attempts, backoff, is_backoff_usual: false })
+    }
+
+    /// The same policy, of a submission that said nothing of the waits: an agent may have other usual ones.
+    #[must_use]
+    pub fn with_usual_backoff(self) -> Self {
+        Self { is_backoff_usual: true, ..self }
     }
 
     /// One attempt and no other: what an operation that changes state gets unless somebody says it is safe.
     #[must_use]
     pub fn once() -> Self {
-        Self { max_attempts: 1, backoff: Vec::new() }
+        Self { max_attempts: 1, backoff: Vec::new(), is_backoff_usual: true }
     }
 
     /// Five attempts with the usual distances.
     #[must_use]
     pub fn standard() -> Self {
-        Self { max_attempts: 5, backoff: standard_backoff() }
+        Self { max_attempts: 5, backoff: standard_backoff(), is_backoff_usual: true }
     }
 
     /// The most attempts.
@@ -61,15 +68,29 @@ impl RetryPolicy {
         &self.backoff
     }
 
+    /// Whether nobody said what the waits are, so that they are the usual ones.
+    #[must_use]
+    pub fn is_backoff_usual(&self) -> bool {
+        self.is_backoff_usual
+    }
+
+    /// The wait after `attempt` (the first is 1) failed on an agent whose usual waits are these, or `None` if that was the last.
+    #[must_use]
+    pub fn wait_after_with(&self, attempt: u32, usual: &[Duration]) -> Option<Duration> {
+        let backoff = if self.is_backoff_usual { usual } else { &self.backoff };
+        (attempt < self.max_attempts).then(|| step(backoff, attempt))
+    }
+
     /// The wait after `attempt` (the first is 1) failed, or `None` if that was the last.
     #[must_use]
     pub fn wait_after(&self, attempt: u32) -> Option<Duration> {
-        if attempt >= self.max_attempts {
-            return None;
-        }
-        let step = (attempt.max(1) - 1) as usize;
-        Some(self.backoff.get(step).or(self.backoff.last()).copied().unwrap_or_default())
+        (attempt < self.max_attempts).then(|| step(&self.backoff, attempt))
     }
+}
+
+fn step(backoff: &[Duration], attempt: u32) -> Duration {
+    let idx = (attempt.max(1) - 1) as usize;
+    backoff.get(idx).or(backoff.last()).copied().unwrap_or_default()
 }
 
 /// `30s, 2m, 5m, 15m, 30m`.
@@ -88,6 +109,18 @@ mod tests {
         let waits: Vec<_> = (1..=5).map(|attempt| policy.wait_after(attempt).map(|wait| wait.as_secs())).collect();
         assert_eq!(waits, [Some(1), Some(5), Some(5), None, None]);
         assert_eq!(RetryPolicy::once().wait_after(1), None);
+    }
+
+    #[test]
+    fn waits_that_nobody_chose_are_the_agents_and_chosen_ones_are_the_jobs() {
+        let seconds = |wait: Option<Duration>| wait.map(|wait| wait.as_secs());
+        let usual = [Duration::from_secs(7), Duration::from_secs(9)];
+        let waits = |policy: &RetryPolicy| -> Vec<_> { (1..=5).map(|n| seconds(policy.wait_after_with(n, &usual))).collect() };
+        assert_eq!(waits(&RetryPolicy::standard()), [Some(7), Some(9), Some(9), Some(9), None]);
+        let chosen = RetryPolicy::new(3, vec![Duration::from_secs(1)]).unwrap();
+        assert_eq!(waits(&chosen), [Some(1), Some(1), None, None, None]);
+        assert_eq!(waits(&chosen.with_usual_backoff()), [Some(7), Some(9), None, None, None]);
+        assert_eq!(waits(&RetryPolicy::once()), [None; 5]);
     }
 
     #[test]

@@ -44,6 +44,8 @@ use crate::jetstream::Config;
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     namespace: String,
+    /// How every subject of the work queue begins.
+    queue: String,
     pub(crate) work: String,
     pub(crate) dead_letters: String,
     pub(crate) logs: String,
@@ -68,10 +70,12 @@ pub(crate) enum QueueKey {
 impl Layout {
     pub(crate) fn new(config: &Config) -> Self {
         let named = |name: &str| if config.namespace.is_empty() { name.to_owned() } else { format!("{}-{name}", config.namespace) };
+        let namespace = if config.namespace.is_empty() { String::new() } else { format!("{}.", config.namespace) };
         Self {
-            namespace: if config.namespace.is_empty() { String::new() } else { format!("{}.", config.namespace) },
+            queue: format!("{namespace}{}", config.work_prefix),
+            namespace,
             work: named(&config.stream.name),
-            dead_letters: named(&format!("{}-DLQ", config.stream.name)),
+            dead_letters: named(config.dead_letters.name.as_ref().unwrap_or(&format!("{}-DLQ", config.stream.name))),
             logs: named(&config.logs.name),
             audit: named(&config.audit.name),
             queue_bucket: named(&config.kv.bucket),
@@ -79,7 +83,7 @@ impl Layout {
             inbox_bucket: named("agent-inbox"),
             turn_bucket: named("job-turns"),
             registry_bucket: named(&config.registry.bucket),
-            state_bucket: named("agent-state"),
+            state_bucket: named(&config.state_bucket),
             object_bucket: named(&config.objects.bucket),
         }
     }
@@ -188,33 +192,33 @@ impl Layout {
     // Work.
 
     pub(crate) fn work_subjects(&self) -> Vec<String> {
-        vec![format!("{}jobs.query.>", self.namespace), format!("{}jobs.modify.>", self.namespace)]
+        vec![format!("{}.query.>", self.queue), format!("{}.modify.>", self.queue)]
     }
 
     pub(crate) fn any_work(&self) -> String {
-        format!("{}jobs.*._any.*", self.namespace)
+        format!("{}.*._any.*", self.queue)
     }
 
     pub(crate) fn group_work(&self, group: &Label) -> String {
-        format!("{}jobs.*.any.label.{}.*", self.namespace, tokens(group))
+        format!("{}.*.any.label.{}.*", self.queue, tokens(group))
     }
 
     /// Where work for one of many is announced.
     pub(crate) fn any_work_of(&self, definition: &Definition, kind: Kind) -> String {
         let (job, kind) = (definition.id, kind.as_str());
         match group_of(definition) {
-            None => format!("{}jobs.{kind}._any.{job}", self.namespace),
-            Some(group) => format!("{}jobs.{kind}.any.label.{}.{job}", self.namespace, tokens(&group)),
+            None => format!("{}.{kind}._any.{job}", self.queue),
+            Some(group) => format!("{}.{kind}.any.label.{}.{job}", self.queue, tokens(&group)),
         }
     }
 
     /// How the broker turns definitions of work for one of many into work: from, to. One for each number of segments that a label has.
     pub(crate) fn any_transforms(&self) -> Vec<(String, String)> {
         let definitions = format!("$KV.{}.jobs.*._any.def.*", self.queue_bucket);
-        let any = (definitions.clone(), format!("{}jobs.{{{{wildcard(2)}}}}._any.{{{{wildcard(1)}}}}", self.namespace));
+        let any = (definitions.clone(), format!("{}.{{{{wildcard(2)}}}}._any.{{{{wildcard(1)}}}}", self.queue));
         let groups = (1..=LABEL_SEGMENTS_MAX).map(|n_segments| {
             let mut from = format!("{definitions}.label");
-            let mut to = format!("{}jobs.{{{{wildcard(2)}}}}.any.label", self.namespace);
+            let mut to = format!("{}.{{{{wildcard(2)}}}}.any.label", self.queue);
             // The key and the segments.
             for place in 3..=3 + n_segments {
                 from.push_str(".*");
@@ -270,7 +274,7 @@ impl Layout {
 
     /// How the broker tells of a group's work: from, to.
     pub(crate) fn group_republish(&self) -> (String, String) {
-        (format!("{}jobs.*.any.label.>", self.namespace), format!("{}group.{{{{wildcard(1)}}}}.>", self.namespace))
+        (format!("{}.*.any.label.>", self.queue), format!("{}group.{{{{wildcard(1)}}}}.>", self.namespace))
     }
 
     pub(crate) fn group_wake(&self, group: &Label) -> String {

@@ -115,6 +115,12 @@ pub trait Work: Send + Sync {
     /// How long an unextended claim lasts.
     fn lease_duration(&self) -> Duration;
 
+    /// Makes sure that this agent's queue group may take `_any` work. Safe to repeat.
+    ///
+    /// # Errors
+    /// `Layout` if another group takes it; `Unavailable` if the broker did not answer.
+    async fn join(&self) -> Result<(), Error>;
+
     /// Asks for up to `max` pieces of `_any` work.
     async fn pull(&self, max: usize) -> Result<PullStream, Error>;
 

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_agent::{Agent, Config};
 use longshore_exec::SupervisorCommand;
 use longshore_model::job::Job;
-use longshore_model::retry::RetryPolicy;
+use longshore_model::retry::{RetryPolicy, standard_backoff};
 use longshore_model::wire::agent::AgentState;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
@@ -29,6 +29,8 @@ struct Bench {
     broker: Option<(NatsServer, jetstream::Config)>,
     dir: tempfile::TempDir,
     tasks: JoinSet<()>,
+    /// Of agents that are started from now on.
+    backoff: Vec<Duration>,
 }
 
 impl Bench {
@@ -41,7 +43,7 @@ impl Bench {
     }
 
     fn on(store: Store) -> Self {
-        Self { store, broker: None, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new() }
+        Self { store, broker: None, dir: tempfile::tempdir().unwrap(), tasks: JoinSet::new(), backoff: standard_backoff() }
     }
 
     fn broker(&mut self) -> &mut (NatsServer, jetstream::Config) {
@@ -62,6 +64,7 @@ impl Bench {
             state_dir: self.dir.path().join(id.to_string()),
             supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
             heartbeat_every: Duration::from_secs(1),
+            backoff: self.backoff.clone(),
             kill_grace: Duration::from_secs(1),
         };
         let store = match &self.broker {
@@ -188,6 +191,42 @@ async fn work_waits_for_its_time() {
         let answer = bench.answer(job, execution).await;
         assert!(answer.started_at.unwrap() >= later, "{job} started early");
         assert_eq!(answer.outcome, Outcome::Completed);
+    }
+}
+
+#[tokio::test]
+async fn waits_between_attempts_are_the_jobs_own_or_else_its_agents() {
+    let mut bench = Bench::new(|_| ()).await;
+    bench.backoff = [300, 700].map(Duration::from_millis).to_vec();
+    bench.start_agent(sample::agent_id(1), 4).await;
+    let now = Timestamp::now();
+    // The host cannot start any program, which is a fault that passes.
+    let job = |n, retry| Job { retry, ..sample::shell_any(sample::job_id(n), now, "true") };
+    let chosen = RetryPolicy::new(4, vec![Duration::from_millis(100)]).unwrap();
+    let jobs = [job(1, chosen.clone()), job(2, chosen.with_usual_backoff())];
+    for (job, expected) in jobs.iter().zip([[100, 100, 100], [300, 700, 700]]) {
+        bench.submit(job).await;
+        let answer = bench.answer(job.id, ExecutionId::Any).await;
+        assert_eq!((answer.attempts, answer.error.unwrap().code), (4, ErrorCode::DeadLetter));
+        let record = bench.record(job.id).await;
+        let waits: Vec<_> = record
+            .events
+            .iter()
+            .filter_map(|(.., event)| {
+                let EventKind::Retrying { not_before, .. } = &event.kind else { return None };
+                Some(not_before.duration_since(event.at).as_millis())
+            })
+            .collect();
+        assert_eq!(waits, expected, "{job:?}");
+        let starts: Vec<_> = record
+            .events
+            .iter()
+            .filter(|(.., event)| matches!(event.kind, EventKind::Started { .. }))
+            .map(|(.., event)| event.at)
+            .collect();
+        for (pair, wait) in starts.windows(2).zip(expected) {
+            assert!(pair[1].duration_since(pair[0]).as_millis() >= wait, "{starts:?}");
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::agent_flags::{AgentFlags, LOCAL_BROKER, Said, WorkerFlags};
-use super::controller::connect;
+use super::agent_flags::{AgentFlags, LOCAL_BROKER, WorkerFlags};
+use super::broker_flags::connect;
 use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
 use super::{RoleFlags, mapping};
-use crate::app::App;
+use crate::app::{App, Flag};
 use crate::command::{drain, status};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -69,21 +69,18 @@ async fn list(app: &App) -> Result<Exit, Failure> {
 
 impl Start {
     async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        run(app, self.role, self.own.said()?).await
+        run(app, self.role, self.own.flags()?).await
     }
 }
 
 impl WorkerStart {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        run(app, self.role, self.own.said()).await
+        run(app, self.role, self.own.flags()).await
     }
 }
 
-async fn run(app: &App, role: RoleFlags, said: Said) -> Result<Exit, Failure> {
-    if let Some(remark) = said.remark {
-        app.out.say(remark);
-    }
-    let flags = [role.flags(), said.flags].concat();
+async fn run(app: &App, role: RoleFlags, own: Vec<Flag>) -> Result<Exit, Failure> {
+    let flags = [role.flags()?, own].concat();
     let mut settings = app.settings(flags)?.settings;
     settings.nats.url.get_or_insert_with(|| LOCAL_BROKER.to_owned());
     let mut signals = Signals::catch()?;

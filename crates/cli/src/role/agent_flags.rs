@@ -77,56 +77,49 @@ struct ConsumerFlags {
     /// The pace at which waiting work is offered.
     #[arg(long, value_name = "POLICY", value_parser = ["instant", "original"])]
     consumer_replay_policy: Option<String>,
-    /// Taken for compatibility: the waits between attempts are each job's own (`job submit --backoff`).
+    /// Waits between the attempts of jobs that do not say what theirs are, such as 30s,2m.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     consumer_back_off: Vec<Span>,
 }
 
-/// What flags say, and what they cannot say.
-pub(crate) struct Said {
-    pub(crate) flags: Vec<Flag>,
-    /// For people, where a flag is taken and has no effect.
-    pub(crate) remark: Option<&'static str>,
-}
-
 impl AgentFlags {
-    pub(crate) fn said(self) -> Result<Said, Failure> {
-        let mut said = self.consumer.said();
-        said.flags.extend(broker("--agent-host", self.agent_host, self.agent_port));
-        let mut put = |key, name, value: Option<String>| said.flags.extend(value.map(|value| (key, name, value)));
+    pub(crate) fn flags(self) -> Result<Vec<Flag>, Failure> {
+        let mut flags = self.consumer.flags();
+        flags.extend(broker("--agent-host", self.agent_host, self.agent_port));
+        let mut put = |key, name, value: Option<String>| flags.extend(value.map(|value| (key, name, value)));
         put("agent.client_name", "--agent-client-name", self.agent_client_name);
         put("agent.queue_group", "--agent-queue-group", self.agent_queue_group);
         put("agent.hostname", "--agent-hostname", self.agent_hostname);
         put("agent.max_jobs", "--max-jobs", self.max_jobs.map(|n| n.to_string()));
         put("agent.labels", "--label", labels(&self.labels)?);
-        Ok(said)
+        Ok(flags)
     }
 }
 
 impl WorkerFlags {
-    pub(crate) fn said(self) -> Said {
-        let mut said = self.consumer.said();
-        said.flags.extend(broker("--worker-host", self.worker_host, self.worker_port));
-        let mut put = |key, name, value: Option<String>| said.flags.extend(value.map(|value| (key, name, value)));
+    pub(crate) fn flags(self) -> Vec<Flag> {
+        let mut flags = self.consumer.flags();
+        flags.extend(broker("--worker-host", self.worker_host, self.worker_port));
+        let mut put = |key, name, value: Option<String>| flags.extend(value.map(|value| (key, name, value)));
         put("agent.client_name", "--worker-client-name", self.worker_client_name);
         put("agent.queue_group", "--worker-queue-group", self.worker_queue_group);
         put("agent.hostname", "--worker-hostname", self.worker_hostname);
         put("agent.max_jobs", "--worker-max-jobs", self.worker_max_jobs.map(|n| n.to_string()));
-        said
+        flags
     }
 }
 
 impl ConsumerFlags {
-    fn said(self) -> Said {
+    fn flags(self) -> Vec<Flag> {
         let mut flags: Vec<Flag> = Vec::new();
         let mut put = |key, name, value: Option<String>| flags.extend(value.map(|value| (key, name, value)));
         put("agent.consumer.max_deliver", "--consumer-max-deliver", self.consumer_max_deliver.map(|n| n.to_string()));
         put("agent.consumer.ack_wait", "--consumer-ack-wait", self.consumer_ack_wait.map(|span| span.to_string()));
         put("agent.consumer.max_ack_pending", "--consumer-max-ack-pending", self.consumer_max_ack_pending.map(|n| n.to_string()));
         put("agent.consumer.replay_policy", "--consumer-replay-policy", self.consumer_replay_policy);
-        let remark =
-            "--consumer-back-off has no effect: the waits between attempts are each job's own, see `longshore job submit --backoff`";
-        Said { flags, remark: (!self.consumer_back_off.is_empty()).then_some(remark) }
+        let waits: Vec<_> = self.consumer_back_off.iter().map(ToString::to_string).collect();
+        put("agent.consumer.back_off", "--consumer-back-off", (!waits.is_empty()).then(|| waits.join(",")));
+        flags
     }
 }
 
@@ -168,14 +161,14 @@ mod tests {
 
     fn settings(line: &[&str]) -> Settings {
         let command = Cli::try_parse_from([&["longshore"], line].concat()).unwrap().command;
-        let said = if let Command::Agent(Agent::Start(start)) = command {
-            start.own.said().unwrap()
+        let flags = if let Command::Agent(Agent::Start(start)) = command {
+            start.own.flags().unwrap()
         } else if let Command::Job(Job::Worker(Worker::Start(start))) = command {
-            start.own.said()
+            start.own.flags()
         } else {
             panic!("{line:?}")
         };
-        Sources { flags: said.flags, ..Sources::default() }.load().unwrap().settings
+        Sources { flags, ..Sources::default() }.load().unwrap().settings
     }
 
     #[test]
@@ -205,6 +198,7 @@ mod tests {
             let consumer = &agent.consumer;
             assert_eq!((consumer.max_deliver, consumer.ack_wait.to_string().as_str(), consumer.max_ack_pending), (-1, "7s", 9));
             assert_eq!(consumer.replay_policy, crate::settings::ReplayPolicy::Original);
+            assert_eq!(consumer.back_off.iter().map(ToString::to_string).collect::<Vec<_>>(), ["30s", "2m"]);
         }
         let settings = settings(&["agent", "start", "--agent-port", "5", "--label", "rack:1", "--label", "group:true.x"]);
         assert_eq!(settings.nats.url.as_deref(), Some("nats://localhost:5"));

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use clap::{Args, Subcommand};
 use longshore_controller::Controller as Component;
 use longshore_store::Store;
-use longshore_store::jetstream::{self, ConnectError};
 use serde_json::json;
 
+use super::broker_flags::connect;
 use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
 use super::{RoleFlags, keys, mapping};
@@ -35,7 +35,7 @@ pub(crate) struct Start {
 impl Controller {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let Self::Start(start) = self;
-        let mut flags = start.role.flags();
+        let mut flags = start.role.flags()?;
         flags.extend(start.listen.map(|listen| ("controller.api.listen", "--listen", listen)));
         let settings = app.settings(flags)?.settings;
         let mut signals = Signals::catch()?;
@@ -65,20 +65,6 @@ impl Controller {
         ended.map_err(|error| Failure::new(Exit::Failed, "the controller ended").caused_by(&error))?;
         Ok(exit)
     }
-}
-
-/// Connects to the stores.
-pub(crate) async fn connect(config: &jetstream::Config) -> Result<Store, Failure> {
-    jetstream::connect(config).await.map_err(|error| match &error {
-        ConnectError::Connect { .. } => Failure::new(Exit::Unreachable, "the broker could not be reached")
-            .caused_by(&error)
-            .hint("start it:     longshore nats start")
-            .hint("if it runs, a managed broker needs its token:     --nats-token-file FILE")
-            .code("broker"),
-        ConnectError::TooOld { .. } | ConnectError::Credentials(_) | ConnectError::Name(_) | ConnectError::Setup(_) => {
-            Failure::new(Exit::Failed, "the broker cannot be used").caused_by(&error).code("broker")
-        }
-    })
 }
 
 /// Takes the address.

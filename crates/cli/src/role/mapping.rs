@@ -12,22 +12,46 @@ use super::broker::Endpoint;
 use super::{data, keys};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, without_credentials};
+use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, Storage, without_credentials};
 
 /// How to reach the stores on `endpoint`, or on the configured broker.
 pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_name: &str) -> Result<jetstream::Config, Failure> {
-    let Nats { server, stream, kv, logs, audit, registry, objects, .. } = &settings.nats;
+    let Nats { server, tls, stream, kv, dlq, logs, audit, registry, state, objects, .. } = &settings.nats;
     let consumer = &settings.agent.consumer;
     let (url, auth) = match endpoint {
-        Some(endpoint) => (endpoint.url(), Auth::Token(endpoint.token.clone())),
+        Some(endpoint) => {
+            ours_only(&settings.nats)?;
+            (endpoint.url(), Auth::Token(endpoint.token.clone()))
+        }
         None => external(&settings.nats)?,
     };
     Ok(jetstream::Config {
         url,
         client_name: client_name.to_owned(),
         auth,
+        tls: jetstream::Tls {
+            ca: tls.ca.as_ref().map(PathBuf::from),
+            // Checked when the settings were loaded: both or none.
+            client: tls
+                .cert
+                .as_ref()
+                .zip(tls.key.as_ref())
+                .map(|(cert, key)| jetstream::ClientCertificate { cert: cert.into(), key: key.into() }),
+        },
         namespace: server.namespace.clone(),
         replicas: stream.replicas,
+        storage: match stream.storage {
+            Storage::File => jetstream::Storage::File,
+            Storage::Memory => jetstream::Storage::Memory,
+        },
+        // Its form was checked when the settings were loaded.
+        work_prefix: stream.subjects.trim_end_matches(".>").to_owned(),
+        dead_letters: jetstream::DeadLetters {
+            name: dlq.stream.clone(),
+            max_age: dlq.max_age.map(|age| age.0),
+            max_bytes: dlq.max_bytes.0,
+        },
+        state_bucket: state.bucket.clone(),
         stream: jetstream::Stream { name: stream.name.clone(), max_age: stream.max_age.0, max_bytes: stream.max_bytes.0 },
         kv: jetstream::KeyValue {
             bucket: kv.bucket.clone(),
@@ -47,6 +71,19 @@ pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_nam
             replay_original: consumer.replay_policy == ReplayPolicy::Original,
         },
     })
+}
+
+/// What is said of a broker elsewhere has no effect on the one that Longshore runs itself.
+fn ours_only(nats: &Nats) -> Result<(), Failure> {
+    let key = match (nats.auth.kind, &nats.tls) {
+        (AuthKind::UserPass | AuthKind::Token | AuthKind::Nkey | AuthKind::Creds, _) => "nats.auth",
+        (AuthKind::None, tls) if *tls != Default::default() => "nats.tls",
+        (AuthKind::None, _) => return Ok(()),
+    };
+    Err(Failure::new(Exit::Usage, format!("`{key}` is for a broker that runs elsewhere, and none is named"))
+        .because("without `nats.url` Longshore runs a broker of its own, which has its own token")
+        .hint("give --nats-url nats://HOST:4222, or take the setting away")
+        .code("broker"))
 }
 
 fn external(nats: &Nats) -> Result<(String, Auth), Failure> {
@@ -91,7 +128,10 @@ pub(crate) fn controller(settings: &Settings, key: SigningKey, durability: &str)
         listen: address(&api.listen)?,
         job_timeout: api.job_timeout.0,
         retention: settings.nats.kv.ttl.0,
-        durability: durability.to_owned(),
+        durability: match settings.nats.stream.storage {
+            Storage::File => durability.to_owned(),
+            Storage::Memory => "relaxed".to_owned(),
+        },
         lease: settings.agent.consumer.ack_wait.0,
         // Checked when the settings were loaded.
         roles: api.security.roles().unwrap_or_default(),
@@ -120,6 +160,7 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         id: keys::agent_id(dir)?,
         hostname: Some(settings.agent.hostname.clone()).filter(|name| !name.is_empty()),
         max_jobs: settings.agent.max_jobs,
+        backoff: settings.agent.consumer.back_off.iter().map(|wait| wait.0).collect(),
         // Checked when the settings were loaded.
         labels: settings.agent.labels().unwrap_or_default(),
         state_dir,

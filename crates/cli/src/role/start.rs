@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::broker::Broker;
 use super::data::DataDir;
 use super::shutdown::{DRAIN_WITHIN, Signals, Tokens};
-use super::{RoleFlags, agent, controller, keys, mapping};
+use super::{RoleFlags, agent, broker_flags, controller, keys, mapping};
 use crate::app::App;
 use crate::contexts::{Context, Contexts, Noted};
 use crate::exit::Exit;
@@ -46,7 +46,7 @@ struct Running {
 impl Start {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let began = Instant::now();
-        let mut flags = self.role.flags();
+        let mut flags = self.role.flags()?;
         flags.extend(self.listen.map(|listen| ("controller.api.listen", "--listen", listen)));
         flags.extend(self.nats_server.map(|path| ("nats.server.binary", "--nats-server", path.display().to_string())));
         let settings = app.settings(flags)?.settings;
@@ -122,7 +122,7 @@ async fn with_broker(
     let controller_config = mapping::controller(settings, key, durability)?;
     let agent_config = mapping::agent(settings, data)?;
     let agent_line = format!("agent {}, up to {} jobs at once", agent_config.hostname(), agent_config.max_jobs);
-    let store = controller::connect(&mapping::store(settings, broker.map(|broker| &broker.endpoint), "longshore")?).await?;
+    let store = broker_flags::connect(&mapping::store(settings, broker.map(|broker| &broker.endpoint), "longshore")?).await?;
     let controller = controller::bind(controller_config, store.clone()).await?;
     let agent = agent::ready(agent_config, store).await?;
     Ok((controller, agent, agent_line, token_file))

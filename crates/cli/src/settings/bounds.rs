@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_model::limits::LABELS_MAX;
+use longshore_model::limits::{BACKOFF_STEPS_MAX, LABELS_MAX};
 
 use super::schema::Settings;
 
@@ -10,6 +10,8 @@ use super::schema::Settings;
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest: the broker counts nanoseconds in 63 bits.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The longest usual wait between two attempts, so that a job's records outlive its attempts.
+const BACKOFF_LONGEST: Duration = Duration::from_secs(3600);
 /// The most bytes of one stream, so that all of them together still have a number in the broker's own limit.
 const LARGEST: u64 = 1 << 56;
 /// The most executions of one agent at once.
@@ -35,11 +37,32 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     for (key, size) in [
         ("nats.stream.max_bytes", nats.stream.max_bytes),
         ("nats.kv.max_bytes", nats.kv.max_bytes),
+        ("nats.dlq.max_bytes", nats.dlq.max_bytes),
         ("nats.logs.max_bytes", nats.logs.max_bytes),
         ("nats.audit.max_bytes", nats.audit.max_bytes),
         ("nats.objects.max_bytes", nats.objects.max_bytes),
     ] {
         within(key, &size.0, 1..=LARGEST, "1 to 2^56 bytes")?;
+    }
+    if let Some(letters) = nats.dlq.max_age {
+        let shortest = nats.kv.ttl.0;
+        within("nats.dlq.max_age", &letters.0, shortest..=LONGEST, "no less than `nats.kv.ttl`: a letter must not go before its job does")?;
+    }
+    if nats.stream.subjects.strip_suffix(".>").is_none_or(str::is_empty) {
+        return Err(("nats.stream.subjects", format!("{:?} is not of the form it takes: PREFIX.>, such as jobs.>", nats.stream.subjects)));
+    }
+    for (key, given, other, missing) in [
+        ("nats.tls.cert", nats.tls.cert.is_some(), "nats.tls.key", nats.tls.key.is_none()),
+        ("nats.tls.key", nats.tls.key.is_some(), "nats.tls.cert", nats.tls.cert.is_none()),
+    ] {
+        if given && missing {
+            return Err((key, format!("it takes `{other}` beside it: a certificate and its key belong together")));
+        }
+    }
+    let back_off = &agent.consumer.back_off;
+    within("agent.consumer.back_off", &back_off.len(), 1..=BACKOFF_STEPS_MAX, "1 to 32 waits")?;
+    for wait in back_off {
+        within("agent.consumer.back_off", &wait.0, Duration::ZERO..=BACKOFF_LONGEST, "waits of up to 1h")?;
     }
     within("nats.stream.replicas", &nats.stream.replicas, 1..=REPLICAS_MAX, "1 to 5")?;
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;

@@ -22,6 +22,8 @@ pub(crate) struct Key {
     integer: bool,
     /// Whether it takes names with values.
     mapping: bool,
+    /// Whether it takes several values.
+    list: bool,
 }
 
 /// Every setting by its dotted name.
@@ -92,6 +94,10 @@ impl Key {
             Ok(_) | Err(_) if (self.secret || self.mapping) && text.trim_start().starts_with('{') => {
                 serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text))
             }
+            Ok(_) | Err(_) if self.list => {
+                let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
+                bare.split(',').map(|item| Value::from(item.trim())).filter(|item| item != "").collect()
+            }
             Ok(_) | Err(_) => Value::from(text),
         }
     }
@@ -111,8 +117,9 @@ fn collect(prefix: &str, schema: &Value, defaults: &Value, keys: &mut BTreeMap<S
         let doc = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
         let integer = schema.get("type").is_some_and(|kind| kind.to_string().contains("integer"));
         let address = mentions(schema, "x-address");
-        let mapping = schema.get("type").is_some_and(|kind| kind == "object");
-        keys.insert(dotted, Key { doc, default, secret, address, integer, mapping });
+        let is_a = |what: &str| schema.get("type").is_some_and(|kind| kind == what);
+        let (mapping, list) = (is_a("object"), is_a("array"));
+        keys.insert(dotted, Key { doc, default, secret, address, integer, mapping, list });
     }
 }
 
@@ -172,6 +179,9 @@ mod tests {
         assert_eq!(read("agent.hostname", "5"), "5");
         assert_eq!(read("nats.kv.max_bytes", "100MiB"), "100MiB");
         assert_eq!(read("nats.kv.max_bytes", "1024"), 1024);
+        for list in ["1s,2m", "1s, 2m", "[1s, 2m]"] {
+            assert_eq!(read("agent.consumer.back_off", list), serde_json::json!(["1s", "2m"]));
+        }
         assert_eq!(read("agent.labels", "{group: web}"), serde_json::json!({"group": "web"}));
         assert_eq!(read("nats.auth.token", "{file: /x}"), serde_json::json!({"file": "/x"}));
     }

@@ -148,11 +148,30 @@ impl Loaded {
         }
         let mut loaded = Self { settings: Settings::default(), keys, said, variables, files };
         loaded.settings = serde_path_to_error::deserialize(loaded.tree(Shown::Whole)).map_err(|error| loaded.blame(&error))?;
+        loaded.check_login()?;
         bounds::check(&loaded.settings).map_err(|(key, message)| {
             let origin = loaded.in_force(key).map_or(Origin::Default, |(_, origin)| origin);
             Error::Value { key: key.to_owned(), origin, message }
         })?;
         Ok(loaded)
+    }
+
+    /// Credentials that nobody would ever show, because nobody said which way to log in.
+    fn check_login(&self) -> Result<(), Error> {
+        if self.said.contains_key("nats.auth.type") {
+            return Ok(());
+        }
+        let is_given = |entries: &[Entry]| entries.last().is_some_and(|entry| !entry.value.is_null());
+        let given = self.said.iter().find(|(key, entries)| key.starts_with("nats.auth.") && is_given(entries));
+        given.map_or(Ok(()), |(key, entries)| {
+            let kind = match key.as_str() {
+                "nats.auth.user" | "nats.auth.password" => "user_pass",
+                other => other.trim_start_matches("nats.auth."),
+            };
+            let origin = entries.last().map_or(Origin::Default, |entry| entry.origin.clone());
+            let message = format!("it takes `nats.auth.type: {kind}` beside it, and has no effect without");
+            Err(Error::Value { key: key.clone(), origin, message })
+        })
     }
 
     /// The value in force and where it came from.
@@ -344,10 +363,17 @@ mod tests {
             ("agent: {labels: {'a.b': web}}", "agent.labels"),
             ("agent: {consumer: {ack_wait: 1ms}}", "agent.consumer.ack_wait"),
             ("agent: {consumer: {max_deliver: 0}}", "agent.consumer.max_deliver"),
+            ("agent: {consumer: {back_off: []}}", "agent.consumer.back_off"),
+            ("agent: {consumer: {back_off: [1s, 2h]}}", "agent.consumer.back_off"),
+            ("nats: {dlq: {max_age: 1h}}", "nats.dlq.max_age"),
+            ("nats: {dlq: {max_bytes: 0}}", "nats.dlq.max_bytes"),
+            ("nats: {stream: {subjects: jobs}}", "nats.stream.subjects"),
+            ("nats: {tls: {cert: /x}}", "nats.tls.cert"),
+            ("nats: {tls: {key: /x}}", "nats.tls.key"),
         ] {
             let error = refused(&[("etc.yaml", yaml)], &[]);
             assert!(matches!(&error, Error::Value { key, origin: Origin::File(_, 1), .. } if key == blamed), "{yaml}: {error:?}");
-            assert!(error.to_string().contains("it takes") || blamed == "agent.labels", "{error}");
+            assert!(error.to_string().contains("it takes") || blamed == "nats.stream.subjects" || blamed == "agent.labels", "{error}");
         }
         bounds::check(&Settings::default()).unwrap();
     }
@@ -361,10 +387,27 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden_wherever_they_come_from() {
-        let loaded = given(&[], &[("LONGSHORE_NATS__AUTH__TOKEN__FILE", "/run/token")]).sources.load().unwrap();
+        let variables = [("LONGSHORE_NATS__AUTH__TYPE", "token"), ("LONGSHORE_NATS__AUTH__TOKEN__FILE", "/run/token")];
+        let loaded = given(&[], &variables).sources.load().unwrap();
         assert_eq!(loaded.settings.nats.auth.token, Some(super::super::Secret::File("/run/token".into())));
         assert_eq!(loaded.shown_tree()["nats"]["auth"]["token"], "***");
         assert_eq!(loaded.shown_tree()["nats"]["auth"]["nkey"], Value::Null);
+    }
+
+    #[test]
+    fn credentials_that_would_never_be_shown_are_refused() {
+        for (yaml, blamed, wanted) in [
+            ("nats: {auth: {token: {file: /x}}}", "nats.auth.token", "type: token"),
+            ("nats: {auth: {user: ann}}", "nats.auth.user", "type: user_pass"),
+            ("nats: {auth: {creds: /x}}", "nats.auth.creds", "type: creds"),
+        ] {
+            let error = refused(&[("etc.yaml", yaml)], &[]);
+            assert!(matches!(&error, Error::Value { key, .. } if key == blamed), "{yaml}: {error:?}");
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+        for yaml in ["nats: {auth: {token: }}", "nats: {auth: {type: none, token: {file: /x}}}"] {
+            given(&[("etc.yaml", yaml)], &[]).sources.load().unwrap();
+        }
     }
 
     #[test]

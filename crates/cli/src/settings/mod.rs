@@ -9,6 +9,8 @@ mod error;
 mod keys;
 mod layer;
 mod load;
+#[cfg(test)]
+mod reference;
 mod schema;
 mod secret;
 mod yaml;
@@ -18,5 +20,5 @@ pub(crate) use error::Error;
 pub(crate) use keys::{Key, Keys, schema};
 pub(crate) use layer::{Layer, Origin};
 pub(crate) use load::{Loaded, Sources, user_dir};
-pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings};
+pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings, Storage};
 pub(crate) use secret::Secret;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use longshore_model::Label;
 use longshore_model::access::{Roles, TakenRole};
 use longshore_model::label::ParseLabelError;
+use longshore_model::retry::standard_backoff;
 use longshore_model::unit::{ByteSize, Span};
 use longshore_store::jetstream;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -36,16 +37,22 @@ pub(crate) struct Nats {
     pub(crate) server: Server,
     /// How to log in to the broker at `nats.url`.
     pub(crate) auth: Auth,
+    /// How the connection to the broker at `nats.url` is kept secret.
+    pub(crate) tls: Tls,
     /// The work queue.
     pub(crate) stream: Stream,
     /// Job definitions, events and answers.
     pub(crate) kv: Kv,
+    /// Jobs whose attempts are used up.
+    pub(crate) dlq: Dlq,
     /// Live output of jobs.
     pub(crate) logs: Logs,
     /// Who changed what, and who was refused.
     pub(crate) audit: Audit,
     /// Heartbeats of agents.
     pub(crate) registry: Registry,
+    /// What people want of agents.
+    pub(crate) state: State,
     /// Bundles and artifacts.
     pub(crate) objects: Objects,
 }
@@ -70,7 +77,7 @@ pub(crate) struct Server {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Auth {
-    /// `none`, `user_pass`, `token`, `nkey` or `creds`.
+    /// `none`, `user_pass`, `token`, `nkey` or `creds`; one beside `none` wants the settings of its name.
     #[serde(rename = "type")]
     pub(crate) kind: AuthKind,
     /// User, for `user_pass`.
@@ -83,6 +90,18 @@ pub(crate) struct Auth {
     pub(crate) creds: Option<String>,
     /// Seed of an nkey, for `nkey`.
     pub(crate) nkey: Option<Secret>,
+}
+
+/// How the connection to the broker is kept secret. With any of these it is made with TLS or not at all; the files are PEM.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// File with the authorities that may vouch for the broker. None: the system's own.
+    pub(crate) ca: Option<String>,
+    /// File with our certificate, for a broker that wants one. It needs `nats.tls.key`.
+    pub(crate) cert: Option<String>,
+    /// File with the key of our certificate.
+    pub(crate) key: Option<String>,
 }
 
 /// Ways to log in to the broker.
@@ -103,6 +122,8 @@ pub(crate) enum AuthKind {
 pub(crate) struct Stream {
     /// Name of the stream.
     pub(crate) name: String,
+    /// Subjects of the work, `PREFIX.>`.
+    pub(crate) subjects: String,
     /// How long a notification of work is kept.
     #[schemars(with = "String")]
     pub(crate) max_age: Span,
@@ -111,6 +132,39 @@ pub(crate) struct Stream {
     pub(crate) max_bytes: ByteSize,
     /// Copies of every stream and bucket: 1 on one server, 3 on a cluster.
     pub(crate) replicas: usize,
+    /// Where every stream and bucket is kept: `file`, or `memory`, which loses everything when the broker restarts.
+    pub(crate) storage: Storage,
+}
+
+/// Where the broker keeps streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Storage {
+    #[default]
+    File,
+    Memory,
+}
+
+/// Jobs whose attempts are used up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dlq {
+    /// Name of the stream. None: that of the work queue with `-DLQ`.
+    pub(crate) stream: Option<String>,
+    /// How long a dead letter is kept, no shorter than `nats.kv.ttl`. None: as long as its job is, and the work queue keeps work.
+    #[schemars(with = "Option<String>")]
+    pub(crate) max_age: Option<Span>,
+    /// How many bytes of dead letters are kept; beyond that they wait in the jobs' own records.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
+/// What people want of agents, such as a drain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct State {
+    /// Name of the bucket.
+    pub(crate) bucket: String,
 }
 
 /// Job definitions, events and answers.
@@ -279,6 +333,9 @@ pub(crate) struct Consumer {
     pub(crate) max_ack_pending: i64,
     /// `instant`, or `original` for the pace the work came in.
     pub(crate) replay_policy: ReplayPolicy,
+    /// Waits between the attempts of jobs that do not say what theirs are; the last one is repeated. Claims last `ack_wait` all the same.
+    #[schemars(with = "Vec<String>")]
+    pub(crate) back_off: Vec<Span>,
 }
 
 /// The pace at which waiting work is offered.
@@ -310,8 +367,28 @@ impl Default for Api {
 
 impl Default for Stream {
     fn default() -> Self {
-        let jetstream::Config { stream, replicas, .. } = jetstream::Config::default();
-        Self { name: stream.name, max_age: Span(stream.max_age), max_bytes: ByteSize(stream.max_bytes), replicas }
+        let jetstream::Config { stream, work_prefix, replicas, .. } = jetstream::Config::default();
+        Self {
+            name: stream.name,
+            subjects: format!("{work_prefix}.>"),
+            max_age: Span(stream.max_age),
+            max_bytes: ByteSize(stream.max_bytes),
+            replicas,
+            storage: Storage::File,
+        }
+    }
+}
+
+impl Default for Dlq {
+    fn default() -> Self {
+        let jetstream::DeadLetters { name, max_age, max_bytes } = jetstream::Config::default().dead_letters;
+        Self { stream: name, max_age: max_age.map(Span), max_bytes: ByteSize(max_bytes) }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { bucket: jetstream::Config::default().state_bucket }
     }
 }
 
@@ -379,6 +456,7 @@ impl Default for Consumer {
             ack_wait: Span(consumer.ack_wait),
             max_ack_pending: consumer.max_ack_pending,
             replay_policy: if consumer.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
+            back_off: standard_backoff().into_iter().map(Span).collect(),
         }
     }
 }

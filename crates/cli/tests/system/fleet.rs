@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a claim lasts without being extended.
-const LEASE: &str = "LONGSHORE_AGENT__CONSUMER__ACK_WAIT";
+pub(crate) const LEASE: &str = "LONGSHORE_AGENT__CONSUMER__ACK_WAIT";
 /// A delivery on its way to a killed agent is offered again after this; two minutes would be a long test.
 const SHORT_LEASE: &str = "5s";
 
@@ -159,7 +159,7 @@ pub(crate) fn persistent(script: &str) -> JobRequest {
 }
 
 /// An address on loopback below the range that connections are given by themselves, free at the moment and nobody else's in this process.
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() as u16).wrapping_mul(31);
     std::iter::repeat_with(|| 20_000 + start.wrapping_add(NEXT.fetch_add(7, Ordering::Relaxed)) % 10_000)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use longshore_testkit::{NatsServer, Process, Signal, eventually};
 use serde_json::Value;
 
-use crate::fleet::{PATIENCE, longshore};
+use crate::fleet::{PATIENCE, free_address, longshore};
 
 struct Host {
     home: tempfile::TempDir,
@@ -155,6 +155,58 @@ async fn a_password_in_the_brokers_address_is_not_announced() {
         process.wait(PATIENCE).await;
         assert!(!process.output().contains("hunter2"), "{}", process.output());
     }
+}
+
+#[tokio::test]
+async fn a_managed_broker_and_its_controller_are_as_configured() {
+    let host = Host::new();
+    let file = |name: &str, content: &str| {
+        let path = host.home.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (key, token) = (file("key", &"k".repeat(40)), file("ops.token", "made below"));
+    let store = host.home.path().join("streams").display().to_string();
+    let binary = host.home.path().join("my-nats-server");
+    std::os::unix::fs::symlink(longshore_testkit::nats_server_binary(), &binary).unwrap();
+    let (api, port) = (free_address(), free_address().rsplit_once(':').unwrap().1.to_owned());
+    let config = file(
+        "all.yaml",
+        &format!(
+            "nats: {{server: {{host: 127.0.0.2, port: {port}, store_dir: {store}, binary: {}}}}}\n\
+             controller:\n  api:\n    listen: {api}\n    job_timeout: 1s\n    security:\n      signing_key: {{file: {key}}}\n      \
+             roles: {{ops: {{permissions: [node:read, job:read]}}}}\n  client: {{url: 'http://{api}', security: {{bearer_token: {{file: {token}}}}}}}\n",
+            binary.display()
+        ),
+    );
+    let mut command = longshore(host.home.path(), &["start", "-o", "json", "--data", &host.data(), "--config", &config]);
+    // The test's own choice of the program would be one more way to name it.
+    command.env_remove("NATS_SERVER_BIN");
+    let process = Process::spawn(command);
+    let said: Value = serde_json::from_str(&process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await).unwrap();
+    assert_eq!((&said["url"], &said["nats_url"]), (&format!("http://{api}").into(), &format!("nats://127.0.0.2:{port}").into()));
+    assert!(Path::new(&store).join("jetstream").is_dir(), "nats.server.store_dir");
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", said["nats_pid"])).unwrap();
+    assert!(line.starts_with(binary.to_str().unwrap()), "nats.server.binary: {line}");
+
+    // The role, signed with the configured key, is what the controller knows, and what the client side sends.
+    let (code, ops, error) = host.types(&["token", "generate", "ci", "--role", "ops", "--data", &host.data(), "--config", &config]).await;
+    assert_eq!(code, Some(0), "{error}");
+    std::fs::write(&token, ops).unwrap();
+    let (code, _, error) = host.types(&["job", "list", "--config", &config]).await;
+    assert_eq!(code, Some(0), "{error}");
+    let (code, _, error) = host.types(&["node", "exec", "--config", &config, "--", "true"]).await;
+    assert_eq!(code, Some(4), "the role does not grant it: {error}");
+    assert!(!Path::new(&host.data()).join("signing.key").exists(), "the configured key is used, and none is made");
+}
+
+#[tokio::test]
+async fn a_managed_broker_by_itself_follows_its_flags() {
+    let host = Host::new();
+    let port = free_address().rsplit_once(':').unwrap().1.to_owned();
+    let process = Process::spawn(longshore(host.home.path(), &["nats", "start", "-o", "json", "--data", &host.data(), "--port", &port]));
+    let said: Value = serde_json::from_str(&process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await).unwrap();
+    assert_eq!(said["nats_url"], format!("nats://127.0.0.1:{port}"));
 }
 
 fn longshore_kill(pid: u64) {

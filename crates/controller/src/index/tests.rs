@@ -20,6 +20,7 @@ fn definition(id: u128) -> Definition {
         max_attempts: 1,
         backoff_ms: Vec::new(),
         concurrency_key: None,
+        usual_backoff: false,
         annotations: BTreeMap::new(),
         submitted_by: "ada".to_owned(),
         submitted_at: NOW,

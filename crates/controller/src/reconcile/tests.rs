@@ -94,6 +94,7 @@ fn definition(id: u128) -> Definition {
         max_attempts: 2,
         backoff_ms: vec![1000],
         concurrency_key: None,
+        usual_backoff: false,
         annotations: std::collections::BTreeMap::new(),
         submitted_by: "ada".to_owned(),
         submitted_at: now,

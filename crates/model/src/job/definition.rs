@@ -78,6 +78,7 @@ impl From<&Job> for Definition {
             max_attempts: job.retry.max_attempts(),
             backoff_ms: job.retry.backoff().iter().copied().map(millis).collect(),
             concurrency_key: job.concurrency_key.clone(),
+            usual_backoff: job.retry.is_backoff_usual(),
             annotations: job.annotations.clone(),
             submitted_by: job.submitted_by.clone(),
             submitted_at: job.submitted_at,
@@ -98,6 +99,7 @@ impl TryFrom<Definition> for Job {
         if record.executions.is_empty() {
             return Err(InvalidDefinition::NoExecutions);
         }
+        let retry = RetryPolicy::new(record.max_attempts, record.backoff_ms.into_iter().map(Duration::from_millis).collect())?;
         Ok(Self {
             id: record.id,
             call: Call::parse(&record.operation, record.args)?,
@@ -106,8 +108,8 @@ impl TryFrom<Definition> for Job {
             timeout: Duration::from_millis(record.timeout_ms),
             not_before: record.not_before,
             expires_at: record.expires_at,
-            retry: RetryPolicy::new(record.max_attempts, record.backoff_ms.into_iter().map(Duration::from_millis).collect())?,
             concurrency_key: record.concurrency_key,
+            retry: if record.usual_backoff { retry.with_usual_backoff() } else { retry },
             annotations: record.annotations,
             submitted_by: record.submitted_by,
             submitted_at: record.submitted_at,

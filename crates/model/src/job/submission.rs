@@ -195,13 +195,15 @@ impl Faults {
     }
 
     fn retry(&mut self, retry: &RetryRequest) -> Option<RetryPolicy> {
+        let is_usual = retry.backoff.is_none();
         let backoff = match &retry.backoff {
             None => Some(standard_backoff()),
             Some(steps) => {
                 self.take("/retry/backoff", steps.iter().map(|step| step.parse::<Span>().map(|span| span.0)).collect::<Result<_, _>>())
             }
         };
-        self.take("/retry", RetryPolicy::new(retry.max_attempts, backoff?))
+        let policy = self.take("/retry", RetryPolicy::new(retry.max_attempts, backoff?))?;
+        Some(if is_usual { policy.with_usual_backoff() } else { policy })
     }
 
     fn annotations(&mut self, annotations: &BTreeMap<String, String>) {

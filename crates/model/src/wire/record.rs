@@ -41,6 +41,10 @@ pub struct Definition {
     /// Of all executions with this key at most one runs at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
+    /// Whether the submission said nothing of the waits, so that an agent's own usual ones take their place. Records of before this field
+    /// do not say, and keep theirs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub usual_backoff: bool,
     /// Short strings for people and searches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

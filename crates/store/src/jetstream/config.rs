@@ -12,20 +12,30 @@ pub struct Config {
     pub client_name: String,
     /// How to log in.
     pub auth: Auth,
+    /// How the connection is kept secret.
+    pub tls: Tls,
     /// Prefixes every name, so that several fleets can share a broker. Empty, or one token of `[A-Za-z0-9_-]`.
     pub namespace: String,
     /// Copies of every stream: 1 on one server, 3 on a cluster.
     pub replicas: usize,
+    /// Where every stream is kept.
+    pub storage: Storage,
     /// The work queue.
     pub stream: Stream,
+    /// The first tokens of the work queue's subjects, `jobs` of `jobs.>`.
+    pub work_prefix: String,
     /// Definitions, events, answers.
     pub kv: KeyValue,
+    /// Jobs whose attempts are used up.
+    pub dead_letters: DeadLetters,
     /// Live output.
     pub logs: Stream,
     /// Who did what; old records make room for new ones.
     pub audit: Stream,
     /// Heartbeats.
     pub registry: Registry,
+    /// Bucket of what people want of agents.
+    pub state_bucket: String,
     /// Bundles, artifacts.
     pub objects: Objects,
     /// How agents take from the work queue.
@@ -65,6 +75,39 @@ impl std::fmt::Debug for Auth {
     }
 }
 
+impl Auth {
+    /// What kind of credentials they are, for messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "no credentials",
+            Self::UserPassword { .. } => "a user and password",
+            Self::Token(_) => "a token",
+            Self::Creds(_) => "a credentials file",
+            Self::NKey(_) => "an nkey",
+        }
+    }
+}
+
+/// How the connection is kept secret. All files are PEM; they are read again at every reconnect. With any of them the connection is made
+/// with TLS or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// The authorities that may vouch for the broker; the system's own unless given.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key, for brokers that want one.
+    pub client: Option<ClientCertificate>,
+}
+
+/// Who we are, to a broker that asks at the door.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// A stream and its bounds.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -86,6 +129,27 @@ pub struct KeyValue {
     /// How long a record is kept.
     pub ttl: Duration,
     /// How many bytes are kept; beyond that new work is refused.
+    pub max_bytes: u64,
+}
+
+/// Where streams are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// On disk, before a write is acknowledged if the broker is told so.
+    #[default]
+    File,
+    /// In the broker's memory: all is lost when it restarts.
+    Memory,
+}
+
+/// The stream of dead letters.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// Its name; that of the work queue with `-DLQ` unless given.
+    pub name: Option<String>,
+    /// How long a letter is kept: at least as long as the ledger keeps the job, which it is unless given.
+    pub max_age: Option<Duration>,
+    /// How many bytes are kept; beyond that letters wait in the ledger.
     pub max_bytes: u64,
 }
 
@@ -132,13 +196,18 @@ impl Default for Config {
             url: "nats://127.0.0.1:4222".to_owned(),
             client_name: "longshore".to_owned(),
             auth: Auth::None,
+            tls: Tls::default(),
             namespace: String::new(),
             replicas: 1,
+            storage: Storage::File,
             stream: Stream { name: "JOBS".to_owned(), max_age: 7 * DAY, max_bytes: 1 << 30 },
+            work_prefix: "jobs".to_owned(),
             kv: KeyValue { bucket: "job-queue".to_owned(), response_bucket: "job-responses".to_owned(), ttl: 7 * DAY, max_bytes: 1 << 30 },
+            dead_letters: DeadLetters { name: None, max_age: None, max_bytes: 1 << 30 },
             logs: Stream { name: "JOB-LOGS".to_owned(), max_age: DAY, max_bytes: 1 << 30 },
             audit: Stream { name: "AUDIT".to_owned(), max_age: 30 * DAY, max_bytes: 256 << 20 },
             registry: Registry { bucket: "agent-registry".to_owned(), ttl: Duration::from_secs(30) },
+            state_bucket: "agent-state".to_owned(),
             objects: Objects { bucket: "objects".to_owned(), max_age: 7 * DAY, max_bytes: 10 << 30 },
             consumer: Consumer {
                 queue_group: "job-agents".to_owned(),

@@ -1,17 +1,16 @@
 //! Connecting: log in, check the server's version, make or check every stream and bucket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{ConnectOptions, Event};
 use tokio::sync::broadcast;
-use tokio::time::Instant;
 
-use super::config::{Auth, Config};
+use super::config::Config;
+use super::dial::dial;
 use super::link::{Link, TRY};
 use super::mux::Mux;
+use super::tls::TlsFault;
 use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, turns, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
@@ -19,19 +18,34 @@ use crate::{Broker, Error, Store};
 /// The oldest nats-server that has what Longshore relies on: 2.12 brought guards over a filter and limit markers of age.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 0);
 
-/// How long a broker that is still starting is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answers there, or it does not let us in.
+    /// Nobody answers there.
     #[error("cannot connect to NATS at {url}: {reason}")]
     Connect {
         /// Where, without credentials.
         url: String,
         /// Why.
         reason: String,
+    },
+    /// It does not let us in with the credentials that it was shown, or without any.
+    #[error("NATS at {url} does not let us in with {shown}: {reason}")]
+    NotLetIn {
+        /// Where, without credentials.
+        url: String,
+        /// What kind of credentials it was shown.
+        shown: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// There is no secure connection to it.
+    #[error("no secure connection to NATS at {url}: {fault}")]
+    Tls {
+        /// Where, without credentials.
+        url: String,
+        /// What is wrong.
+        fault: TlsFault,
     },
     /// The server is too old.
     #[error("nats-server {found} is too old: {}.{}.{} or newer is needed, 2.15.1 is recommended", OLDEST_SERVER.0, OLDEST_SERVER.1, OLDEST_SERVER.2)]
@@ -95,88 +109,6 @@ impl Broker for Link {
     }
 }
 
-async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) -> Result<async_nats::Client, ConnectError> {
-    let shown = without_credentials(&config.url);
-    let servers: Vec<_> = config
-        .url
-        .split(',')
-        .map(|url| url.trim().parse::<async_nats::ServerAddr>())
-        .collect::<Result<_, _>>()
-        .map_err(|fault| ConnectError::Connect { url: shown.clone(), reason: fault.to_string() })?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let fault = match options(config, reconnects.clone()).await?.connect(&servers[..]).await {
-            Ok(client) => return Ok(client),
-            Err(fault) => fault,
-        };
-        // A wrong password does not become right by asking again.
-        let final_answer =
-            matches!(fault.kind(), async_nats::ConnectErrorKind::AuthorizationViolation | async_nats::ConnectErrorKind::Authentication);
-        if final_answer || Instant::now() >= deadline {
-            return Err(ConnectError::Connect { url: shown, reason: fault.to_string() });
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn options(config: &Config, reconnects: broadcast::Sender<()>) -> Result<ConnectOptions, ConnectError> {
-    let options = match &config.auth {
-        Auth::None => ConnectOptions::new(),
-        Auth::UserPassword { user, password } => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
-        Auth::Token(token) => ConnectOptions::with_token(token.clone()),
-        Auth::NKey(seed) => ConnectOptions::with_nkey(seed.clone()),
-        Auth::Creds(path) => ConnectOptions::with_credentials_file(path)
-            .await
-            .map_err(|fault| ConnectError::Credentials(format!("{}: {fault}", path.display())))?,
-    };
-    Ok(options
-        .name(&config.client_name)
-        .connection_timeout(Duration::from_secs(3))
-        .ping_interval(Duration::from_secs(10))
-        .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            let reconnects = reconnects.clone();
-            async move {
-                match event {
-                    Event::Connected => {
-                        // Nobody listening is fine: this is a hint.
-                        let _ = reconnects.send(());
-                        tracing::info!("connected to the broker");
-                    }
-                    Event::Disconnected => tracing::warn!("lost the connection to the broker; trying again"),
-                    other @ (Event::LameDuckMode
-                    | Event::Draining
-                    | Event::Closed
-                    | Event::SlowConsumer(_)
-                    | Event::ServerError(_)
-                    | Event::ClientError(_)) => tracing::debug!(event = %other, "broker connection"),
-                }
-            }
-        }))
-}
-
-/// Quick at first, then up to 2 s, each with its own jitter so that a fleet does not come back in one instant.
-fn reconnect_delay(attempts: usize) -> Duration {
-    let base = Duration::from_millis(20).saturating_mul(1 << attempts.min(7)).min(Duration::from_secs(2));
-    base.mul_f64(0.5 + f64::from(jitter_percent()) / 100.0)
-}
-
-/// 0 to 99 from the clock's fastest digits: enough to spread reconnects, and no reason for a dependency.
-fn jitter_percent() -> u32 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos() / 64 % 100)
-}
-
-fn without_credentials(url: &str) -> String {
-    url.split(',')
-        .map(|one| match (one.find("://"), one.rfind('@')) {
-            (Some(scheme), Some(at)) if at > scheme => format!("{}://{}", &one[..scheme], &one[at + 1..]),
-            _ => one.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 fn parse_version(text: &str) -> (u64, u64, u64) {
     let mut numbers = text.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
@@ -192,10 +124,13 @@ fn check_names(config: &Config) -> Result<(), ConnectError> {
         ("nats.logs.stream", &config.logs.name),
         ("nats.audit.stream", &config.audit.name),
         ("nats.registry.bucket", &config.registry.bucket),
+        ("nats.state.bucket", &config.state_bucket),
         ("nats.objects.bucket", &config.objects.bucket),
         ("agent.queue_group", &config.consumer.queue_group),
     ];
-    for (key, name) in names {
+    let prefix = config.work_prefix.split('.').map(|token| ("nats.stream.subjects", token));
+    let letters = config.dead_letters.name.iter().map(|name| ("nats.dlq.stream", name.as_str()));
+    for (key, name) in names.into_iter().map(|(key, name)| (key, name.as_str())).chain(prefix).chain(letters) {
         if name.is_empty() || name.len() > 64 || !token(name) {
             return Err(ConnectError::Name(format!("{key} is {name:?}: use 1 to 64 of A-Z a-z 0-9 - _")));
         }
@@ -216,11 +151,6 @@ mod tests {
         assert!(parse_version("2.15.1") > OLDEST_SERVER);
         assert!(parse_version("2.12.0-RC.1") >= OLDEST_SERVER);
         assert!(parse_version("garbage") < OLDEST_SERVER);
-    }
-
-    #[test]
-    fn credentials_never_show_in_addresses() {
-        assert_eq!(without_credentials("nats://u:p@host:1,nats://host:2"), "nats://host:1,nats://host:2");
     }
 
     #[test]

@@ -9,7 +9,9 @@ use async_nats::jetstream::stream::{
 };
 
 use longshore_model::Label;
+use longshore_model::unit::ByteSize;
 
+use super::config::Storage;
 use super::link::Link;
 use crate::Error;
 use crate::layout::Layout;
@@ -24,6 +26,10 @@ const PULLS_WAITING_MAX: i64 = 16_384;
 const GROUP_IDLE_MAX: Duration = Duration::from_secs(600);
 /// What people wanted of an agent, last and before.
 const STATES_KEPT: i64 = 16;
+/// The broker's code for "insufficient storage resources available".
+const NO_ROOM: u64 = 10047;
+/// The broker's codes for "replicas > 1 not supported in non-clustered mode" and "no suitable peers for placement".
+const NO_COPIES: [u64; 2] = [10074, 10005];
 /// How long a starting broker may take until its streams answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -98,7 +104,10 @@ fn base(link: &Link, max_age: Duration, max_bytes: u64) -> Config {
         max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
         // A full store refuses; it never drops what is unfinished.
         discard: DiscardPolicy::New,
-        storage: StorageType::File,
+        storage: match link.config.storage {
+            Storage::File => StorageType::File,
+            Storage::Memory => StorageType::Memory,
+        },
         num_replicas: link.config.replicas,
         duplicate_window: DUPLICATE_WINDOW.min(if max_age.is_zero() { DUPLICATE_WINDOW } else { max_age }),
         ..Config::default()
@@ -147,17 +156,18 @@ fn turns(link: &Link) -> Config {
     bucket(link, &link.layout.turn_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
 }
 
-/// One letter a job. Kept at least as long as the ledger keeps the job: a letter that says that its job was redriven must not go first,
+/// One letter a job. Kept as long as the ledger keeps the job, or longer: a letter that says that its job was redriven must not go first,
 /// or the job would look as if nobody had seen to it.
 fn dead_letters(link: &Link) -> Config {
     let (work, ledger) = (link.config.stream.max_age, link.config.kv.ttl);
     // Zero is for ever.
-    let max_age = if work.is_zero() || ledger.is_zero() { Duration::ZERO } else { work.max(ledger) };
+    let usual = if work.is_zero() || ledger.is_zero() { Duration::ZERO } else { work.max(ledger) };
+    let settings = &link.config.dead_letters;
     Config {
         name: link.layout.dead_letters.clone(),
         subjects: vec![link.layout.dead_letter_subjects()],
         max_messages_per_subject: 1,
-        ..base(link, max_age, link.config.stream.max_bytes)
+        ..base(link, settings.max_age.unwrap_or(usual), settings.max_bytes)
     }
 }
 
@@ -270,6 +280,21 @@ async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
             CreateStreamErrorKind::JetStream(reason) if reason.error_code() == async_nats::jetstream::ErrorCode::STREAM_NAME_EXIST => {
                 Err(Error::unavailable("setting up its streams", fault))
             }
+            CreateStreamErrorKind::JetStream(reason) if NO_COPIES.contains(&reason.error_code().0) => Err(Error::Layout {
+                store: wanted.name.clone(),
+                problem: format!(
+                    "the broker cannot keep {} copies of it: set `nats.stream.replicas` to the number of its servers or less",
+                    wanted.num_replicas
+                ),
+            }),
+            CreateStreamErrorKind::JetStream(reason) if reason.error_code().0 == NO_ROOM => Err(Error::Layout {
+                store: wanted.name.clone(),
+                problem: format!(
+                    "the broker has not as much room left as it must set aside for it ({}): lower the `max_bytes` of `nats.objects` and the \
+                     others, or let the broker store more (`max_file_store` in its `jetstream` settings)",
+                    ByteSize(u64::try_from(wanted.max_bytes).unwrap_or_default())
+                ),
+            }),
             CreateStreamErrorKind::JetStream(_)
             | CreateStreamErrorKind::EmptyStreamName
             | CreateStreamErrorKind::InvalidStreamName

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
-use super::setup;
+use super::{rivals, setup};
 use crate::layout::{Layout, group_of};
 use crate::work::INBOX_PAGE;
 use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
@@ -31,6 +31,11 @@ use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, Pu
 const REVISION: &str = "Longshore-Revision";
 /// How far whoever announced it again had read its history.
 const SEEN: &str = "Longshore-Seen";
+
+/// How long agents of another queue group may take to be gone.
+const PARTING: Duration = Duration::from_secs(2);
+/// Between looks whether they are.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct JetStreamWork {
     link: Shared,
@@ -57,7 +62,14 @@ impl JetStreamWork {
             return Ok(consumer.clone());
         }
         let wanted = setup::consumer(&self.link, group);
-        let consumer = self.work.create_consumer(wanted.clone()).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        let consumer = match self.work.create_consumer(wanted.clone()).await {
+            Err(fault) if rivals::may_be_one(&fault) => {
+                rivals::make_way(&self.link, &self.work, &wanted).await?;
+                self.work.create_consumer(wanted.clone()).await
+            }
+            settled => settled,
+        }
+        .map_err(|fault| Error::unavailable(DOING, fault))?;
         let found = &consumer.cached_info().config;
         if found.ack_wait != wanted.ack_wait || found.max_deliver != wanted.max_deliver || found.max_ack_pending != wanted.max_ack_pending {
             return Err(Error::Layout {
@@ -82,6 +94,17 @@ impl JetStreamWork {
 impl Work for JetStreamWork {
     fn lease_duration(&self) -> Duration {
         self.link.config.consumer.ack_wait
+    }
+
+    async fn join(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + PARTING;
+        loop {
+            match self.consumer(None).await {
+                // Whoever has just gone may still be counted.
+                Err(Error::Layout { .. }) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
+                settled => return settled.map(drop),
+            }
+        }
     }
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {

@@ -91,6 +91,10 @@ impl Work for Memory {
         self.0.options.lease
     }
 
+    async fn join(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
         let puller =
             Puller { shared: Arc::clone(&self.0), changed: self.0.signals.work.subscribe(), left: max, until: Instant::now() + PULL_LASTS };

@@ -125,7 +125,7 @@ async fn load(store: &Store, n: u64) -> Option<StoredLetter> {
     store.dead_letters.load(job_id(n)).await.unwrap()
 }
 
-fn letter(n: u64) -> DeadLetter {
+pub(crate) fn letter(n: u64) -> DeadLetter {
     let job: JobId = job_id(n);
     let error = Failure { code: ErrorCode::DeadLetter, message: "all 2 attempts are used up; the last: no disk".to_owned() };
     let execution = DeadExecution {

@@ -129,7 +129,7 @@ async fn what_people_want_of_an_agent_is_kept_and_told(store: Store) {
     assert!(nothing_comes(&mut others, A_WHILE).await);
 }
 
-fn heartbeat(agent: u64, running: usize) -> Heartbeat {
+pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
     Heartbeat {
         schema: 1,
         agent: agent_id(agent),

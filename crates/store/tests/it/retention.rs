@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, Retent
 use longshore_model::ExecutionId;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::record::Definition;
-use longshore_store::jetstream::{Config, ConnectError, KeyValue, Objects, Registry, Stream, connect};
+use longshore_store::jetstream::{Config, ConnectError, DeadLetters, KeyValue, Objects, Registry, Stream, connect};
 use longshore_store::{Created, Error, ObjectReader, Store};
 use longshore_testkit::{NatsServer, eventually};
 use tokio::io::AsyncReadExt as _;
@@ -39,6 +39,7 @@ async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_chan
         logs: Stream { max_age: 7 * HOUR, max_bytes: 3 << 20, ..first.logs.clone() },
         objects: Objects { max_age: 8 * HOUR, max_bytes: 40 << 20, ..first.objects.clone() },
         audit: Stream { max_age: 10 * HOUR, max_bytes: 6 << 20, ..first.audit.clone() },
+        dead_letters: DeadLetters { max_age: Some(11 * HOUR), max_bytes: 7 << 20, ..first.dead_letters.clone() },
         ..first.clone()
     };
     let again = connect(&second).await.unwrap();
@@ -178,6 +179,38 @@ async fn the_broker_offers_work_as_configured_and_by_no_back_off_of_its_own() {
 }
 
 #[tokio::test]
+async fn work_goes_to_one_queue_group_and_a_renamed_one_takes_over_what_nobody_uses() {
+    let server = NatsServer::start().await;
+    let mut config = config(&server);
+    let first = connect(&config).await.unwrap();
+    let mut puller = Puller::new(&first).await;
+    config.consumer.queue_group = "crew".to_owned();
+    let other = connect(&config).await.unwrap();
+    let refused = other.work.join().await.unwrap_err();
+    let Error::Layout { problem, .. } = &refused else { panic!("{refused:?}") };
+    assert!(problem.contains("`job-agents`") && problem.contains("agent.queue_group") && !refused.is_retryable(), "{problem}");
+
+    // One piece of work is in the hands of the first group when it goes away, another waits.
+    create(&first, &any_job(1)).await;
+    create(&first, &any_job(2)).await;
+    assert_eq!(puller.next().await.definition, any_job(1));
+    drop((puller, first));
+    eventually("the first group's requests to be forgotten", PATIENCE, async || other.work.join().await.ok()).await;
+    let mut puller = Puller::new(&other).await;
+    assert_eq!([puller.next().await.definition, puller.next().await.definition], [any_job(1), any_job(2)], "none is lost");
+    drop((puller, other));
+
+    // The pace cannot be changed on a consumer that exists.
+    config.consumer.replay_original = true;
+    let third = connect(&config).await.unwrap();
+    eventually("the earlier requests to be forgotten", PATIENCE, async || third.work.join().await.ok()).await;
+    let jobs = broker(&server).await.get_stream("JOBS").await.unwrap();
+    let found = jobs.consumer_info("crew").await.unwrap().config;
+    assert_eq!(found.replay_policy, async_nats::jetstream::consumer::ReplayPolicy::Original);
+    assert_eq!(jobs.cached_info().state.consumer_count, 1);
+}
+
+#[tokio::test]
 async fn uploads_that_break_off_or_do_not_fit_leave_nothing_and_deleted_ones_no_trace() {
     let server = NatsServer::start().await;
     let mut config = config(&server);
@@ -278,14 +311,14 @@ async fn holds(broker: &Context, config: &Config) {
     use futures::TryStreamExt as _;
     let (limits, work_queue) = (RetentionPolicy::Limits, RetentionPolicy::WorkQueue);
     let (new, old) = (DiscardPolicy::New, DiscardPolicy::Old);
-    let Config { stream, kv, logs, objects, audit, .. } = config;
+    let Config { stream, kv, dead_letters, logs, objects, audit, .. } = config;
     let mut expected = vec![
         ("KV_job-queue", limits, new, kv.ttl, Some(kv.max_bytes), 1),
         ("KV_job-responses", limits, new, kv.ttl, Some(kv.max_bytes), 1),
         ("JOBS", work_queue, new, stream.max_age, Some(stream.max_bytes), -1),
         ("KV_agent-inbox", limits, new, stream.max_age, Some(stream.max_bytes), 1),
         // As long as the ledger keeps what they are made from, at least.
-        ("JOBS-DLQ", limits, new, stream.max_age.max(kv.ttl), Some(stream.max_bytes), 1),
+        ("JOBS-DLQ", limits, new, dead_letters.max_age.unwrap_or(stream.max_age.max(kv.ttl)), Some(dead_letters.max_bytes), 1),
         ("JOB-LOGS", limits, old, logs.max_age, Some(logs.max_bytes), -1),
         ("AUDIT", limits, old, audit.max_age, Some(audit.max_bytes), -1),
         // Heartbeats expire one by one.
