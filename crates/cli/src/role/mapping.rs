@@ -16,7 +16,7 @@ use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, Storage, w
 
 /// How to reach the stores on `endpoint`, or on the configured broker.
 pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_name: &str) -> Result<jetstream::Config, Failure> {
-    let Nats { server, tls, stream, kv, dlq, logs, audit, registry, state, objects, .. } = &settings.nats;
+    let Nats { server, tls, inbox_prefix, stream, kv, dlq, logs, audit, registry, state, objects, .. } = &settings.nats;
     let consumer = &settings.agent.consumer;
     let (url, auth) = match endpoint {
         Some(endpoint) => {
@@ -38,6 +38,7 @@ pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_nam
                 .zip(tls.key.as_ref())
                 .map(|(cert, key)| jetstream::ClientCertificate { cert: cert.into(), key: key.into() }),
         },
+        inbox_prefix: inbox_prefix.clone(),
         namespace: server.namespace.clone(),
         replicas: stream.replicas,
         storage: match stream.storage {

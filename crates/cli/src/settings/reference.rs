@@ -53,6 +53,10 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("nats.dlq.max_age", &[STREAMS, RETENTION]),
     ("nats.dlq.max_bytes", &[STREAMS, RETENTION]),
     ("nats.dlq.stream", &[STREAMS]),
+    (
+        "nats.inbox_prefix",
+        &["an_agent_may_not_do_what_is_not_its_own", "an_agent_whose_user_may_do_no_more_than_the_document_says_runs_every_kind_of_work"],
+    ),
     ("nats.kv.bucket", &[STREAMS]),
     ("nats.kv.max_bytes", &[STREAMS, RETENTION, "a_full_ledger_refuses_new_work_and_keeps_everything_unfinished"]),
     ("nats.kv.response_bucket", &[STREAMS]),

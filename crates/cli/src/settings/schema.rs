@@ -27,7 +27,7 @@ pub(crate) struct Settings {
 }
 
 /// The broker and what is kept on it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Nats {
     /// An external NATS server or cluster, comma separated. None: `start` runs its own nats-server.
@@ -39,6 +39,8 @@ pub(crate) struct Nats {
     pub(crate) auth: Auth,
     /// How the connection to the broker at `nats.url` is kept secret.
     pub(crate) tls: Tls,
+    /// Beginning of the subjects that answers of the broker come to; a user of its own may be let listen there only.
+    pub(crate) inbox_prefix: String,
     /// The work queue.
     pub(crate) stream: Stream,
     /// Job definitions, events and answers.
@@ -364,6 +366,26 @@ impl Default for Api {
 }
 
 // The broker's names and bounds have one home, the store's own configuration.
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            url: None,
+            server: Server::default(),
+            auth: Auth::default(),
+            tls: Tls::default(),
+            inbox_prefix: jetstream::Config::default().inbox_prefix,
+            stream: Stream::default(),
+            kv: Kv::default(),
+            dlq: Dlq::default(),
+            logs: Logs::default(),
+            audit: Audit::default(),
+            registry: Registry::default(),
+            state: State::default(),
+            objects: Objects::default(),
+        }
+    }
+}
 
 impl Default for Stream {
     fn default() -> Self {

@@ -247,3 +247,54 @@ async fn what_is_said_of_a_broker_elsewhere_is_refused_where_longshore_runs_its_
         assert!(said.contains("is for a broker that runs elsewhere") && said.contains("--nats-url") && !said.contains("hunter2"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn an_agent_whose_user_may_do_no_more_than_the_document_says_runs_every_kind_of_work() {
+    let dir = Dir::new();
+    let id = "a-00000000000000000000000007";
+    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/broker-users.md")).unwrap();
+    let block = |kind: &str| document.split(&format!("```{kind}\n")).nth(1).unwrap().split("```").next().unwrap().replace("AGENT", id);
+    let password = dir.file("password", "s3cret");
+    let yaml = dir.file("agent.yaml", &block("yaml").replace("/etc/longshore/password", &password));
+    let server = NatsServer::start_with(NatsOptions {
+        is_monitored: true,
+        extra_config: format!(
+            "authorization {{ users: [{{user: controller, password: s3cret}}, {}] }}",
+            block("text").replace("PASSWORD", "s3cret")
+        ),
+        ..NatsOptions::default()
+    })
+    .await;
+    let at = vec!["--nats-url".to_owned(), server.url()];
+    let login = words(["--user", "controller", "--password", &password, "--listen", &free_address()]);
+    let (_controller, said) = role(command(&dir, &["controller", "start"], &[&at[..], &login].concat()), &dir, "controller").await;
+    std::fs::create_dir(dir.path().join("agent")).unwrap();
+    std::fs::write(dir.path().join("agent/agent.id"), id).unwrap();
+    let first = ["agent", "start", "--agent-hostname", "harbor", "--label", "group:web", "--config", &yaml];
+    let (_agent, started) = role(command(&dir, &first, &at), &dir, "agent").await;
+    assert_eq!(started["agent"], id);
+
+    let (url, token) = (said["url"].as_str().unwrap(), said["token_file"].as_str().unwrap());
+    let types = async |line: &[&str]| {
+        let mut command = longshore(dir.path(), &[&["--url", url, "--token-file", token], line].concat());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        (output.status.code(), said_in(&output))
+    };
+    eventually("the agent to be known", PATIENCE, async || types(&["agent", "list"]).await.1.contains("harbor").then_some(())).await;
+    for target in ["_any", "_any@group:web", "harbor", "group:web"] {
+        let (code, said) = types(&["run", "--yes", "--target", target, "--", "echo", "hello"]).await;
+        assert!(code == Some(0) && said.contains("hello"), "{target}: {said}\n{}", server.log());
+    }
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("in"), "content").unwrap();
+    let (source, results) = (text(&source), text(&dir.path().join("results")));
+    let (code, said) = types(&["run", "--out", &results, &source, "--", "cp in out"]).await;
+    assert!(code == Some(0) && Path::new(&results).join("out").exists(), "{said}\n{}", server.log());
+    for words in [&["agent", "drain", "harbor"][..], &["agent", "undrain", "harbor"], &["run", "--", "true"]] {
+        let (code, said) = types(words).await;
+        assert_eq!(code, Some(0), "{words:?}: {said}\n{}", server.log());
+    }
+    let log = server.log();
+    assert!(!log.contains("Violation"), "{log}");
+}

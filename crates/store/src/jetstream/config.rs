@@ -14,6 +14,8 @@ pub struct Config {
     pub auth: Auth,
     /// How the connection is kept secret.
     pub tls: Tls,
+    /// The first tokens of the subjects that answers come to, so that a broker can bound what its user may listen to.
+    pub inbox_prefix: String,
     /// Prefixes every name, so that several fleets can share a broker. Empty, or one token of `[A-Za-z0-9_-]`.
     pub namespace: String,
     /// Copies of every stream: 1 on one server, 3 on a cluster.
@@ -197,6 +199,7 @@ impl Default for Config {
             client_name: "longshore".to_owned(),
             auth: Auth::None,
             tls: Tls::default(),
+            inbox_prefix: "_INBOX".to_owned(),
             namespace: String::new(),
             replicas: 1,
             storage: Storage::File,

@@ -129,6 +129,7 @@ fn check_names(config: &Config) -> Result<(), ConnectError> {
         ("agent.queue_group", &config.consumer.queue_group),
     ];
     let prefix = config.work_prefix.split('.').map(|token| ("nats.stream.subjects", token));
+    let prefix = prefix.chain(config.inbox_prefix.split('.').map(|token| ("nats.inbox_prefix", token)));
     let letters = config.dead_letters.name.iter().map(|name| ("nats.dlq.stream", name.as_str()));
     for (key, name) in names.into_iter().map(|(key, name)| (key, name.as_str())).chain(prefix).chain(letters) {
         if name.is_empty() || name.len() > 64 || !token(name) {

@@ -27,7 +27,7 @@ pub(super) async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) ->
     let deadline = Instant::now() + PATIENCE;
     loop {
         let options = config.tls.apply(login(&config.auth)?).map_err(|fault| ConnectError::Tls { url: shown.clone(), fault })?;
-        let options = lasting(options, &config.client_name, reconnects.clone());
+        let options = lasting(options, config, reconnects.clone());
         let fault = match options.connect(&servers[..]).await {
             Ok(client) => return Ok(client),
             Err(fault) => fault,
@@ -86,9 +86,10 @@ fn login(auth: &Auth) -> Result<ConnectOptions, ConnectError> {
     })
 }
 
-fn lasting(options: ConnectOptions, name: &str, reconnects: broadcast::Sender<()>) -> ConnectOptions {
+fn lasting(options: ConnectOptions, config: &Config, reconnects: broadcast::Sender<()>) -> ConnectOptions {
     options
-        .name(name)
+        .name(&config.client_name)
+        .custom_inbox_prefix(&config.inbox_prefix)
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)

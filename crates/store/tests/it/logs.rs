@@ -88,7 +88,7 @@ async fn deleted_output_is_gone(store: Store) {
     assert_eq!(records(&read(&store, 2, 0, 1).await), [record(2, 0)]);
 }
 
-fn record(job: u64, seq: u64) -> LogRecord {
+pub(crate) fn record(job: u64, seq: u64) -> LogRecord {
     LogRecord {
         job: job_id(job),
         execution: ExecutionId::Any,

@@ -16,6 +16,7 @@ mod ledger;
 mod logs;
 mod namespace;
 mod objects;
+mod permissions;
 mod reconnect;
 mod registry;
 mod retention;
