@@ -30,6 +30,13 @@ fn definitions_that_name_their_key_load() {
 }
 
 #[test]
+fn definitions_that_leave_the_waits_to_the_agent_load_and_earlier_ones_keep_theirs() {
+    let is_usual = |golden: &str| Job::try_from(survives::<Definition>(golden)).expect("it is a job").retry.is_backoff_usual();
+    assert!(is_usual(include_str!("golden/definition.1.usual.json")));
+    assert!(!is_usual(include_str!("golden/definition.1.json")));
+}
+
+#[test]
 fn events_of_schema_1_load() {
     assert_eq!(survives::<Vec<Event>>(include_str!("golden/events.1.json")).len(), 6, "one of each kind");
 }

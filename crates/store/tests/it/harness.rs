@@ -88,6 +88,7 @@ fn config(server: &NatsServer, bounds: Bounds) -> Config {
     config.registry = Registry { ttl: bounds.registry_ttl, ..config.registry };
     config.kv.max_bytes = bounds.records_bytes_max;
     config.stream.max_bytes = 8 << 20;
+    config.dead_letters.max_bytes = 8 << 20;
     config.logs.max_bytes = 8 << 20;
     config.audit.max_bytes = 8 << 20;
     config.objects = Objects { max_bytes: 16 << 20, ..config.objects };
