@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Nats {
-    /// An external NATS server or cluster, comma separated. None: `start` runs its own nats-server.
+    /// An external NATS server or cluster, comma separated, nats:// or tls://. None: `start` runs its own nats-server.
     #[schemars(extend("x-address" = true))]
     pub(crate) url: Option<String>,
     /// The nats-server that Longshore runs itself.
@@ -98,7 +98,7 @@ pub(crate) struct Auth {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Tls {
-    /// File with the authorities that may vouch for the broker. None: the system's own.
+    /// File with the authorities that may vouch for the broker. None: the system's own, where the address says tls:// or the broker asks for TLS.
     pub(crate) ca: Option<String>,
     /// File with our certificate, for a broker that wants one. It needs `nats.tls.key`.
     pub(crate) cert: Option<String>,
@@ -314,7 +314,7 @@ pub(crate) struct Agent {
     pub(crate) max_jobs: usize,
     /// Groups it belongs to, such as `{group: web.dev.us-east}`: jobs for `group:web` and `group:web.dev` are for it, too.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Agents with the same group share the work for `_any`.
+    /// Name under which agents share the work for `_any`; the same for all agents of a fleet, since the work goes to one group.
     pub(crate) queue_group: String,
     /// Name of an agent's connection, for whoever looks at the broker.
     pub(crate) client_name: String,

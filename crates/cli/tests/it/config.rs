@@ -102,6 +102,47 @@ fn a_value_out_of_its_bounds_is_refused_by_check_and_by_what_would_use_it() {
 }
 
 #[test]
+fn each_layer_wins_over_the_ones_before_it() {
+    let home = Home::with("agent: {max_jobs: 2}\n");
+    let file = |name: &str, content: &str| {
+        let path = home.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (config, env_file) = (file("config.yaml", "agent: {max_jobs: 3}\n"), file("env", "LONGSHORE_AGENT__MAX_JOBS=4\n"));
+    let in_force = |words: &[&str], variables: &[(&str, &str)]| -> (Value, String) {
+        let ran = home.run(&[words, &["config", "show", "--origin", "-o", "jsonl"]].concat(), variables);
+        let rows = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let row = rows.into_iter().find(|row| row["key"] == "agent.max_jobs").unwrap_or_else(|| panic!("{}", ran.stderr));
+        (row["value"].clone(), row["origin"].as_str().unwrap().to_owned())
+    };
+    let (files, all) = (["--config", config.as_str()], ["--config", config.as_str(), "--env-file", env_file.as_str()]);
+    let (environment, other) = ([("LONGSHORE_AGENT__MAX_JOBS", "5")], [("LONGSHORE_AGENT__HOSTNAME", "x")]);
+    for (words, variables, value, origin) in [
+        (&[][..], &other[..], 2, "longshore.yaml:1"),
+        (&files[..], &other, 3, "config.yaml:1"),
+        (&all, &other, 4, "env:1"),
+        (&all, &environment, 5, "env LONGSHORE_AGENT__MAX_JOBS"),
+    ] {
+        let (found, from) = in_force(words, variables);
+        assert!(found == value && from.ends_with(origin), "{value}: {found} {from}");
+    }
+}
+
+#[test]
+fn the_older_spelling_is_read_and_both_at_once_are_an_error_that_names_both() {
+    let home = Home::with("job: {worker: {max_jobs: 3, queue_group: crew, hostname: harbor, labels: {group: web}}}\n");
+    let ran = home.run(&["config", "show"], &[]);
+    for part in ["3", "crew", "harbor", "web"] {
+        assert!(ran.stdout.contains(part), "{part}: {} {}", ran.stdout, ran.stderr);
+    }
+    let ran = home.run(&["config", "check"], &[("LONGSHORE_AGENT__MAX_JOBS", "4")]);
+    assert_eq!(ran.code, Some(10));
+    assert!(ran.stderr.contains("`job.worker.max_jobs`") && ran.stderr.contains("`agent.max_jobs`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("longshore.yaml:1") && ran.stderr.contains("LONGSHORE_AGENT__MAX_JOBS"), "{}", ran.stderr);
+}
+
+#[test]
 fn explain_shows_every_layer_and_which_is_in_force() {
     let home = Home::with("agent: {max_jobs: 3}\n");
     let ran = home.run(&["config", "explain", "agent.max_jobs"], &[("LONGSHORE_AGENT__MAX_JOBS", "4")]);

@@ -192,7 +192,8 @@ async fn every_setting_of_streams_and_consumers_is_what_the_broker_says_of_them(
 
 #[tokio::test]
 async fn every_flag_of_an_agent_is_seen_at_the_broker_or_in_what_it_does() {
-    let mut site = Site::start("").await;
+    // A file says otherwise, and a flag wins over it.
+    let mut site = Site::start("agent: {max_jobs: 9, hostname: nobody, client_name: nobody, consumer: {ack_wait: 9s}}").await;
     let port = site.nats.port().to_string();
     for (prefix, start) in [("agent", &["agent", "start"][..]), ("worker", &["job", "worker", "start"])] {
         let flag = |name: &str| format!("--{prefix}-{name}");
@@ -236,7 +237,9 @@ async fn every_flag_of_an_agent_is_seen_at_the_broker_or_in_what_it_does() {
         assert!(refused.status.code() == Some(1) && text.contains(&crew) && text.contains("agent.queue_group"), "{text}");
         site.processes.pop().unwrap().kill9();
     }
-    let labelled = site.role(&["agent", "start", "--label", "rack:a1", "--max-jobs", "6", "--agent-hostname", "third"]).await;
+    let labelled = site
+        .role(&["agent", "start", "--label", "rack:a1", "--max-jobs", "6", "--agent-hostname", "third", "--consumer-ack-wait", "2m"])
+        .await;
     let (_, heartbeat) = site.heartbeat("agent-registry", labelled["agent"].as_str().unwrap()).await;
     assert_eq!((&heartbeat["labels"], &heartbeat["max_jobs"]), (&json!(["rack:a1"]), &json!(6)));
 }
