@@ -132,6 +132,8 @@ async fn agent(
         heartbeat_every: Duration::from_secs(10),
         backoff: longshore_model::retry::standard_backoff(),
         kill_grace: Duration::from_secs(1),
+        opening_keys: None,
+        trusted_keys: None,
     };
     let agent = Agent::new(config, store)?;
     agent.join().await?;

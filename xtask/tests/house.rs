@@ -10,12 +10,13 @@ use serde_json::Value;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("longshore-model", &[]),
     ("longshore-session", &[]),
+    ("longshore-seal", &["model"]),
     ("longshore-store", &["model"]),
     ("longshore-exec", &["model"]),
-    ("longshore-agent", &["model", "session", "store", "exec"]),
-    ("longshore-controller", &["model", "session", "store"]),
+    ("longshore-agent", &["model", "seal", "session", "store", "exec"]),
+    ("longshore-controller", &["model", "seal", "session", "store"]),
     ("longshore-client", &["model"]),
-    ("longshore-cli", &["model", "session", "store", "exec", "agent", "controller", "client"]),
+    ("longshore-cli", &["model", "seal", "session", "store", "exec", "agent", "controller", "client"]),
     ("longshore-testkit", &["model"]),
     // The fan-out benchmark runs thousands of agents in one process.
     ("longshore-bench", &["agent", "client", "exec", "model", "store", "testkit"]),
@@ -26,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const MUST_NOT_USE: &[(&str, &[&str])] = &[
     ("longshore-model", &["tokio", "tokio-util", "axum", "reqwest", "rustix", "tempfile", "uuid", "rand", "getrandom"]),
     ("longshore-session", &["tokio", "tokio-util", "axum", "reqwest", "rustix"]),
+    ("longshore-seal", &["tokio", "tokio-util", "axum", "reqwest"]),
     ("longshore-store", &["axum"]),
     ("longshore-exec", &["axum", "reqwest"]),
     ("longshore-agent", &["axum"]),

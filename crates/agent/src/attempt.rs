@@ -94,7 +94,12 @@ impl Worker {
     /// Does the work, from fetching its bundle to storing its last output, with its claim extended, until it ends or is ended.
     async fn perform(&mut self, job: &Job, attempt: u32, fence: Option<Revision>) -> (Finished, Option<Interruption>) {
         let cancel = CancellationToken::new();
-        let work = work(self.ctx.clone(), self.key, job.clone(), (attempt, fence), cancel.clone());
+        let mut job = job.clone();
+        // From here on in the clear, and only in this process and in what it starts.
+        if let (Some(secrets), Ok(opened)) = (job.call.secrets_mut(), &mut self.checked) {
+            *secrets = std::mem::take(opened);
+        }
+        let work = work(self.ctx.clone(), self.key, job, (attempt, fence), cancel.clone());
         tokio::pin!(work);
         let mut extend = tokio::time::interval(self.claim.extend_every());
         extend.reset();

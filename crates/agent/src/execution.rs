@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use longshore_exec::Executor;
-use longshore_model::ExecutionId;
 use longshore_model::job::{Claim as Decision, Claimant, DropReason, Execution, InvalidDefinition, Job, claim};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
+use longshore_model::wire::secret::Secrets;
+use longshore_model::{ExecutionId, ExecutionState};
 use longshore_store::{Answered, Appended, Before, Delivery, Error, Revision, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::journal::{Entry, Journal};
 use crate::outbox::Outbox;
+use crate::trust;
 use crate::turn::{Asked, Watch};
 
 /// Between tries while the broker is away.
@@ -82,6 +84,8 @@ pub(crate) struct Worker {
     pub(crate) key: Key,
     pub(crate) claim: Claim,
     pub(crate) signals: Signals,
+    /// What the job may be run with, or why it may not.
+    pub(crate) checked: Result<Secrets, Failure>,
 }
 
 /// Carries one delivery to its end.
@@ -89,12 +93,20 @@ pub(crate) async fn carry(ctx: Arc<Context>, key: Key, delivery: Delivery, signa
     let Delivery { definition, revision, before, received, lease } = delivery;
     let claim = Claim::new(lease, ctx.store.work.lease_duration(), received);
     let owed = ctx.owed.lock().expect("no holder of this lock panics").remove(&key);
-    let worker = Worker { ctx, key, claim, signals };
+    let checked = trust::check(&ctx.config, &definition);
+    if let Err(failure) = &checked {
+        tracing::warn!(job.id = %key.0, code = %failure.code, reason = failure.message, "a job is refused, and nothing of it is started");
+    }
+    let worker = Worker { ctx, key, claim, signals, checked };
     let settled = match (owed, Job::try_from(definition)) {
         // An earlier process did the work; only its answer is missing.
         (Some(answer), _) => worker.answer(answer).await,
         (None, Ok(job)) => worker.settle(&job, before, revision).await,
-        (None, Err(invalid)) => worker.refuse(&invalid).await,
+        (None, Err(invalid)) => match worker.checked.clone() {
+            // Not a newer version's: nobody vouches for it.
+            Err(failure) => worker.reject(failure).await,
+            Ok(_) => worker.refuse(&invalid).await,
+        },
     };
     tracing::debug!(job.id = %key.0, ?settled, "worker ended");
     settled
@@ -120,7 +132,17 @@ impl Worker {
             let attempts = standing.execution.attempts();
             let is_holder_gone = *vouched_for.get_or_insert_with(|| vouches(before, &standing).then_some(attempts)) == Some(attempts);
             let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
-            match claim(job, &standing.execution, claimant, Timestamp::now()) {
+            let decision = claim(job, &standing.execution, claimant, Timestamp::now());
+            // Where somebody else had the last word, that stands; where this agent would go on, now or later, it does not.
+            let refusal = self.checked.as_ref().err().filter(|_| match &decision {
+                Decision::Start { .. } | Decision::Wait { .. } => true,
+                Decision::Drop(_) | Decision::Lose { .. } | Decision::Finish { .. } => false,
+            });
+            if let Some(failure) = refusal {
+                let answer = self.unstarted(&standing.execution, Outcome::Failed, failure.clone());
+                return self.answer(answer).await;
+            }
+            match decision {
                 Decision::Start { attempt } => {
                     let fence = match &job.concurrency_key {
                         None => None,
@@ -179,6 +201,28 @@ impl Worker {
             self.claim.give_back(wait).await;
         }
         Settled::Waiting(until)
+    }
+
+    /// Answers for a definition that cannot be read and that nobody vouches for, unless somebody else has it.
+    async fn reject(mut self, failure: Failure) -> Settled {
+        let Some(Standing { execution, .. }) = self.read().await else { return Settled::Done };
+        match execution.state() {
+            ExecutionState::Pending | ExecutionState::Retryable => {
+                let answer = self.unstarted(&execution, Outcome::Failed, failure);
+                self.answer(answer).await
+            }
+            ExecutionState::Running
+            | ExecutionState::Completed
+            | ExecutionState::Failed
+            | ExecutionState::Skipped
+            | ExecutionState::Cancelled
+            | ExecutionState::Expired
+            | ExecutionState::Lost => {
+                self.claim.done().await;
+                self.ctx.journal.forget(self.key);
+                Settled::Done
+            }
+        }
     }
 
     /// A definition that this version cannot read may be another agent's, of a newer version.

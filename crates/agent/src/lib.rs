@@ -18,6 +18,7 @@ mod output;
 mod recovery;
 mod runtime;
 mod transfer;
+mod trust;
 mod turn;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use longshore_exec::{Executor, SupervisorCommand};
 use longshore_model::{AgentId, Label};
+use longshore_seal::{OpeningKeys, TrustedKeys};
 use longshore_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,10 @@ pub struct Config {
     pub heartbeat_every: Duration,
     /// How long a process may ignore SIGTERM.
     pub kill_grace: Duration,
+    /// Open the secrets of jobs; without them jobs with secrets fail here.
+    pub opening_keys: Option<OpeningKeys>,
+    /// Controllers that jobs must be signed by; without them unsigned jobs are run.
+    pub trusted_keys: Option<TrustedKeys>,
 }
 
 impl Config {

@@ -55,6 +55,8 @@ pub(crate) struct Fence {
     ctx: Arc<Context>,
     key: String,
     holder: Holder,
+    /// Whether the end of this execution is the job's.
+    is_alone: bool,
     /// Grows from holder to holder: what an attempt writes elsewhere can be refused by it.
     pub(crate) revision: Revision,
 }
@@ -106,14 +108,13 @@ impl Fence {
     /// Frees the turn; and gives up the job's place, if its one execution has ended. A fault costs time only: who comes next finds in the
     /// ledger that the turn is over, and the controller removes those who wait no more.
     pub(crate) async fn end(self, job: &Job) {
-        let Self { ctx, key, holder, revision: _ } = self;
+        let Self { ctx, key, holder, is_alone, revision: _ } = self;
         let ended = async {
             let turn = ctx.store.turns.turn(&key).await?;
             if turn.hold.is_some_and(|hold| hold.holder == holder) {
                 ctx.store.turns.release(&key, turn.revision).await?;
             }
-            if let [execution] = job.executions[..]
-                && ctx.store.ledger.load_execution(job.id, execution).await?.is_none_or(|record| record.answer.is_some())
+            if is_alone && ctx.store.ledger.load_execution(holder.job, holder.execution).await?.is_none_or(|record| record.answer.is_some())
             {
                 ctx.store.turns.leave(&key, job.id).await?;
             }
@@ -137,7 +138,9 @@ async fn ask(ctx: &Arc<Context>, job: &Job, key: &str, holder: Holder) -> Result
     let waiting = turns.waiting(key).await?;
     let Some(n_before) = ahead(&waiting, job.id, now) else {
         // It lost its place with the records of who waits.
-        if let Some(waiter) = waiter(job, now) {
+        if let Some(mut waiter) = waiter(job, now) {
+            // A share looks like a job for this agent alone.
+            waiter.execution = waiter.execution.filter(|execution| *execution == ExecutionId::Any);
             turns.enter(&waiter).await?;
         }
         return Ok(Asked::After(waiting.len()));
@@ -151,6 +154,7 @@ async fn ask(ctx: &Arc<Context>, job: &Job, key: &str, holder: Holder) -> Result
         }
         return Ok(Asked::After(n_before));
     }
+    let is_alone = waiting.iter().any(|waiter| waiter.job == job.id && waiter.execution.is_some());
     let turn = turns.turn(key).await?;
     let over = match turn.hold {
         None => None,
@@ -168,7 +172,7 @@ async fn ask(ctx: &Arc<Context>, job: &Job, key: &str, holder: Holder) -> Result
         turns.take(key, &Hold { schema: SCHEMA, holder: former, over: None }, revision).await?;
         return Ok(Asked::After(1));
     }
-    Ok(Asked::Ours(Fence { ctx: Arc::clone(ctx), key: key.to_owned(), holder, revision }))
+    Ok(Asked::Ours(Fence { ctx: Arc::clone(ctx), key: key.to_owned(), holder, is_alone, revision }))
 }
 
 async fn is_held(ctx: &Context, key: &str, hold: &Hold, revision: Revision) -> Result<bool, Error> {

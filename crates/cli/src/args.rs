@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{completion, config, context, dead_letter, explain, job, node, operation, run, token};
+use crate::command::{completion, config, context, dead_letter, explain, job, key, node, operation, run, token};
 use crate::output::{Color, Format};
 use crate::render::shell_word;
 use crate::role;
@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Tokens for people and programs.
     #[command(subcommand)]
     Token(token::Token),
+    /// Keys that seal secrets and sign jobs.
+    #[command(subcommand)]
+    Key(key::Key),
     /// Which controller commands talk to.
     #[command(subcommand)]
     Context(context::Context),

@@ -84,6 +84,7 @@ impl Exit {
             | ErrorCode::DigestMismatch
             | ErrorCode::StorageFull
             | ErrorCode::Retention
+            | ErrorCode::NoSealingKey
             // As a refusal: what died was redriven or discarded before.
             | ErrorCode::DeadLetter
             | ErrorCode::Internal => Self::Failed,
@@ -101,6 +102,8 @@ impl Exit {
             | ErrorCode::Collecting
             | ErrorCode::HostFault
             | ErrorCode::NotPermitted
+            | ErrorCode::SecretsSealed
+            | ErrorCode::Untrusted
             | ErrorCode::Unsupported => Self::JobFailed,
             ErrorCode::Cancelled | ErrorCode::Expired => Self::JobEnded,
         }

@@ -52,6 +52,7 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Config(config) => config.perform(app),
         Command::Context(context) => context.perform(app),
         Command::Token(token) => token.perform(app),
+        Command::Key(key) => key.perform(app),
         Command::Run(run) => with_runtime(run.perform(app)),
         Command::Status => with_runtime(command::status::perform(app)),
         Command::Job(job) => with_runtime(job.perform(app)),

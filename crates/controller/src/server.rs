@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use longshore_model::access::Roles;
+use longshore_seal::{JobSigner, SealingKey};
 use longshore_store::Store;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
@@ -53,6 +54,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Signs and checks bearer tokens.
     pub signing_key: SigningKey,
+    /// Seals the secrets of jobs; without it jobs with secrets are refused.
+    pub sealing_key: Option<SealingKey>,
+    /// Signs jobs, so that agents can tell what comes from a controller; without it they are not signed.
+    pub job_signer: Option<JobSigner>,
     /// The roles that tokens may carry.
     pub roles: Roles,
     /// How long `?wait` without a value waits.
@@ -76,6 +81,8 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             signing_key,
+            sealing_key: None,
+            job_signer: None,
             roles: Roles::default(),
             job_timeout: Duration::from_secs(30),
             retention: Duration::from_secs(7 * 24 * 3600),

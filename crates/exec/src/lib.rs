@@ -11,6 +11,7 @@ mod finished;
 mod machine;
 pub mod process;
 mod provider;
+mod secrets;
 mod workspace;
 
 pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};

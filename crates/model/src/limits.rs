@@ -41,6 +41,12 @@ pub const COMMAND_WORDS_MAX: usize = 4096;
 pub const COMMAND_BYTES_MAX: usize = 128 * 1024;
 /// Environment variables a job may set.
 pub const ENV_VARS_MAX: usize = 256;
+/// Secrets a job may have.
+pub const SECRETS_MAX: usize = 32;
+/// Bytes of a job's secrets in all, with their names.
+pub const SECRETS_BYTES_MAX: usize = 64 * 1024;
+/// Bytes below which a secret is not looked for in output: what is that short is everywhere.
+pub const REDACTED_BYTES_MIN: usize = 6;
 /// Annotations on a job.
 pub const ANNOTATIONS_MAX: usize = 32;
 /// Bytes of an annotation's key or value.

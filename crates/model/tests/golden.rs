@@ -37,6 +37,13 @@ fn definitions_that_leave_the_waits_to_the_agent_load_and_earlier_ones_keep_thei
 }
 
 #[test]
+fn signed_definitions_with_sealed_secrets_load() {
+    let definition: Definition = survives(include_str!("golden/definition.1.signed.json"));
+    assert_eq!(definition.signature.as_ref().map(|signature| signature.proof.len()), Some(2));
+    assert!(Job::try_from(definition).expect("sealed secrets are read").sealed_for.is_some());
+}
+
+#[test]
 fn events_of_schema_1_load() {
     assert_eq!(survives::<Vec<Event>>(include_str!("golden/events.1.json")).len(), 6, "one of each kind");
 }

@@ -70,6 +70,7 @@ fn job(id: JobId, now: Timestamp, operation: &str, args: Value, target: Target, 
         submitted_by: "testkit".to_owned(),
         submitted_at: now,
         retry_of: None,
+        sealed_for: None,
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
 mod refusals;
+mod trust;
 mod turns;
 
 use std::time::{Duration, Instant};
@@ -55,8 +56,18 @@ impl Bench {
     }
 
     async fn start_member(&mut self, id: AgentId, max_jobs: usize, labels: &[&str]) -> CancellationToken {
+        self.start_agent_with(id, max_jobs, labels, |_| ()).await
+    }
+
+    async fn start_agent_with(
+        &mut self,
+        id: AgentId,
+        max_jobs: usize,
+        labels: &[&str],
+        adapt: impl FnOnce(&mut Config),
+    ) -> CancellationToken {
         let drain = CancellationToken::new();
-        let config = Config {
+        let mut config = Config {
             id,
             hostname: Some(format!("host-{}", id.bits())),
             labels: labels.iter().map(|label| label.parse().unwrap()).collect(),
@@ -66,7 +77,10 @@ impl Bench {
             heartbeat_every: Duration::from_secs(1),
             backoff: self.backoff.clone(),
             kill_grace: Duration::from_secs(1),
+            opening_keys: None,
+            trusted_keys: None,
         };
+        adapt(&mut config);
         let store = match &self.broker {
             Some((_, config)) => jetstream::connect(config).await.unwrap(),
             None => self.store.clone(),

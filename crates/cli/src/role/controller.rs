@@ -42,7 +42,7 @@ impl Controller {
         let data = DataDir::take(start.role.data)?;
         let key = keys::signing_key(&settings, data.path())?;
         let token_file = keys::admin_token(&key, data.path())?;
-        let config = mapping::controller(&settings, key, "unknown")?;
+        let config = mapping::controller(&settings, data.path(), key, "unknown")?;
         let store_config = mapping::store(&settings, None, "longshore-controller")?;
         let bound = async { bind(config, connect(&store_config).await?).await };
         let controller = tokio::select! {

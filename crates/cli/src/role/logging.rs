@@ -38,6 +38,7 @@ fn is_role(command: &Command) -> bool {
         | Command::Config(_)
         | Command::Explain(_)
         | Command::Completion(_)
+        | Command::Key(_)
         | Command::Version => false,
     }
 }

@@ -9,7 +9,7 @@ use longshore_model::limits::KILL_GRACE;
 use longshore_store::jetstream::{self, Auth};
 
 use super::broker::Endpoint;
-use super::{data, keys};
+use super::{data, job_keys, keys};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, Storage, without_credentials};
@@ -123,8 +123,14 @@ fn auth(nats: &Nats) -> Result<Auth, Failure> {
 }
 
 /// The controller's. `durability` is what is known of the broker.
-pub(crate) fn controller(settings: &Settings, key: SigningKey, durability: &str) -> Result<longshore_controller::Config, Failure> {
+pub(crate) fn controller(
+    settings: &Settings,
+    dir: &Path,
+    key: SigningKey,
+    durability: &str,
+) -> Result<longshore_controller::Config, Failure> {
     let api = &settings.controller.api;
+    let (sealing_key, job_signer) = job_keys::of_controller(settings, dir)?;
     Ok(longshore_controller::Config {
         listen: address(&api.listen)?,
         job_timeout: api.job_timeout.0,
@@ -133,6 +139,8 @@ pub(crate) fn controller(settings: &Settings, key: SigningKey, durability: &str)
             Storage::File => durability.to_owned(),
             Storage::Memory => "relaxed".to_owned(),
         },
+        sealing_key,
+        job_signer,
         lease: settings.agent.consumer.ack_wait.0,
         // Checked when the settings were loaded.
         roles: api.security.roles().unwrap_or_default(),
@@ -157,7 +165,10 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
     let state_dir = dir.join("agent");
     crate::private::directory(&state_dir).map_err(|error| data::unusable(&state_dir, &error))?;
+    let (opening_keys, trusted_keys) = job_keys::of_agent(settings, dir)?;
     Ok(longshore_agent::Config {
+        opening_keys,
+        trusted_keys,
         id: keys::agent_id(dir)?,
         hostname: Some(settings.agent.hostname.clone()).filter(|name| !name.is_empty()),
         max_jobs: settings.agent.max_jobs,
@@ -251,8 +262,8 @@ mod tests {
         let key = || SigningKey::new(vec![7; 32]);
         let settings =
             with(|s| (s.controller.api.listen, s.controller.api.job_timeout) = ("127.0.0.1:1".to_owned(), Span(Duration::from_secs(9))));
-        let config = controller(&settings, key(), "always").unwrap();
+        let config = controller(&settings, dir.path(), key(), "always").unwrap();
         assert_eq!((config.listen.port(), config.job_timeout, config.durability.as_str()), (1, Duration::from_secs(9), "always"));
-        assert!(controller(&with(|s| s.controller.api.listen = "nowhere".to_owned()), key(), "always").is_err());
+        assert!(controller(&with(|s| s.controller.api.listen = "nowhere".to_owned()), dir.path(), key(), "always").is_err());
     }
 }

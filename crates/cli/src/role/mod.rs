@@ -9,6 +9,7 @@ mod broker;
 mod broker_flags;
 pub(crate) mod controller;
 pub(crate) mod data;
+pub(crate) mod job_keys;
 pub(crate) mod keys;
 pub(crate) mod logging;
 mod mapping;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::broker::Broker;
 use super::data::DataDir;
 use super::shutdown::{DRAIN_WITHIN, Signals, Tokens};
-use super::{RoleFlags, agent, broker_flags, controller, keys, mapping};
+use super::{RoleFlags, agent, broker_flags, controller, job_keys, keys, mapping};
 use crate::app::App;
 use crate::contexts::{Context, Contexts, Noted};
 use crate::exit::Exit;
@@ -118,8 +118,12 @@ async fn with_broker(
 ) -> Result<(longshore_controller::Controller, longshore_agent::Agent, String, PathBuf), Failure> {
     let key = keys::signing_key(settings, data)?;
     let token_file = keys::admin_token(&key, data)?;
+    // On a broker of somebody else there may be other controllers, and agents that know nothing of these keys.
+    if broker.is_some() {
+        job_keys::make_for(settings, data)?;
+    }
     let durability = if broker.is_some() { "always" } else { "unknown" };
-    let controller_config = mapping::controller(settings, key, durability)?;
+    let controller_config = mapping::controller(settings, data, key, durability)?;
     let agent_config = mapping::agent(settings, data)?;
     let agent_line = format!("agent {}, up to {} jobs at once", agent_config.hostname(), agent_config.max_jobs);
     let store = broker_flags::connect(&mapping::store(settings, broker.map(|broker| &broker.endpoint), "longshore")?).await?;

@@ -66,6 +66,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     }
     within("nats.stream.replicas", &nats.stream.replicas, 1..=REPLICAS_MAX, "1 to 5")?;
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
+    let unfit = |key: &'static str| move |error: longshore_seal::KeyError| (key, error.to_string());
+    if let Some(text) = &controller.jobs.sealing_key {
+        longshore_seal::SealingKey::parse(text).map_err(unfit("controller.jobs.sealing_key"))?;
+    }
+    if let Some(text) = &agent.jobs.trusted_keys {
+        longshore_seal::TrustedKeys::parse(&text.replace(',', "\n")).map_err(unfit("agent.jobs.trusted_keys"))?;
+    }
     controller.api.security.roles().map_err(|error| ("controller.api.security.roles", error.to_string()))?;
     match agent.labels() {
         Err(error) => return Err(("agent.labels", error.to_string())),

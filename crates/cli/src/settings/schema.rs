@@ -244,8 +244,20 @@ pub(crate) struct Objects {
 pub(crate) struct Controller {
     /// The REST API.
     pub(crate) api: Api,
+    /// What keeps jobs safe on the broker.
+    pub(crate) jobs: ControllerJobs,
     /// How this host's client commands find a controller.
     pub(crate) client: ClientSide,
+}
+
+/// What keeps jobs safe on the broker.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ControllerJobs {
+    /// Public key that seals jobs' secrets, `longshore-seal-…`. None: `secrets.pub` in the data directory; without one jobs with secrets are refused.
+    pub(crate) sealing_key: Option<String>,
+    /// Key that signs jobs, `longshore-sign-…`. None: `jobs.key` in the data directory; without one jobs are not signed.
+    pub(crate) signing_key: Option<Secret>,
 }
 
 /// The REST API.
@@ -318,8 +330,20 @@ pub(crate) struct Agent {
     pub(crate) queue_group: String,
     /// Name of an agent's connection, for whoever looks at the broker.
     pub(crate) client_name: String,
+    /// Which jobs it believes, and what opens their secrets.
+    pub(crate) jobs: AgentJobs,
     /// How agents take work from the broker.
     pub(crate) consumer: Consumer,
+}
+
+/// Which jobs an agent believes, and what opens their secrets.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AgentJobs {
+    /// Keys that open jobs' secrets, `longshore-open-…`, one a line, the newest first. None: `secrets.key` in the data directory; without one jobs with secrets fail.
+    pub(crate) opening_keys: Option<Secret>,
+    /// Public keys of the controllers whose jobs it runs, `longshore-trust-…`, comma separated. None: `jobs.pub` in the data directory; without one unsigned jobs are run.
+    pub(crate) trusted_keys: Option<String>,
 }
 
 /// How agents take work from the broker.
@@ -465,6 +489,7 @@ impl Default for Agent {
             labels: BTreeMap::new(),
             queue_group: consumer.queue_group,
             client_name: "longshore-agent".to_owned(),
+            jobs: AgentJobs::default(),
             consumer: Consumer::default(),
         }
     }

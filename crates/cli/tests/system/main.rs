@@ -14,6 +14,7 @@ mod login;
 mod node;
 mod promises;
 mod run;
+mod secrets;
 mod settings;
 mod start;
 mod targets;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use longshore_model::JobId;
 use longshore_model::job::{InvalidDefinition, InvalidSubmission};
 use longshore_model::wire::problem::FieldError;
+use longshore_seal::SealError;
 use longshore_store::Error as StoreError;
 
 use crate::fleet::NoTarget;
@@ -53,6 +54,10 @@ pub(crate) enum Error {
     Cursor,
     #[error("the upload broke off")]
     Upload(#[source] std::io::Error),
+    #[error("the job has secrets, and this controller has no key to seal them with")]
+    NoSealingKey,
+    #[error("the job could not be accepted")]
+    Seal(#[from] SealError),
     #[error("the stores could not do it")]
     Store(#[from] StoreError),
     #[error("the stored job cannot be read")]

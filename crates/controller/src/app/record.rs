@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore_model::access::Caller;
 use longshore_model::job::{Execution, Tally, status};
+use longshore_model::operation::shown_args;
 use longshore_model::unit::Span;
 use longshore_model::wire::record::{Answer, Event};
 use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
@@ -128,7 +129,7 @@ pub(crate) fn job_view(record: &JobRecord, retried_by: Vec<JobId>, now: Timestam
         id: definition.id,
         status: shares.status(definition.not_before, now),
         operation: definition.operation.clone(),
-        args: definition.args.clone(),
+        args: shown_args(&definition.args),
         target: definition.target.clone(),
         submitted_by: definition.submitted_by.clone(),
         submitted_at: definition.submitted_at,

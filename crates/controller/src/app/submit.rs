@@ -9,12 +9,15 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::job::turn::waiter;
 use longshore_model::job::{Job, Submission};
+use longshore_model::operation::has_secrets;
 use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
 use longshore_model::wire::rest::{JobRequest, JobView};
 use longshore_model::{ExecutionId, JobId};
+use longshore_seal::fingerprint;
 use longshore_store::{Created, JobRecord};
 use sha2::{Digest, Sha256};
 
+use crate::SigningKey;
 use crate::fleet::Waits;
 use crate::hex;
 use crate::wait::Ticket;
@@ -60,9 +63,12 @@ impl Submitted {
 /// Accepts a job.
 pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> Result<Submitted, Error> {
     let now = app.now();
-    let body_sha256 = request.idempotency_key.is_some().then(|| body_hash(&request));
+    let body_sha256 = request.idempotency_key.is_some().then(|| body_hash(&request, &app.config.signing_key));
     let submission = Submission::parse(request, now)?;
     permit(caller, submission.call.operation().spec().permission)?;
+    if app.config.sealing_key.is_none() && submission.call.secrets().is_some_and(|secrets| !secrets.is_empty()) {
+        return Err(Error::NoSealingKey);
+    }
     check_retention(app, &submission, now)?;
 
     let (Some(key), Some(body_sha256)) = (submission.idempotency_key.clone(), body_sha256) else {
@@ -112,17 +118,24 @@ pub(super) struct Placed {
 pub(super) async fn accept(
     app: &App,
     caller: &Caller,
-    submission: Submission,
+    mut submission: Submission,
     Placed { id, executions, retry_of, key_sha256 }: Placed,
 ) -> Result<Submitted, Error> {
     permit_targets(app, caller, &submission.target.to_string(), &executions)?;
     let _held = bundles::hold(app, &submission).await?;
     let now = app.now();
+    // Here and nowhere later: what follows stores, logs and shows.
+    if let Some(key) = &app.config.sealing_key {
+        key.seal(id, &mut submission.call)?;
+    }
     let job = Job { retry_of, ..submission.into_job(id, executions, caller.name.clone(), now) };
-    let definition = Definition { key_sha256, ..Definition::from(&job) };
     if let Some(waiter) = waiter(&job, now) {
         // Before the job: one that is stored has its place. A place whose job never comes is removed by a reconciler.
         app.store.turns.enter(&waiter).await?;
+    }
+    let mut definition = Definition { key_sha256, ..Definition::from(&job) };
+    if let Some(signer) = &app.config.job_signer {
+        signer.sign(&mut definition);
     }
     let ticket = app.waiters.register_new(id);
     match app.store.ledger.create(&definition).await? {
@@ -162,10 +175,13 @@ fn key_hash(caller: &str, key: &str) -> String {
     hex(&hash.finalize())
 }
 
-fn body_hash(request: &JobRequest) -> String {
+/// What a body is known by when it comes again. One with secrets is known by a keyed hash: a plain one would let whoever reads the broker
+/// try values until one fits.
+fn body_hash(request: &JobRequest, key: &SigningKey) -> String {
     let mut body = serde_json::to_value(request).expect("a request has string keys only");
     body.sort_all_objects();
-    hex(&Sha256::digest(body.to_string()))
+    let body = body.to_string();
+    if has_secrets(&request.args) { fingerprint(key.bytes(), body.as_bytes()) } else { hex(&Sha256::digest(body)) }
 }
 
 #[cfg(test)]
@@ -174,10 +190,22 @@ mod tests {
 
     #[test]
     fn the_body_hash_ignores_the_order_of_fields_and_nothing_else() {
-        let hash = |text: &str| body_hash(&serde_json::from_str(text).unwrap());
+        let key = SigningKey::new(vec![7; 32]);
+        let hash = |text: &str| body_hash(&serde_json::from_str(text).unwrap(), &key);
         let one = hash(r#"{"operation": "a.b.c", "args": {"x": 1, "y": {"b": 1, "a": 2}}}"#);
         assert_eq!(one, hash(r#"{"args": {"y": {"a": 2, "b": 1}, "x": 1}, "operation": "a.b.c", "target": "_any"}"#));
         assert_ne!(one, hash(r#"{"operation": "a.b.c", "args": {"x": 2, "y": {"b": 1, "a": 2}}}"#));
+    }
+
+    #[test]
+    fn a_body_with_secrets_is_known_by_a_hash_that_only_the_controller_can_make() {
+        let request = |secret: &str| JobRequest::new("a.b.c", serde_json::json!({"secrets": {"A": secret}}), "_any");
+        let (key, other) = (SigningKey::new(vec![7; 32]), SigningKey::new(vec![8; 32]));
+        let one = body_hash(&request("1234"), &key);
+        assert_eq!(one, body_hash(&request("1234"), &key));
+        assert_ne!(one, body_hash(&request("1235"), &key));
+        assert_ne!(one, body_hash(&request("1234"), &other), "it cannot be made without the key");
+        assert!(longshore_model::operation::is_sha256(&one));
     }
 
     #[test]

@@ -25,6 +25,8 @@ fn definition(id: u128) -> Definition {
         submitted_by: "ada".to_owned(),
         submitted_at: NOW,
         retry_of: (id > 1).then(|| JobId::from_bits(1)),
+        sealed_for: None,
+        signature: None,
         key_sha256: None,
     }
 }

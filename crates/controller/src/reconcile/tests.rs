@@ -99,6 +99,8 @@ fn definition(id: u128) -> Definition {
         submitted_by: "ada".to_owned(),
         submitted_at: now,
         retry_of: None,
+        sealed_for: None,
+        signature: None,
         key_sha256: None,
     }
 }

@@ -35,9 +35,11 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::DeadLetter => StatusCode::CONFLICT,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ErrorCode::Validation | ErrorCode::UnknownOperation | ErrorCode::DigestMismatch | ErrorCode::Retention => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        ErrorCode::Validation
+        | ErrorCode::UnknownOperation
+        | ErrorCode::DigestMismatch
+        | ErrorCode::Retention
+        | ErrorCode::NoSealingKey => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::StorageFull | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal
         | ErrorCode::TimedOut
@@ -51,6 +53,8 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::Collecting
         | ErrorCode::HostFault
         | ErrorCode::NotPermitted
+        | ErrorCode::SecretsSealed
+        | ErrorCode::Untrusted
         | ErrorCode::Unsupported => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -137,6 +141,11 @@ impl From<Error> for Failed {
             Error::Discarded { job, .. } => {
                 Self::new(ErrorCode::DeadLetter, detail).hint(format!("`longshore job retry {job}` does it again all the same"))
             }
+            Error::NoSealingKey => {
+                let field = FieldError { pointer: "/args/secrets".to_owned(), detail: "cannot be sealed here".to_owned() };
+                let hint = "`longshore key generate` makes the keys of a fleet and says where they go";
+                Self::new(ErrorCode::NoSealingKey, detail).fields(vec![field]).hint(hint)
+            }
             Error::Retention { .. } => Self::new(ErrorCode::Retention, detail),
             Error::DigestMismatch { .. } => Self::new(ErrorCode::DigestMismatch, detail).retryable(),
             Error::TooLarge { .. } => Self::new(ErrorCode::TooLarge, detail),
@@ -146,7 +155,7 @@ impl From<Error> for Failed {
             Error::SeveralHosts { .. } => Self::new(ErrorCode::BadRequest, detail)
                 .hint("name one with `?agent=`: its host's name, or its id where two hosts share a name"),
             Error::Result { .. } => Self::new(ErrorCode::Internal, detail).hint("the output is in the log: `longshore job logs ID`"),
-            Error::Definition(_) | Error::Archive(_) => Self::internal(&error),
+            Error::Definition(_) | Error::Archive(_) | Error::Seal(_) => Self::internal(&error),
         }
     }
 }

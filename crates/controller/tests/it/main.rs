@@ -17,6 +17,7 @@ mod nodes;
 mod openapi;
 mod refusals;
 mod retry;
+mod secrets;
 mod streams;
 mod submit;
 mod support;

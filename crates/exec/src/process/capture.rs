@@ -3,14 +3,16 @@
 //! Memory is bounded by [`ANSWER_OUTPUT_BYTES_MAX`] a stream, or by what the job asked for; the program is read to its end in any case, so
 //! it never blocks on us.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use longshore_model::limits::ANSWER_OUTPUT_BYTES_MAX;
+use longshore_model::limits::{ANSWER_OUTPUT_BYTES_MAX, LOG_RECORD_BYTES_MAX};
 use longshore_model::unit::ByteSize;
 use longshore_model::wire::log::LogStream;
 use tokio::io::AsyncWriteExt;
 
+use super::redact::Redactor;
 use crate::Output;
 
 /// Bytes one stream may take up inside an answer once it is JSON, where one odd byte can become six.
@@ -39,6 +41,10 @@ pub(crate) struct Sink {
     stdout: Head,
     stderr: Head,
     room: Room,
+    /// Bytes the program wrote to each.
+    written: (u64, u64),
+    /// Those of stdout and of stderr, if there are secrets.
+    redactors: Option<Box<(Redactor, Redactor)>>,
 }
 
 /// What is left of a program's output when it has ended.
@@ -82,11 +88,32 @@ impl Sink {
     pub(crate) fn to_file(output: Arc<dyn Output>, step: u32, cap: u64, log: Option<tokio::fs::File>) -> Self {
         let (stdout, stderr) = (Head::default(), Head::default());
         let room = Room { together: 0, json_together: 0, json_each: 0 };
-        Self { output, step, cap, left: cap, cut: false, log, log_fault: None, stdout, stderr, room }
+        let (written, redactors) = ((0, 0), None);
+        Self { output, step, cap, left: cap, cut: false, log, log_fault: None, stdout, stderr, room, written, redactors }
     }
 
-    /// Takes a piece of stdout or stderr. The bytes are in the log file when it returns.
+    /// The same, with these values taken out of the output before anything is done with it.
+    pub(crate) fn without(mut self, secrets: &BTreeMap<String, String>) -> Self {
+        self.redactors = Redactor::of(secrets).map(|redactor| Box::new((redactor.clone(), redactor)));
+        self
+    }
+
+    /// Takes a piece of stdout or stderr. The bytes are in the log file when it returns, but for what may be the beginning of a secret.
     pub(crate) async fn take(&mut self, stream: LogStream, bytes: &[u8]) {
+        match stream {
+            LogStream::Stdout => self.written.0 += bytes.len() as u64,
+            LogStream::Stderr => self.written.1 += bytes.len() as u64,
+            LogStream::System => {}
+        }
+        let redacted = match (&mut self.redactors, stream) {
+            (None, _) | (_, LogStream::System) => return self.pass_on(stream, bytes).await,
+            (Some(redactors), LogStream::Stdout) => redactors.0.pass(bytes),
+            (Some(redactors), LogStream::Stderr) => redactors.1.pass(bytes),
+        };
+        self.pass_on(stream, &redacted).await;
+    }
+
+    async fn pass_on(&mut self, stream: LogStream, bytes: &[u8]) {
         match stream {
             LogStream::Stdout => self.room.together -= self.stdout.take(bytes, self.room.together),
             LogStream::Stderr => self.room.together -= self.stderr.take(bytes, self.room.together),
@@ -95,7 +122,7 @@ impl Sink {
         let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= fits as u64;
         if fits > 0 {
-            self.output.write(self.step, stream, &bytes[..fits]);
+            bytes[..fits].chunks(LOG_RECORD_BYTES_MAX).for_each(|piece| self.output.write(self.step, stream, piece));
             self.write_log(&bytes[..fits]).await;
         }
         if fits < bytes.len() && !self.cut {
@@ -112,15 +139,18 @@ impl Sink {
     }
 
     /// What was kept.
-    pub(crate) fn finish(self) -> Captured {
-        let (stdout_bytes, stderr_bytes) = (self.stdout.total, self.stderr.total);
+    pub(crate) async fn finish(mut self) -> Captured {
+        if let Some(mut redactors) = self.redactors.take() {
+            self.pass_on(LogStream::Stdout, &redactors.0.rest()).await;
+            self.pass_on(LogStream::Stderr, &redactors.1.rest()).await;
+        }
         let (stdout, stdout_json, stdout_cut) = self.stdout.text(self.room.json_each);
         let (stderr, _, stderr_cut) = self.stderr.text(self.room.json_each.min(self.room.json_together - stdout_json));
         Captured {
             stdout,
             stderr,
-            stdout_bytes,
-            stderr_bytes,
+            stdout_bytes: self.written.0,
+            stderr_bytes: self.written.1,
             truncated: stdout_cut || stderr_cut,
             cut: self.cut,
             log_fault: self.log_fault,
@@ -229,7 +259,7 @@ mod tests {
             let mut sink = Sink::keeping_up_to(Arc::new(Nobody), u64::MAX, 10);
             sink.take(LogStream::Stdout, &vec![b'\n'; stdout]).await;
             sink.take(LogStream::Stderr, &vec![b'"'; stderr]).await;
-            let captured = sink.finish();
+            let captured = sink.finish().await;
             assert_eq!((captured.stdout.len(), captured.stderr.len(), captured.truncated), expected);
             assert_eq!((captured.stdout_bytes, captured.stderr_bytes), (stdout as u64, stderr as u64));
         }

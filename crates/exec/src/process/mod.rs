@@ -15,6 +15,7 @@
 mod capture;
 mod launch;
 mod protocol;
+mod redact;
 pub mod supervisor;
 mod tree;
 

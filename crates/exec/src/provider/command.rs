@@ -13,20 +13,29 @@ use crate::Output;
 use crate::executor::{Host, Task};
 use crate::finished::{Finished, is_host_fault};
 use crate::process::{Captured, Exit, Fault, NotStarted, Program, Ran, Sink, StartFault, Stop, Stops};
+use crate::secrets::opened;
 
 /// Runs the program to its end.
 pub(crate) async fn run(host: &Host, task: &Task, command: &Command, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let mut env = host.environment(&host.home);
     env.extend(command.env.clone());
     env.extend(task.fence_variable());
+    let secrets = match opened(&command.secrets) {
+        Ok(secrets) => secrets,
+        Err(finished) => return *finished,
+    };
+    env.extend(secrets.clone());
     let program =
         Program { words: command.words.clone(), cwd: command.cwd.clone().unwrap_or_else(|| host.launcher.state_dir.clone()), env };
-    let mut sink = match command.max_output {
+    let sink = match command.max_output {
         None => Sink::keeping(output, LOG_BYTES_PER_STEP_MAX),
         Some(ByteSize(max)) => Sink::keeping_up_to(output, LOG_BYTES_PER_STEP_MAX, usize::try_from(max).unwrap_or(usize::MAX / 2)),
     };
-    match host.launcher.run(program, &mut sink, stops).await {
-        Ok(ran) => finished(&ran, sink.finish(), task.job.timeout),
+    let mut sink = sink.without(&secrets);
+    let ran = host.launcher.run(program, &mut sink, stops).await;
+    let captured = sink.finish().await;
+    match ran {
+        Ok(ran) => finished(&ran, captured, task.job.timeout),
         Err(fault) => from_fault(&fault),
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn run(host: &Host, program: &str, args: &[&str], limit: Durati
     let mut sink = Sink::keeping(Arc::new(Nobody), LOG_BYTES_PER_STEP_MAX);
     let own = stops.within(Some(limit));
     let ran = host.launcher.run(Program { words, cwd: "/".to_owned(), env }, &mut sink, &own).await.map_err(|fault| from_fault(&fault))?;
-    let captured = sink.finish();
+    let captured = sink.finish().await;
     match (ran.stop, ran.exit.and_then(|exit| exit.code)) {
         (Some(Stop::Cancelled | Stop::Abandoned), _) => Err(Finished::cancelled(ran.verified).into()),
         (Some(Stop::TimedOut), _) => {

@@ -1,5 +1,6 @@
 //! Runs the steps, one after the other, each with its own log file.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -20,6 +21,7 @@ use crate::files;
 use crate::finished::Finished;
 use crate::process::{Exit, Program, Sink, Stop, Stops};
 use crate::provider::command::{ending, from_fault, is_verified};
+use crate::secrets::opened;
 use crate::{Output, Task};
 
 /// What became of the steps.
@@ -54,6 +56,13 @@ pub(crate) async fn steps(
     place: &Arc<Place>,
 ) -> Steps {
     let mut steps = Steps { results: Vec::new(), logs: Vec::new(), end: None, verified: true };
+    let secrets = match opened(&run.secrets) {
+        Ok(secrets) => secrets,
+        Err(finished) => {
+            steps.end = Some(*finished);
+            return steps;
+        }
+    };
     for (index, step) in run.steps.iter().enumerate() {
         if let Some(stop) = stops.now() {
             steps.end = Some(stopped(stop, task, steps.verified));
@@ -79,8 +88,8 @@ pub(crate) async fn steps(
             }
         };
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log));
-        let ended = self::step(host, task, step, index, sink, stops, place).await;
+        let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log)).without(&secrets);
+        let ended = self::step(host, task, (index, step, &secrets), sink, stops, place).await;
         steps.verified &= ended.verified;
         let result = StepResult {
             index,
@@ -113,7 +122,14 @@ pub(crate) fn log_name(index: usize) -> String {
     format!("step_{index}.log")
 }
 
-async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sink, stops: &Stops, place: &Place) -> Ended {
+async fn step(
+    host: &Host,
+    task: &Task,
+    (index, step, secrets): (usize, &Step, &BTreeMap<String, String>),
+    mut sink: Sink,
+    stops: &Stops,
+    place: &Place,
+) -> Ended {
     let mut words = step.shell.0.clone();
     words.push(step.script.clone());
     let mut env = host.environment(&place.tree_path);
@@ -127,6 +143,7 @@ async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sin
     env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
     env.extend(task.fence_variable());
+    env.extend(secrets.clone());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();
     let ran = host.launcher.run(program, &mut sink, &stops.within(step.timeout)).await;
@@ -137,7 +154,7 @@ async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sin
             if let Some(failure) = &trouble.failure {
                 sink.remark(&format!("[longshore] {}\n", failure.message)).await;
             }
-            let captured = sink.finish();
+            let captured = sink.finish().await;
             return Ended {
                 exit: None,
                 elapsed: began.elapsed(),
@@ -147,7 +164,7 @@ async fn step(host: &Host, task: &Task, step: &Step, index: usize, mut sink: Sin
             };
         }
     };
-    let captured = sink.finish();
+    let captured = sink.finish().await;
     let trouble = match (ran.stop, ran.exit, captured.log_fault) {
         (Some(Stop::Cancelled | Stop::Abandoned), _, _) => Some(Finished::cancelled(ran.verified)),
         (Some(Stop::TimedOut), _, _) => {

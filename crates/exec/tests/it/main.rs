@@ -10,5 +10,6 @@ mod hostname;
 mod leftovers;
 mod node;
 mod ping;
+mod secrets;
 mod support;
 mod workspaces;

@@ -131,6 +131,7 @@ pub(crate) fn task(operation: &str, args: Value) -> Task {
         submitted_by: "tester".to_owned(),
         submitted_at: jiff::Timestamp::UNIX_EPOCH,
         retry_of: None,
+        sealed_for: None,
     };
     Task { job, execution: ExecutionId::Any, attempt: 1, fence: None, hostname: "host".to_owned(), bundle: None }
 }

@@ -10,6 +10,7 @@ use crate::operation::{Call, CallError};
 use crate::retry::{RetryPolicy, RetryPolicyError};
 use crate::target::{ParseTargetError, Target};
 use crate::wire::record::{Definition, SCHEMA};
+use crate::wire::secret::Secret;
 
 /// A job as it was accepted. Never changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,8 @@ pub struct Job {
     pub submitted_at: Timestamp,
     /// The job this one repeats.
     pub retry_of: Option<JobId>,
+    /// The job that its secrets were sealed for, where that is another.
+    pub sealed_for: Option<JobId>,
 }
 
 /// A stored definition that this version cannot read.
@@ -54,6 +57,9 @@ pub enum InvalidDefinition {
     /// The operation or its arguments.
     #[error("its operation cannot be read")]
     Call(#[from] CallError),
+    /// Secrets that are not sealed.
+    #[error("its secrets are not sealed")]
+    ClearSecrets,
     /// The target.
     #[error("its target cannot be read")]
     Target(#[from] ParseTargetError),
@@ -83,8 +89,10 @@ impl From<&Job> for Definition {
             submitted_by: job.submitted_by.clone(),
             submitted_at: job.submitted_at,
             retry_of: job.retry_of,
+            sealed_for: job.sealed_for,
             // The key is the submission's matter, and that of whoever stores it.
             key_sha256: None,
+            signature: None,
         }
     }
 }
@@ -100,9 +108,13 @@ impl TryFrom<Definition> for Job {
             return Err(InvalidDefinition::NoExecutions);
         }
         let retry = RetryPolicy::new(record.max_attempts, record.backoff_ms.into_iter().map(Duration::from_millis).collect())?;
+        let call = Call::parse(&record.operation, record.args)?;
+        if call.secrets().is_some_and(|secrets| secrets.values().any(|secret| matches!(secret, Secret::Plain(_)))) {
+            return Err(InvalidDefinition::ClearSecrets);
+        }
         Ok(Self {
             id: record.id,
-            call: Call::parse(&record.operation, record.args)?,
+            call,
             target: record.target.parse()?,
             executions: record.executions,
             timeout: Duration::from_millis(record.timeout_ms),
@@ -114,6 +126,7 @@ impl TryFrom<Definition> for Job {
             submitted_by: record.submitted_by,
             submitted_at: record.submitted_at,
             retry_of: record.retry_of,
+            sealed_for: record.sealed_for,
         })
     }
 }

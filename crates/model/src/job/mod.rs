@@ -1,6 +1,7 @@
 //! The life of a job: parsed submissions ([`submission`]), the accepted job ([`definition`]), each execution's state as a fold over
 //! what was recorded ([`state`]), what an agent may do with a delivery ([`mod@claim`]), whose turn it is under a
-//! concurrency key ([`turn`]), and the job's status as a function of its executions ([`aggregate`]).
+//! concurrency key ([`turn`]), the job's status as a function of its executions ([`aggregate`]), and what of it a
+//! controller vouches for ([`vouched`]).
 
 mod aggregate;
 mod claim;
@@ -8,12 +9,14 @@ mod definition;
 mod state;
 mod submission;
 pub mod turn;
+mod vouched;
 
 pub use aggregate::{JobStatus, Tally, status};
 pub use claim::{Claim, Claimant, DropReason, claim};
 pub use definition::{InvalidDefinition, Job};
 pub use state::{Applied, Execution, ExecutionState, Refused};
 pub use submission::{InvalidSubmission, Submission};
+pub use vouched::{Shares, signed_text};
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -55,6 +58,7 @@ pub(crate) mod tests {
             submitted_by: "test".into(),
             submitted_at: at(0),
             retry_of: None,
+            sealed_for: None,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::target::Target;
 use crate::unit::Span;
 use crate::wire::problem::FieldError;
 use crate::wire::rest::{JobRequest, RetryRequest};
+use crate::wire::secret::Secret;
 
 /// A submission with nothing left to check but the fleet: whether its target exists, and whether the submitter may.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,8 @@ pub struct Submission {
     pub concurrency_key: Option<String>,
     /// Short strings for people and searches.
     pub annotations: BTreeMap<String, String>,
+    /// The job that the secrets were sealed for; `None` if they have not been sealed yet, or there are none.
+    pub sealed_for: Option<JobId>,
 }
 
 /// Why a submission was refused. Nothing was stored.
@@ -67,7 +70,7 @@ impl Submission {
     pub fn parse(request: JobRequest, now: Timestamp) -> Result<Self, InvalidSubmission> {
         let mut faults = Faults::default();
         let call = match Call::parse(&request.operation, request.args) {
-            Ok(call) => Some(call),
+            Ok(call) => faults.only_plain(&call).then_some(call),
             Err(CallError::UnknownOperation { name, nearest }) => return Err(InvalidSubmission::UnknownOperation { name, nearest }),
             Err(CallError::Args(errors)) => {
                 faults.0.extend(errors);
@@ -107,13 +110,16 @@ impl Submission {
             idempotency_key: request.idempotency_key,
             concurrency_key: request.concurrency_key,
             annotations: request.annotations,
+            sealed_for: None,
         })
     }
 
     /// The same once more, to be started from now on: operation, arguments, target, time-out and policy are those of `job`.
     #[must_use]
     pub fn again(job: Job, now: Timestamp) -> Self {
+        let has_secrets = job.call.secrets().is_some_and(|secrets| !secrets.is_empty());
         Self {
+            sealed_for: has_secrets.then_some(job.sealed_for.unwrap_or(job.id)),
             call: job.call,
             target: job.target,
             timeout: job.timeout,
@@ -144,6 +150,8 @@ impl Submission {
             submitted_by,
             submitted_at,
             retry_of: None,
+            // What was sealed for this very job need not say so.
+            sealed_for: self.sealed_for.filter(|of| *of != id),
         }
     }
 
@@ -166,6 +174,15 @@ struct Faults(Vec<FieldError>);
 impl Faults {
     fn push(&mut self, pointer: &str, detail: impl ToString) {
         self.0.push(FieldError { pointer: pointer.to_owned(), detail: detail.to_string() });
+    }
+
+    /// Whether the secrets are plain text: what is sealed belongs to another job.
+    fn only_plain(&mut self, call: &Call) -> bool {
+        let sealed = call.secrets().into_iter().flatten().find(|(_, secret)| matches!(secret, Secret::Sealed(_)));
+        if let Some((name, _)) = sealed {
+            self.push("/args/secrets", format!("{name:?} must be text"));
+        }
+        sealed.is_none()
     }
 
     fn take<T, E: ToString>(&mut self, pointer: &str, parsed: Result<T, E>) -> Option<T> {

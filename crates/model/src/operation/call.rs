@@ -8,11 +8,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::network::{self, DnsChange, Ping};
+use super::secret;
 use super::{InterfaceName, NodeName, Operation};
 use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
 use crate::unit::{ByteSize, Span};
 use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
 use crate::wire::problem::FieldError;
+use crate::wire::secret::{Secret, Secrets};
 
 /// An operation with arguments that have been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +60,7 @@ pub enum Call {
     WorkspaceRun {
         /// What to do.
         run: WorkspaceRun,
-        /// What was asked for, word for word.
+        /// What was asked for, word for word, but for the secrets: those are in `run` alone.
         args: WorkspaceArgs,
     },
 }
@@ -74,6 +76,8 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Output kept in the answer, of stdout and stderr together, at most [`OUTPUT_BYTES_MAX`]; the usual bounds unless given.
     pub max_output: Option<ByteSize>,
+    /// More of them, whose values are secret. No name is in `env`.
+    pub secrets: Secrets,
 }
 
 /// What `workspace.run` does.
@@ -87,6 +91,8 @@ pub struct WorkspaceRun {
     pub artifacts: Option<Vec<String>>,
     /// Bytes of output kept of each step.
     pub output_bytes_max: u64,
+    /// Variables of every step whose values are secret. No name is in a step's `env`.
+    pub secrets: Secrets,
 }
 
 /// One step, with the job's settings folded in.
@@ -161,20 +167,22 @@ impl Call {
             Operation::NodeStatusGet => typed(args).map(|NoArgs {}| Self::NodeStatusGet),
             Operation::NodeUptimeGet => typed(args).map(|NoArgs {}| Self::NodeUptimeGet),
             Operation::CommandExec => {
-                let ExecArgs { command, cwd, env, max_output } = typed(args)?;
+                let ExecArgs { command, cwd, env, max_output, secrets } = typed(args)?;
                 words("/args/command", &command)?;
-                Ok(Self::CommandExec(checked(command, cwd, env, max_output)?))
+                Ok(Self::CommandExec(checked(command, cwd, env, max_output, secrets)?))
             }
             Operation::CommandShell => {
-                let ShellArgs { command: script, cwd, env, max_output } = typed(args)?;
+                let ShellArgs { command: script, cwd, env, max_output, secrets } = typed(args)?;
                 check_script("/args/command", &script)?;
                 let mut words = Shell::default().0;
                 words.push(script.clone());
-                Ok(Self::CommandShell { script, command: checked(words, cwd, env, max_output)? })
+                Ok(Self::CommandShell { script, command: checked(words, cwd, env, max_output, secrets)? })
             }
             Operation::WorkspaceRun => {
-                let args: WorkspaceArgs = typed(args)?;
-                Ok(Self::WorkspaceRun { run: workspace(&args)?, args })
+                let mut args: WorkspaceArgs = typed(args)?;
+                let run = workspace(&args)?;
+                args.secrets.clear();
+                Ok(Self::WorkspaceRun { run, args })
             }
         }
     }
@@ -200,7 +208,7 @@ impl Call {
         }
     }
 
-    /// The arguments as they were given, in canonical form.
+    /// The arguments as they were given, in canonical form; of secrets that are not sealed, nothing but their names.
     #[must_use]
     pub fn args_json(&self) -> serde_json::Value {
         let json = match self {
@@ -217,15 +225,15 @@ impl Call {
             Self::NetworkDnsSet(change) => serde_json::to_value(change.args()),
             Self::NetworkPingRun(ping) => serde_json::to_value(ping.args()),
             Self::NodeHostnameSet { hostname } => serde_json::to_value(HostnameSetArgs { hostname: hostname.to_string() }),
-            Self::CommandExec(Command { words, cwd, env, max_output }) => {
-                let max_output = max_output.map(|max| max.to_string());
-                serde_json::to_value(ExecArgs { command: words.clone(), cwd: cwd.clone(), env: env.clone(), max_output })
+            Self::CommandExec(Command { words, cwd, env, max_output, secrets }) => {
+                let (command, cwd, env, secrets) = (words.clone(), cwd.clone(), env.clone(), stored(secrets));
+                serde_json::to_value(ExecArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
-            Self::CommandShell { script, command: Command { cwd, env, max_output, words: _ } } => {
-                let max_output = max_output.map(|max| max.to_string());
-                serde_json::to_value(ShellArgs { command: script.clone(), cwd: cwd.clone(), env: env.clone(), max_output })
+            Self::CommandShell { script, command: Command { cwd, env, max_output, secrets, words: _ } } => {
+                let (command, cwd, env, secrets) = (script.clone(), cwd.clone(), env.clone(), stored(secrets));
+                serde_json::to_value(ShellArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
-            Self::WorkspaceRun { args, .. } => serde_json::to_value(args),
+            Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..args.clone() }),
         };
         json.expect("argument structs have string keys only")
     }
@@ -250,6 +258,51 @@ impl Call {
             | Self::CommandShell { .. } => None,
         }
     }
+}
+
+impl Call {
+    /// Its secrets, if its operation takes any.
+    #[must_use]
+    pub fn secrets(&self) -> Option<&Secrets> {
+        match self {
+            Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&command.secrets),
+            Self::WorkspaceRun { run, args: _ } => Some(&run.secrets),
+            Self::NetworkDnsGet { .. }
+            | Self::NetworkDnsSet(_)
+            | Self::NetworkPingRun(_)
+            | Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeHostnameSet { .. }
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet => None,
+        }
+    }
+
+    /// The same, to be sealed or opened.
+    pub fn secrets_mut(&mut self) -> Option<&mut Secrets> {
+        match self {
+            Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&mut command.secrets),
+            Self::WorkspaceRun { run, args: _ } => Some(&mut run.secrets),
+            Self::NetworkDnsGet { .. }
+            | Self::NetworkDnsSet(_)
+            | Self::NetworkPingRun(_)
+            | Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeHostnameSet { .. }
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet => None,
+        }
+    }
+}
+
+fn stored(secrets: &Secrets) -> Secrets {
+    secrets.iter().map(|(name, secret)| (name.clone(), Secret::stored(secret))).collect()
 }
 
 /// Whether this is the text of a SHA-256: 64 lower-case hex digits.
@@ -299,7 +352,7 @@ fn check_script(pointer: &str, script: &str) -> Result<(), CallError> {
     no_nul(pointer, [script])
 }
 
-fn no_nul<T: AsRef<str>>(pointer: &str, texts: impl IntoIterator<Item = T>) -> Result<(), CallError> {
+pub(super) fn no_nul<T: AsRef<str>>(pointer: &str, texts: impl IntoIterator<Item = T>) -> Result<(), CallError> {
     if texts.into_iter().any(|text| text.as_ref().contains('\0')) {
         return Err(fault(pointer, "must not contain NUL"));
     }
@@ -321,8 +374,10 @@ fn checked(
     cwd: Option<String>,
     env: BTreeMap<String, String>,
     max_output: Option<String>,
+    secrets: Secrets,
 ) -> Result<Command, CallError> {
     check_env("/args/env", &env)?;
+    secret::check("/args/secrets", &secrets, &[&env])?;
     if let Some(dir) = &cwd {
         no_nul("/args/cwd", [dir])?;
         if !dir.starts_with('/') {
@@ -333,7 +388,7 @@ fn checked(
     if max_output.is_some_and(|max| max.0 > OUTPUT_BYTES_MAX) {
         return Err(fault("/args/max_output", format!("at most {}; the log keeps more", ByteSize(OUTPUT_BYTES_MAX))));
     }
-    Ok(Command { words, cwd, env, max_output })
+    Ok(Command { words, cwd, env, max_output, secrets })
 }
 
 fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
@@ -347,7 +402,9 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
     }
     check_env("/args/env", &args.env)?;
     let shell = args.shell.as_ref().map(|choice| shell("/args/shell", choice)).transpose()?.unwrap_or_default();
-    let steps = args.steps.iter().enumerate().map(|(index, step)| self::step(index, step, &shell, &args.env)).collect::<Result<_, _>>()?;
+    let steps: Vec<Step> =
+        args.steps.iter().enumerate().map(|(index, step)| self::step(index, step, &shell, &args.env)).collect::<Result<_, _>>()?;
+    secret::check("/args/secrets", &args.secrets, &steps.iter().map(|step| &step.env).collect::<Vec<_>>())?;
     if let Some(globs) = &args.artifacts {
         no_nul("/args/artifacts", globs)?;
         if globs.len() > STEPS_MAX || globs.iter().any(|glob| glob.is_empty() || glob.len() > 1024) {
@@ -361,7 +418,8 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
         Some(Ok(_)) => return Err(fault("/args/limits/output", format!("1B to {}", ByteSize(LOG_BYTES_PER_STEP_MAX)))),
         Some(Err(error)) => return Err(fault("/args/limits/output", error.to_string())),
     };
-    Ok(WorkspaceRun { bundle: args.bundle.clone(), steps, artifacts: args.artifacts.clone(), output_bytes_max })
+    let (bundle, artifacts, secrets) = (args.bundle.clone(), args.artifacts.clone(), args.secrets.clone());
+    Ok(WorkspaceRun { bundle, steps, artifacts, output_bytes_max, secrets })
 }
 
 fn step(index: usize, step: &StepArgs, job_shell: &Shell, job_env: &BTreeMap<String, String>) -> Result<Step, CallError> {

@@ -6,6 +6,7 @@
 mod call;
 mod names;
 mod network;
+mod secret;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use schemars::schema_for;
 pub use call::{Call, CallError, Command, Shell, Step, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
+pub use secret::{has_secrets, sealing_context, shown_args};
 
 use crate::wire::{args, result};
 

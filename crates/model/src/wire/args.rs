@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::secret::Secrets;
+
 /// An operation that takes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +29,10 @@ pub struct ExecArgs {
     /// rest is cut, `truncated` says so, and the program goes on; the log has its own bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<String>,
+    /// Variables whose values are secret: sealed before they are stored, shown as `***`, and given to the program in its environment only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "super::secret::deserialize")]
+    #[schema(schema_with = super::secret::described)]
+    pub secrets: Secrets,
 }
 
 /// `command.shell`: a script for `/bin/sh -c`.
@@ -45,6 +51,10 @@ pub struct ShellArgs {
     /// rest is cut, `truncated` says so, and the program goes on; the log has its own bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<String>,
+    /// Variables whose values are secret: sealed before they are stored, shown as `***`, and given to the program in its environment only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "super::secret::deserialize")]
+    #[schema(schema_with = super::secret::described)]
+    pub secrets: Secrets,
 }
 
 /// `node.hostname.set`: a new name for the host.
@@ -107,6 +117,9 @@ pub struct WorkspaceArgs {
     /// Variables for all steps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Variables whose values are secret: sealed before they are stored, shown as `***`, and given to the steps in their environment only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "super::secret::deserialize")]
+    pub secrets: Secrets,
     /// What runs the steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<ShellChoice>,

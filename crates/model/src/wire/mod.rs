@@ -13,4 +13,5 @@ pub mod problem;
 pub mod record;
 pub mod rest;
 pub mod result;
+pub mod secret;
 pub mod turn;

@@ -57,6 +57,7 @@ error_codes! {
     StorageFull = "storage_full", "a store is at its configured limit", "Nothing was dropped and nothing was accepted. Delete finished jobs or raise `nats.kv.max_bytes`.";
     Unavailable = "unavailable", "it is not available at the moment", "The controller is still starting or has too much to do, or the broker did not answer. Then the outcome may be unknown: send the same request again with the same idempotency key. If the broker's disk was full, it must be restarted after space is made.";
     Retention = "retention", "the job could outlive its records", "`not_before`, `expires_in` and the attempts' time-outs add up to more than `nats.kv.ttl` keeps records. Shorten them or raise the retention.";
+    NoSealingKey = "no_sealing_key", "the controller has nothing to seal secrets with", "Nothing was stored. `longshore key generate` makes the keys of a fleet and says where they go; `longshore start` makes its own.";
     Internal = "internal", "an error of ours", "The controller's log has the details under the request id.";
     TimedOut = "timed_out", "the work's time was up", "The whole process tree was stopped at the job's `timeout`. Give it more with `--timeout`.";
     ExitStatus = "exit_status", "the program said it failed", "It exited with a status other than 0 or was ended by a signal; `longshore job logs ID` shows its output.";
@@ -70,6 +71,8 @@ error_codes! {
     Collecting = "collecting", "the artifacts could not be brought back", "The steps ran; the message names the file at fault.";
     HostFault = "host_fault", "the agent's host could not do it", "An error of the host, not of the job: a full disk, no memory, no processes left. It is tried again if the job's policy allows.";
     NotPermitted = "not_permitted", "the host does not allow it", "The agent runs without a right it needs for this; the message says which, and what to enable. Run the agent as root, or give it that right.";
+    SecretsSealed = "secrets_sealed", "the agent cannot open the job's secrets", "Nothing was started. The agent lacks the key that they were sealed for, or they were moved or altered on the broker; the message says which. Give the agent the fleet's `secrets.key` and submit the job again.";
+    Untrusted = "untrusted", "no controller that the agent trusts vouches for the job", "Nothing was started. The job is unsigned, was altered after it was signed, or was signed with a key that the agent does not know; the message says which. If the key is the fleet's own, add it to the agent's `jobs.pub`; otherwise find out who writes to the broker.";
     Unsupported = "unsupported", "the host has nothing to do it with", "What the operation works with is not on that host; the message says what is missing. Where nothing can do it, the execution is `skipped`.";
 }
 

@@ -55,9 +55,28 @@ pub struct Definition {
     /// The job this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+    /// The job that its secrets were sealed for, where that is another: a repeat has what the first one had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_for: Option<JobId>,
     /// Hash of the idempotency key it came with, under which its reservation is. Records of before this field do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_sha256: Option<String>,
+    /// Who vouches for all of the above. Absent where the controller signs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+/// A controller's word for a definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Id of the key.
+    pub key: String,
+    /// Ed25519 over the definition, base64.
+    pub value: String,
+    /// In the share of one execution of several: that it is one of the set that was signed. Each step is `l` or `r`, for the side, and a
+    /// hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proof: Vec<String>,
 }
 
 /// One line of an execution's append-only history.
@@ -198,7 +217,7 @@ pub struct Reservation {
     pub schema: u32,
     /// The job the first submission made, or was about to make.
     pub job: JobId,
-    /// SHA-256 of the submission's canonical body, lower-case hex.
+    /// SHA-256 of the submission's canonical body, lower-case hex; with secrets in it, an HMAC under a key that only controllers have.
     pub body_sha256: String,
     /// Whether the job was deleted: the key makes no other. Readers of before this field make the job again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

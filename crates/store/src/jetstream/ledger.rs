@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream;
+use longshore_model::job::Shares;
 use longshore_model::operation::{Kind, Operation};
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{AgentId, ExecutionId, JobId};
@@ -179,10 +180,11 @@ pub(super) async fn share(link: &Link, definition: &Definition, executions: &[Ex
     if definition.executions.len() == 1 {
         return false;
     }
-    let kind = kind_of(definition);
+    let (kind, parts) = (kind_of(definition), Shares::of(definition));
+    let parts = &parts;
     let agents: Vec<AgentId> = executions.iter().filter_map(|execution| execution.agent()).collect();
     let shares = agents.into_iter().map(|agent| async move {
-        let mine = Definition { executions: vec![agent.into()], ..definition.clone() };
+        let mine = parts.share(agent.into());
         let subject = link.layout.share(definition.id, agent, kind);
         let filter = link.layout.execution(definition.id, agent.into());
         let stored = match to_json(&mine, "share") {

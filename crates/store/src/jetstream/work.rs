@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
+use longshore_model::job::Shares;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use tokio::sync::{Mutex, broadcast};
@@ -231,7 +232,7 @@ impl Work for JetStreamWork {
         let mut headers = HeaderMap::new();
         headers.insert(REVISION, revision.to_string());
         headers.insert(SEEN, seen.to_string());
-        let value = to_json(&Definition { executions: vec![execution], ..definition.clone() }, "definition")?;
+        let value = to_json(&Shares::of(definition).share(execution), "definition")?;
         match execution {
             ExecutionId::Agent(agent) => {
                 let key = self.link.layout.inbox_key(agent, definition.id);

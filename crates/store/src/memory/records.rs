@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use longshore_model::job::Shares;
 use longshore_model::limits::RECORD_BYTES_MAX;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
@@ -64,7 +65,7 @@ impl Records {
         if record.definition.executions.len() == 1 || record.revision(execution) != 0 {
             return Ok(None);
         }
-        let bytes = measure(&Definition { executions: vec![execution], ..record.definition.clone() })?;
+        let bytes = measure(&Shares::of(&record.definition).share(execution))?;
         let (revision, _) = self.enqueue(job, bytes, bytes_max)?;
         self.jobs.entry(job).and_modify(|record| record.shares.extend([(execution, revision)]));
         Ok(Some(revision))

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
+use longshore_model::job::Shares;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use tokio::sync::{broadcast, watch};
@@ -185,7 +186,7 @@ impl Offers {
         if revision == 0 {
             return false;
         }
-        let definition = Definition { executions: vec![execution], ..definition.clone() };
+        let definition = Shares::of(definition).share(execution);
         match execution {
             ExecutionId::Any => self.offer(definition, revision, before),
             ExecutionId::Agent(agent) => self.address(agent, definition, revision),

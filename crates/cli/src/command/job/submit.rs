@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Audience, in_our_words, wait};
 use crate::app::App;
+use crate::command::secret::{SecretFlags, visible};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render;
@@ -28,6 +29,8 @@ pub(crate) struct Submit {
     /// One argument; a value that is JSON is taken as that, anything else as text. May be repeated.
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     arg: Vec<String>,
+    #[command(flatten)]
+    secrets: SecretFlags,
     #[command(flatten)]
     pub(crate) audience: Audience,
     /// Of one attempt, such as `30s`.
@@ -80,7 +83,7 @@ impl Submit {
     }
 
     fn request(self) -> Result<JobRequest, Failure> {
-        let args = arguments(self.args.as_deref(), &self.arg)?;
+        let args = with_secrets(arguments(self.args.as_deref(), &self.arg)?, &self.secrets)?;
         let retry = self.retry.map(|max_attempts| RetryRequest {
             max_attempts,
             backoff: (!self.backoff.is_empty()).then(|| self.backoff.iter().map(Span::to_string).collect()),
@@ -114,6 +117,10 @@ fn arguments(whole: Option<&str>, single: &[String]) -> Result<Value, Failure> {
     let mut args = match whole {
         None => Map::new(),
         Some(text) => match serde_json::from_str(&read(text)?) {
+            // Anything but a file or standard input is on the command line.
+            Ok(Value::Object(args)) if args.contains_key("secrets") && !text.starts_with('@') && text != "-" => {
+                return Err(visible("--args", "NAME"));
+            }
             Ok(Value::Object(args)) => args,
             Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
                 return Err(Failure::new(Exit::Usage, "--args must be a JSON object"));
@@ -123,9 +130,29 @@ fn arguments(whole: Option<&str>, single: &[String]) -> Result<Value, Failure> {
     };
     for text in single {
         let (key, value) = pair("--arg", text)?;
+        if key == "secrets" {
+            return Err(visible("--arg secrets=…", "NAME"));
+        }
         args.insert(key, serde_json::from_str(&value).unwrap_or(Value::String(value)));
     }
     Ok(Value::Object(args))
+}
+
+/// The arguments with those secrets among them.
+fn with_secrets(mut args: Value, flags: &SecretFlags) -> Result<Value, Failure> {
+    let secrets = flags.read()?;
+    if secrets.is_empty() {
+        return Ok(args);
+    }
+    let given = args.as_object_mut().map(|args| args.entry("secrets").or_insert_with(|| Value::Object(Map::new())));
+    let Some(Value::Object(given)) = given else { return Err(Failure::new(Exit::Usage, "`secrets` in --args is not an object")) };
+    for (name, secret) in secrets {
+        let twice = Failure::new(Exit::Usage, format!("the secret {name:?} is given twice"));
+        if given.insert(name, serde_json::to_value(secret).expect("a secret is text")).is_some() {
+            return Err(twice);
+        }
+    }
+    Ok(args)
 }
 
 fn read(text: &str) -> Result<String, Failure> {
@@ -157,6 +184,8 @@ mod tests {
         check(Some("{"), &[], None);
         check(None, &["novalue"], None);
         check(None, &["=x"], None);
+        check(Some(r#"{"secrets": {"A": "x"}}"#), &[], None);
+        check(None, &[r#"secrets={"A": "x"}"#], None);
     }
 
     #[test]

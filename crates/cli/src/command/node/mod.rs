@@ -13,6 +13,7 @@ use longshore_model::wire::result::{
 };
 
 use crate::app::App;
+use crate::command::secret::SecretFlags;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -128,6 +129,8 @@ pub(crate) struct Exec {
     /// Output kept in the answer, of stdout and stderr together, at most 64MiB; 128KiB of each unless given.
     #[arg(long, value_name = "SIZE")]
     max_output: Option<ByteSize>,
+    #[command(flatten)]
+    secrets: SecretFlags,
     /// The program and its words.
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
@@ -145,6 +148,8 @@ pub(crate) struct Shell {
     #[arg(long, value_name = "SIZE")]
     max_output: Option<ByteSize>,
     #[command(flatten)]
+    secrets: SecretFlags,
+    #[command(flatten)]
     ask: Ask,
 }
 
@@ -161,22 +166,14 @@ impl Node {
             Self::Hostname(hostname) => hostname.perform(app).await,
             Self::Dns(dns) => dns.perform(app).await,
             Self::Ping(ping) => ping.perform(app).await,
-            Self::Exec(Exec { ask, cwd, max_output, words }) => {
-                let args = ExecArgs {
-                    command: words,
-                    cwd,
-                    env: std::collections::BTreeMap::new(),
-                    max_output: max_output.map(|max| max.to_string()),
-                };
+            Self::Exec(Exec { ask, cwd, max_output, secrets, words }) => {
+                let (env, max_output) = (std::collections::BTreeMap::new(), max_output.map(|max| max.to_string()));
+                let args = ExecArgs { command: words, cwd, env, max_output, secrets: secrets.read()? };
                 ask.perform::<CommandResult>(app, Operation::CommandExec, &args).await
             }
-            Self::Shell(Shell { script, cwd, max_output, ask }) => {
-                let args = ShellArgs {
-                    command: script,
-                    cwd,
-                    env: std::collections::BTreeMap::new(),
-                    max_output: max_output.map(|max| max.to_string()),
-                };
+            Self::Shell(Shell { script, cwd, max_output, secrets, ask }) => {
+                let (env, max_output) = (std::collections::BTreeMap::new(), max_output.map(|max| max.to_string()));
+                let args = ShellArgs { command: script, cwd, env, max_output, secrets: secrets.read()? };
                 ask.perform::<CommandResult>(app, Operation::CommandShell, &args).await
             }
         }

@@ -14,10 +14,12 @@ use collect::Layout;
 use longshore_client::{Client, JobRequest, JobView, RetryRequest};
 use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
+use longshore_model::wire::secret::Secrets;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::job::{Audience, fresh_key, goes_on, in_our_words, until};
 use crate::app::App;
+use crate::command::secret::SecretFlags;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render;
@@ -29,6 +31,7 @@ Examples
   longshore run --target group:web --yes -- systemctl reload nginx  on every host of a group, each line with its host's name
   longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
   longshore run --target _all --yes examples/hello-c -- make        the same on every host; results in results/HOST
+  longshore run --secret TOKEN -- ./deploy                          with the value of $TOKEN, which nobody gets to see
 
 Exit codes
   the command's own; with a directory the first failing step's; on several hosts the first failing one's; 127 it is not there; 125 anything of Longshore's own;
@@ -47,6 +50,8 @@ pub(crate) struct Run {
     words: Vec<String>,
     #[command(flatten)]
     audience: Audience,
+    #[command(flatten)]
+    secrets: SecretFlags,
     /// Glob of what is not uploaded, as in a .gitignore. May be repeated.
     #[arg(long, value_name = "GLOB", requires = "dir")]
     exclude: Vec<String>,
@@ -80,6 +85,8 @@ impl Run {
     }
 
     async fn go(self, app: &App) -> Result<Exit, Failure> {
+        // Before anything is asked or sent.
+        let secrets = self.secrets.read()?;
         let client = app.client()?;
         let operation = if self.dir.is_some() { "workspace.run" } else { "command.exec" };
         // Before signals are caught, so that Ctrl-C ends the question.
@@ -87,7 +94,7 @@ impl Run {
         let mut interrupts =
             signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
         let job = tokio::select! {
-            job = self.submit(app, &client) => job?,
+            job = self.submit(app, &client, secrets) => job?,
             _ = interrupts.recv() => {
                 app.out.say("\ninterrupted before it was accepted; if it was sent nevertheless, it is in     longshore job list");
                 return Ok(Exit::Interrupted);
@@ -100,12 +107,12 @@ impl Run {
         })
     }
 
-    async fn submit(&self, app: &App, client: &Client) -> Result<JobView, Failure> {
+    async fn submit(&self, app: &App, client: &Client, secrets: Secrets) -> Result<JobView, Failure> {
         let bundle = match &self.dir {
             Some(dir) => Some(upload::upload(app, client, dir, &self.exclude).await?),
             None => None,
         };
-        let submitted = client.submit(&self.request(bundle), None).await;
+        let submitted = client.submit(&self.request(bundle, secrets), None).await;
         submitted.map_err(|error| in_our_words(error.into(), &self.audience.target))
     }
 
@@ -153,7 +160,7 @@ impl Run {
         Ok(exit)
     }
 
-    fn request(&self, bundle: Option<String>) -> JobRequest {
+    fn request(&self, bundle: Option<String>, secrets: Secrets) -> JobRequest {
         let (operation, args) = match bundle {
             Some(bundle) => {
                 let steps = self.words.iter().cloned().map(StepArgs::Script).collect();
@@ -161,6 +168,7 @@ impl Run {
                     bundle: Some(bundle),
                     steps,
                     env: std::collections::BTreeMap::new(),
+                    secrets,
                     shell: None,
                     artifacts: None,
                     limits: None,
@@ -169,7 +177,8 @@ impl Run {
             }
             None => {
                 let max_output = self.max_output.map(|max| max.to_string());
-                let args = ExecArgs { command: self.words.clone(), cwd: None, env: std::collections::BTreeMap::new(), max_output };
+                let env = std::collections::BTreeMap::new();
+                let args = ExecArgs { command: self.words.clone(), cwd: None, env, max_output, secrets };
                 ("command.exec", serde_json::to_value(args))
             }
         };
@@ -197,7 +206,7 @@ mod tests {
 
     #[test]
     fn without_a_directory_the_words_are_the_command() {
-        let request = run(&["--target", "web-01", "--timeout", "5s", "--", "ls", "-l", "--", "x y"]).request(None);
+        let request = run(&["--target", "web-01", "--timeout", "5s", "--", "ls", "-l", "--", "x y"]).request(None, Secrets::new());
         assert_eq!((request.operation.as_str(), request.target.as_str()), ("command.exec", "web-01"));
         assert_eq!(request.args, serde_json::json!({"command": ["ls", "-l", "--", "x y"]}));
         assert_eq!(request.timeout.as_deref(), Some("5s"));
@@ -208,7 +217,7 @@ mod tests {
     fn with_a_directory_each_word_is_a_step() {
         let run = run(&["examples/hello-c", "--exclude", "*.o", "--", "make", "./hello > greeting.txt"]);
         assert_eq!(run.dir, Some(PathBuf::from("examples/hello-c")));
-        let request = run.request(Some("ab".repeat(32)));
+        let request = run.request(Some("ab".repeat(32)), Secrets::new());
         assert_eq!(request.operation, "workspace.run");
         assert_eq!(request.args["steps"], serde_json::json!(["make", "./hello > greeting.txt"]));
     }

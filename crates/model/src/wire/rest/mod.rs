@@ -5,6 +5,7 @@ mod fleet;
 mod large;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,13 +15,14 @@ use super::audit::AuditRecord;
 use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
 use crate::job::{ExecutionState, JobStatus};
+use crate::operation::shown_args;
 
 pub use artifacts::{ArtifactArchive, ArtifactFile, ArtifactList};
 pub use fleet::{AgentCondition, AgentList, AgentView, BrokerView, DrainRequest, DrainView, HealthView, StatusView};
 pub use large::LargeResult;
 
 /// A submission: `POST /api/v1/jobs`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
     /// Such as `node.hostname.get`; `GET /api/v1/operations` lists them.
@@ -58,6 +60,14 @@ pub struct JobRequest {
     /// Up to 32 short strings, searchable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+// Its arguments may hold secrets.
+impl fmt::Debug for JobRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = Self { args: shown_args(&self.args), ..self.clone() };
+        f.write_str(&serde_json::to_string(&shown).map_err(|_| fmt::Error)?)
+    }
 }
 
 impl JobRequest {
