@@ -153,12 +153,15 @@ impl AsyncRead for Checked {
         std::task::ready!(self.content.as_mut().poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];
         let damaged = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, format!("its content is damaged: {what}")));
-        let Some(left) = self.left.checked_sub(read.len() as u64) else {
+        let (n_read, is_end) = (read.len() as u64, read.is_empty());
+        let Some(left) = self.left.checked_sub(n_read) else {
+            // What goes with an error was not read.
+            buffer.set_filled(before);
             return Poll::Ready(damaged("there is more than its answer says"));
         };
         self.left = left;
         self.hash.update(read);
-        if read.is_empty() && buffer.remaining() > 0 {
+        if is_end && buffer.remaining() > 0 {
             let is_whole = self.left == 0 && hex(&self.hash.finalize_reset()) == self.sha256;
             // Once told, the end stays the end.
             self.hash = Sha256::new();
