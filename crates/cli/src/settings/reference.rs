@@ -78,7 +78,13 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("nats.stream.max_age", &[STREAMS, RETENTION]),
     ("nats.stream.max_bytes", &[STREAMS, RETENTION]),
     ("nats.stream.name", &[STREAMS]),
-    ("nats.stream.replicas", &["copies_that_a_single_server_cannot_keep_are_refused_by_name"]),
+    (
+        "nats.stream.replicas",
+        &[
+            "every_stream_has_as_many_copies_as_configured_and_work_survives_the_loss_of_a_server",
+            "copies_that_a_single_server_cannot_keep_are_refused_by_name",
+        ],
+    ),
     ("nats.stream.storage", &[STREAMS]),
     ("nats.stream.subjects", &[STREAMS]),
     ("nats.tls.ca", &[TLS]),

@@ -9,6 +9,7 @@
 mod harness;
 
 mod audit;
+mod cluster;
 mod connect;
 mod dead_letters;
 mod feed;
