@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt;
-use longshore_agent::{Agent, Config};
+use longshore_agent::{Agent, Config, FactsPolicy, Thresholds};
 use longshore_client::Client;
-use longshore_exec::SupervisorCommand;
+use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::AgentId;
 use longshore_store::jetstream;
 use longshore_testkit::{NatsOptions, NatsServer};
@@ -134,6 +134,9 @@ async fn agent(
         kill_grace: Duration::from_secs(1),
         opening_keys: None,
         trusted_keys: None,
+        machine: Machine::default(),
+        facts: FactsPolicy::default(),
+        thresholds: Thresholds::default(),
     };
     let agent = Agent::new(config, store)?;
     agent.join().await?;

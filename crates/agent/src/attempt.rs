@@ -238,6 +238,11 @@ impl Worker {
 
 /// The work itself: bundle, execution, output. Ends soon after `cancel`.
 async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (u32, Option<Revision>), cancel: CancellationToken) -> Finished {
+    // The facts are the host's, and will be the same in a moment: nothing that they spoil is tried again.
+    let job = match ctx.facts.fill(job) {
+        Ok(job) => job,
+        Err(failure) => return unfetched(failure, false),
+    };
     let bundle = match job.call.bundle() {
         None => None,
         Some(sha256) => {

@@ -30,6 +30,7 @@ use crate::Config;
 use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
+use crate::facts::Known;
 use crate::journal::{Entry, Journal};
 use crate::outbox::Outbox;
 use crate::trust;
@@ -50,6 +51,7 @@ pub(crate) struct Context {
     pub(crate) journal: Journal,
     pub(crate) outbox: Outbox,
     pub(crate) bundles: PathBuf,
+    pub(crate) facts: Known,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<HashMap<Key, Answer>>,
     pub(crate) turns: Watch,

@@ -1,15 +1,16 @@
 //! Saying that this agent lives, until it does not.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use longshore_model::wire::agent::Heartbeat;
-use longshore_store::Registry;
+use longshore_model::wire::agent::{Condition, Heartbeat, Process};
+use longshore_store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::identity::{self, Beat, Binding};
+use crate::{Config, Error};
 
 /// What an agent is busy with.
 #[derive(Debug, Default)]
@@ -17,33 +18,45 @@ pub(crate) struct Load {
     pub(crate) running: AtomicUsize,
     /// It takes no new work.
     pub(crate) drained: AtomicBool,
+    /// What its host is short of.
+    pub(crate) conditions: Mutex<Vec<Condition>>,
     /// Something that people wait for.
     pub(crate) changed: Notify,
 }
 
-/// Beats until `stop`, then says goodbye. A beat that fails is not repeated: the next one follows soon.
-pub(crate) async fn run(config: Arc<Config>, registry: Arc<dyn Registry>, started_at: Timestamp, load: Arc<Load>, stop: CancellationToken) {
+/// Beats until `silence`, then says goodbye. A beat that fails is not repeated: the next one follows soon. Ends at once, without a goodbye,
+/// when another agent has the identity: then this one has to end as well.
+pub(crate) async fn run(
+    config: Arc<Config>,
+    store: Store,
+    (binding, started_at): (Arc<Binding>, Timestamp),
+    load: Arc<Load>,
+    silence: CancellationToken,
+) -> Result<(), Error> {
     let mut ticks = tokio::time::interval(config.heartbeat_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = silence.cancelled() => break,
             _ = ticks.tick() => {}
             // Whoever drained this agent waits for its word.
             () = load.changed.notified() => {}
         }
-        let heartbeat = heartbeat(&config, started_at, &load);
-        if let Err(error) = registry.beat(&heartbeat).await {
-            tracing::debug!(%error, "heartbeat not sent");
+        let heartbeat = heartbeat(&config, &binding.process, started_at, &load);
+        match binding.beat(&*store.registry, &heartbeat).await {
+            Ok(Beat::Told) => {}
+            Ok(Beat::Refused { hostname }) => return Err(identity::refused(&store, &heartbeat, &binding.process, hostname).await),
+            Err(error) => tracing::debug!(%error, "heartbeat not sent"),
         }
     }
-    if let Err(error) = registry.leave(config.id).await {
+    if let Err(error) = store.registry.leave(config.id).await {
         tracing::debug!(%error, "could not say goodbye; the heartbeat will expire");
     }
+    Ok(())
 }
 
 /// What this agent says of itself.
-pub(crate) fn heartbeat(config: &Config, started_at: Timestamp, load: &Load) -> Heartbeat {
+pub(crate) fn heartbeat(config: &Config, process: &Process, started_at: Timestamp, load: &Load) -> Heartbeat {
     Heartbeat {
         schema: 1,
         agent: config.id,
@@ -53,6 +66,8 @@ pub(crate) fn heartbeat(config: &Config, started_at: Timestamp, load: &Load) -> 
         max_jobs: config.max_jobs,
         running: load.running.load(Ordering::Relaxed),
         drained: load.drained.load(Ordering::Relaxed),
+        conditions: load.conditions.lock().expect("no holder of this lock panics").clone(),
+        process: Some(process.clone()),
         started_at,
     }
 }

@@ -8,9 +8,12 @@
 
 mod attempt;
 mod claims;
+mod conditions;
 mod dispatcher;
 mod execution;
+mod facts;
 mod heartbeat;
+mod identity;
 mod journal;
 mod news;
 mod outbox;
@@ -25,12 +28,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore_exec::{Executor, SupervisorCommand};
+use longshore_exec::{Executor, Machine, SupervisorCommand};
 use longshore_model::{AgentId, Label};
 use longshore_seal::{OpeningKeys, TrustedKeys};
 use longshore_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+pub use conditions::Thresholds;
+pub use facts::FactsPolicy;
 
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
@@ -57,6 +63,12 @@ pub struct Config {
     pub opening_keys: Option<OpeningKeys>,
     /// Controllers that jobs must be signed by; without them unsigned jobs are run.
     pub trusted_keys: Option<TrustedKeys>,
+    /// The host: this one, but in tests.
+    pub machine: Machine,
+    /// How often it looks at what its host is, and how long that is kept.
+    pub facts: FactsPolicy,
+    /// From where on its host counts as short of something.
+    pub thresholds: Thresholds,
 }
 
 impl Config {
@@ -88,6 +100,16 @@ pub enum Error {
     /// Another agent process uses this state directory.
     #[error("another agent uses {}", .0.display())]
     Busy(PathBuf),
+    /// Another agent has this one's identity.
+    #[error(
+        "another agent, on {hostname}, runs as {id}: a data directory was copied, most likely. Remove `agent.id` from the copy, and it gets an identity of its own"
+    )]
+    Identity {
+        /// Whose.
+        id: AgentId,
+        /// The host that runs it.
+        hostname: String,
+    },
 }
 
 /// An agent that is ready to run.
@@ -96,6 +118,8 @@ pub struct Agent {
     store: Store,
     executor: Executor,
     journal: journal::Journal,
+    facts: facts::Known,
+    binding: Arc<identity::Binding>,
     started_at: jiff::Timestamp,
 }
 
@@ -106,27 +130,39 @@ impl Agent {
     /// Directories that cannot be used, or another agent that uses them.
     pub fn new(config: Config, store: Store) -> Result<Self, Error> {
         let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
-        let executor = Executor::open(longshore_exec::Config {
+        let executor = longshore_exec::Config {
             state_dir: config.state_dir.clone(),
             supervisor: config.supervisor.clone(),
             kill_grace: config.kill_grace,
-        })?;
-        Ok(Self { config: Arc::new(config), store, executor, journal, started_at: jiff::Timestamp::now() })
+        };
+        let executor = Executor::open_on(executor, config.machine.clone())?;
+        let (facts, binding) = (facts::Known::gather(&config), Arc::new(identity::Binding::new(&config.state_dir)));
+        Ok(Self { config: Arc::new(config), store, executor, journal, facts, binding, started_at: jiff::Timestamp::now() })
     }
 
     /// Makes itself known: from here on jobs may be addressed to it, and wait until it runs. Safe to repeat.
     ///
     /// # Errors
-    /// The broker did not take the heartbeat, or another queue group takes the work for anybody.
+    /// The broker did not take the heartbeat, another queue group takes the work for anybody, or another agent has its identity.
     pub async fn join(&self) -> Result<(), Error> {
         self.store.work.join().await?;
-        Ok(self.store.registry.beat(&heartbeat::heartbeat(&self.config, self.started_at, &heartbeat::Load::default())).await?)
+        let registry = &*self.store.registry;
+        let heartbeat = heartbeat::heartbeat(&self.config, &self.binding.process, self.started_at, &heartbeat::Load::default());
+        let told = if self.binding.is_bound() {
+            self.binding.beat(registry, &heartbeat).await
+        } else {
+            self.binding.bind(registry, &heartbeat).await
+        };
+        match told? {
+            identity::Beat::Told => Ok(()),
+            identity::Beat::Refused { hostname } => Err(identity::refused(&self.store, &heartbeat, &self.binding.process, hostname).await),
+        }
     }
 
     /// Takes work until `drain`, then finishes what it holds. At `stop` it ends what still runs and hands it back. Ends when all is settled.
     ///
     /// # Errors
-    /// The broker is gone for good.
+    /// The broker is gone for good, or another agent has its identity.
     pub async fn run(self, drain: CancellationToken, stop: CancellationToken) -> Result<(), Error> {
         // On a worker thread, beside the tasks that it talks to: a caller that blocks on this would be woken for every event.
         let mut alone = JoinSet::new();

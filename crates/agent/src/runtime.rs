@@ -22,6 +22,7 @@ use crate::outbox::Outbox;
 use crate::recovery::{deliver_owed, recover};
 use crate::turn::Watch;
 use crate::{Agent, Error as AgentError};
+use crate::{conditions, facts};
 
 /// The inbox is read at least this often: a hint may be lost.
 const INBOX_EVERY: Duration = Duration::from_secs(30);
@@ -65,12 +66,17 @@ struct Runtime {
     to_visit: BTreeSet<Label>,
     is_visiting: bool,
     is_draining: bool,
+    /// Nobody could say yet whether it is drained.
+    is_in_doubt: bool,
     stop: CancellationToken,
     load: Arc<Load>,
 }
 
 pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: CancellationToken) -> Result<(), AgentError> {
-    let Agent { config, store, executor, journal, started_at } = agent;
+    if !agent.binding.is_bound() {
+        agent.join().await?;
+    }
+    let Agent { config, store, executor, journal, facts, binding, started_at } = agent;
     let outbox = Outbox::new(store.clone(), config.state_dir.join("answers"));
     let owed = recover(&config, &store, &journal, &outbox).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
@@ -79,7 +85,14 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let load = Arc::new(Load::default());
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
-    background.spawn(heartbeat::run(config.clone(), store.registry.clone(), started_at, load.clone(), silence.clone()));
+    background.spawn(facts::run(config.clone(), store.facts.clone(), facts.clone(), silence.clone()));
+    background.spawn(conditions::run(config.clone(), load.clone(), silence.clone()));
+    // An agent that may no longer be this one ends as if it were told to.
+    let stop = stop.child_token();
+    let mut beating = JoinSet::new();
+    let (beats, evicted) =
+        (heartbeat::run(config.clone(), store.clone(), (binding, started_at), load.clone(), silence.clone()), stop.clone());
+    beating.spawn(async move { beats.await.inspect_err(|_| evicted.cancel()) });
 
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
@@ -91,6 +104,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         journal,
         outbox,
         bundles,
+        facts,
         owed: Mutex::new(owed),
         turns: Watch::default(),
     });
@@ -112,21 +126,32 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         to_visit: BTreeSet::new(),
         is_visiting: false,
         is_draining: false,
+        is_in_doubt: false,
         stop: stop.clone(),
         load,
     };
-    // Before anything is asked for: one that was drained starts nothing.
-    if let Some(drained) = is_drained(&*runtime.ctx.store.registry, runtime.ctx.config.id).await {
-        runtime.pause_or_resume(drained);
+    // Before anything is asked for: one that was drained starts nothing, nor does one that cannot know it.
+    match is_drained(&*runtime.ctx.store.registry, runtime.ctx.config.id).await {
+        Some(drained) => runtime.pause_or_resume(drained),
+        None => {
+            tracing::warn!("could not read whether this agent is drained; it takes no work until it can");
+            runtime.is_in_doubt = true;
+            runtime.dispatcher.handle(Input::Pause);
+            runtime.look_at_state_after(PULL_PAUSE);
+        }
     }
     runtime.serve(&mut wakes, &drain, &stop).await;
     silence.cancel();
     while background.join_next().await.is_some() {}
+    let bound = beating.join_next().await;
     executor.close().await;
     if let Err(error) = ctx.store.work.flush().await {
         tracing::debug!(%error, "some claims may only end by themselves");
     }
-    Ok(())
+    match bound {
+        Some(Ok(Err(evicted))) => Err(evicted),
+        Some(Ok(Ok(())) | Err(_)) | None => Ok(()),
+    }
 }
 
 impl Runtime {
@@ -206,6 +231,7 @@ impl Runtime {
             }
             News::Inbox(page) => self.take_page(page),
             News::Drained(Some(drained)) => self.pause_or_resume(drained),
+            News::Drained(None) if self.is_in_doubt => self.look_at_state_after(PULL_PAUSE),
             // It goes on as before, and looks again at the next chance.
             News::Drained(None) => {}
         }
@@ -337,13 +363,26 @@ impl Runtime {
 
     /// Asks whether people want it to take work.
     fn look_at_state(&mut self) {
+        // In doubt it asks all the time.
+        if !self.is_in_doubt {
+            self.look_at_state_after(Duration::ZERO);
+        }
+    }
+
+    fn look_at_state_after(&mut self, pause: Duration) {
         let (registry, me, news) = (self.ctx.store.registry.clone(), self.ctx.config.id, self.news.0.clone());
         self.looks.spawn(async move {
+            tokio::time::sleep(pause).await;
             let _ = news.send(News::Drained(is_drained(&*registry, me).await)).await;
         });
     }
 
     fn pause_or_resume(&mut self, drained: bool) {
+        if std::mem::take(&mut self.is_in_doubt) && !drained {
+            tracing::info!("this agent is not drained");
+            self.dispatcher.handle(Input::Resume);
+            self.inbox_due = Instant::now();
+        }
         if self.load.drained.swap(drained, Ordering::Relaxed) == drained {
             return;
         }

@@ -76,6 +76,7 @@ impl Exit {
             | ErrorCode::MethodNotAllowed
             | ErrorCode::IdempotencyConflict
             | ErrorCode::JobDeleted
+            | ErrorCode::AgentOnline
             | ErrorCode::JobRunning
             | ErrorCode::JobStopping
             | ErrorCode::JobNotFinal

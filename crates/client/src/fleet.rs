@@ -1,7 +1,7 @@
 //! The catalogue, the agents, and whether all is well.
 
 use longshore_model::HostName;
-use longshore_model::wire::rest::{AgentList, AgentView, DrainRequest, HealthView, OperationList, StatusView};
+use longshore_model::wire::rest::{AgentDetail, AgentList, AgentView, DrainRequest, FactsView, HealthView, OperationList, StatusView};
 use reqwest::Method;
 
 use crate::client::{ANSWER_TIMEOUT, Client};
@@ -22,6 +22,31 @@ impl Client {
     /// The controller could not be reached, or refused.
     pub async fn agents(&self) -> Result<AgentList, Error> {
         self.json(self.to(Method::GET, "/agents"), ANSWER_TIMEOUT).await
+    }
+
+    /// One agent, by its id or its host's name, with the history of its drains.
+    ///
+    /// # Errors
+    /// There is no such agent, or the controller could not be reached.
+    pub async fn agent(&self, agent: &HostName) -> Result<AgentDetail, Error> {
+        self.json(self.to(Method::GET, &format!("/agents/{agent}")), ANSWER_TIMEOUT).await
+    }
+
+    /// What an agent knows of its host.
+    ///
+    /// # Errors
+    /// There is no such agent or it told nothing, or the controller could not be reached.
+    pub async fn agent_facts(&self, agent: &HostName) -> Result<FactsView, Error> {
+        self.json(self.to(Method::GET, &format!("/agents/{agent}/facts")), ANSWER_TIMEOUT).await
+    }
+
+    /// Removes what an agent that is gone left behind.
+    ///
+    /// # Errors
+    /// There is no such agent or it runs, or the controller could not be reached.
+    pub async fn remove_agent(&self, agent: &HostName) -> Result<(), Error> {
+        self.send(self.to(Method::DELETE, &format!("/agents/{agent}")), ANSWER_TIMEOUT).await?;
+        Ok(())
     }
 
     /// Tells an agent, by its id or its host's name, to take no new work. Safe to repeat; gives the agent as it stands.

@@ -39,12 +39,13 @@ pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
 pub use follow::Followed;
 pub use job::{JobFilter, log_bytes};
+pub use longshore_model::wire::agent::Condition;
 pub use longshore_model::wire::audit::AuditRecord;
 pub use longshore_model::wire::dead_letter::DeadExecution;
 pub use longshore_model::wire::problem::{ErrorCode, Problem};
 pub use longshore_model::wire::rest::{
-    AgentCondition, AgentList, AgentView, ArtifactArchive, ArtifactFile, ArtifactList, AuditList, BundleView, CancelView,
-    DeadLetterCondition, DeadLetterList, DeadLetterView, ExecutionView, HealthView, JobList, JobRequest, JobSummary, JobView, LogView,
-    OperationList, OperationView, RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
+    AgentCondition, AgentDetail, AgentList, AgentView, AlarmView, ArtifactArchive, ArtifactFile, ArtifactList, AuditList, BundleView,
+    CancelView, DeadLetterCondition, DeadLetterList, DeadLetterView, ExecutionView, FactsView, HealthView, JobList, JobRequest, JobSummary,
+    JobView, LogView, OperationList, OperationView, RetryJobRequest, RetryOnly, RetryRequest, StatusView, TimelineEntry,
 };
 pub use longshore_model::{AgentId, ExecutionId, JobId};

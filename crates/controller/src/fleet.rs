@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
-use longshore_model::wire::rest::{AgentCondition, AgentView, DrainView};
+use longshore_model::wire::rest::{AgentCondition, AgentView, AlarmView, DrainView};
 use longshore_model::{AgentId, ExecutionId, HostName, Label, Target};
 use longshore_store::RegistryEvent;
 use tokio::time::Instant;
@@ -19,19 +19,44 @@ const OFFLINE_KEPT: usize = 10_000;
 /// Names offered for one that is not known.
 const NEAREST_MAX: usize = 3;
 
+/// Whether an agent lives. Times are this host's, by its monotonic clock: what an agent takes for the time does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
-    Ready,
-    /// Since then, by this host's monotonic clock.
-    Offline {
-        since: Instant,
-    },
+    Ready { heard: Instant },
+    Away { heard: Instant, since: Instant, how: Away },
+}
+
+/// How an agent went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    /// It said goodbye.
+    Stopped,
+    /// Its heartbeat expired.
+    Lost,
+    /// The registry is watched anew, and has not told of it yet.
+    Unheard,
 }
 
 impl Presence {
-    fn end(&mut self) {
-        if *self == Self::Ready {
-            *self = Self::Offline { since: Instant::now() };
+    fn end(&mut self, how: Away) {
+        match self {
+            Self::Ready { heard } => *self = Self::Away { heard: *heard, since: Instant::now(), how },
+            Self::Away { how: before @ Away::Unheard, .. } => *before = how,
+            Self::Away { how: Away::Stopped | Away::Lost, .. } => {}
+        }
+    }
+
+    fn is_ready(self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    fn is_lost(self) -> bool {
+        matches!(self, Self::Away { how: Away::Lost, .. })
+    }
+
+    fn heard(self) -> Instant {
+        match self {
+            Self::Ready { heard } | Self::Away { heard, .. } => heard,
         }
     }
 }
@@ -79,27 +104,51 @@ impl Fleet {
     pub(crate) fn take(&mut self, event: RegistryEvent) {
         match event {
             RegistryEvent::Beat(heartbeat) => {
-                self.agents.insert(heartbeat.agent, (heartbeat, Presence::Ready));
+                let (agent, hostname) = (heartbeat.agent, heartbeat.hostname.clone());
+                let before = self.agents.insert(agent, (heartbeat, Presence::Ready { heard: Instant::now() }));
+                if before.is_some_and(|(_, presence)| presence.is_lost()) {
+                    tracing::info!(agent.id = %agent, %hostname, "an agent that was lost is back");
+                }
             }
             RegistryEvent::State(state) => drop(self.states.insert(state.agent, state)),
-            RegistryEvent::Left(agent) | RegistryEvent::Silent(agent) => {
-                if let Some((_, presence)) = self.agents.get_mut(&agent) {
-                    presence.end();
-                }
-                self.forget_some();
+            RegistryEvent::Left(agent) => self.end(agent, Away::Stopped),
+            RegistryEvent::Silent(agent) => self.end(agent, Away::Lost),
+            RegistryEvent::Removed(agent) => {
+                self.agents.remove(&agent);
+                self.states.remove(&agent);
             }
             RegistryEvent::Current => {
                 self.is_current = true;
                 self.current_since = Some(Instant::now());
+                let is_unheard = |presence: &Presence| matches!(presence, Presence::Away { how: Away::Unheard, .. });
+                let unheard: Vec<AgentId> =
+                    self.agents.iter().filter(|(_, (_, presence))| is_unheard(presence)).map(|(agent, _)| *agent).collect();
+                for agent in unheard {
+                    self.end(agent, Away::Lost);
+                }
             }
         }
+    }
+
+    /// Notes that an agent went. One that went without a goodbye is what somebody should look at.
+    fn end(&mut self, agent: AgentId, how: Away) {
+        if let Some((heartbeat, presence)) = self.agents.get_mut(&agent) {
+            let was_lost = presence.is_lost();
+            presence.end(how);
+            if presence.is_lost() && !was_lost {
+                tracing::warn!(agent.id = %agent, hostname = %heartbeat.hostname, "an agent is lost: its heartbeat expired without a goodbye");
+            }
+        }
+        self.forget_some();
     }
 
     /// Everybody is offline until heard again: the registry is about to be watched anew.
     pub(crate) fn doubt(&mut self) {
         self.is_current = false;
         for (_, presence) in self.agents.values_mut() {
-            presence.end();
+            if presence.is_ready() {
+                presence.end(Away::Unheard);
+            }
         }
     }
 
@@ -139,15 +188,39 @@ impl Fleet {
     pub(crate) fn is_gone(&self, agent: AgentId, since: Timestamp, patience: Duration) -> bool {
         self.is_current
             && match self.agents.get(&agent) {
-                Some((heartbeat, Presence::Ready)) => heartbeat.started_at > since,
-                Some((_, Presence::Offline { since })) => since.elapsed() > patience,
+                Some((heartbeat, Presence::Ready { .. })) => heartbeat.started_at > since,
+                Some((_, Presence::Away { since, .. })) => since.elapsed() > patience,
                 // Silent for as long as anybody has listened.
                 None => self.current_since.is_some_and(|since| since.elapsed() > patience),
             }
     }
 
+    /// Whether an agent lives, as far as the registry has told.
+    pub(crate) fn is_online(&self, agent: AgentId) -> bool {
+        self.agents.get(&agent).is_some_and(|(_, presence)| presence.is_ready())
+    }
+
+    /// Agents that went without a goodbye, those that did so first first.
+    pub(crate) fn alarms(&self, now: Timestamp) -> Vec<AlarmView> {
+        let alarm = |(heartbeat, presence): &(Heartbeat, Presence)| match presence {
+            Presence::Away { since, how: Away::Lost, .. } => Some(AlarmView {
+                agent: heartbeat.agent,
+                hostname: heartbeat.hostname.clone(),
+                since: ago(now, *since),
+                message: format!(
+                    "the agent on {0} went without a goodbye: it crashed, or it is cut off. Start it again, or `longshore agent remove {0}`",
+                    heartbeat.hostname
+                ),
+            }),
+            Presence::Ready { .. } | Presence::Away { how: Away::Stopped | Away::Unheard, .. } => None,
+        };
+        let mut alarms: Vec<AlarmView> = self.agents.values().filter_map(alarm).collect();
+        alarms.sort_by_key(|alarm| (alarm.since, alarm.agent));
+        alarms
+    }
+
     /// The agents, sorted by host name.
-    pub(crate) fn views(&self) -> Vec<AgentView> {
+    pub(crate) fn views(&self, now: Timestamp) -> Vec<AgentView> {
         let mut views: Vec<AgentView> = self
             .agents
             .values()
@@ -155,10 +228,11 @@ impl Fleet {
                 id: heartbeat.agent,
                 hostname: heartbeat.hostname.clone(),
                 state: match (presence, self.drained(heartbeat.agent)) {
-                    (Presence::Offline { .. }, _) => AgentCondition::Offline,
-                    (Presence::Ready, None) => AgentCondition::Ready,
-                    (Presence::Ready, Some(_)) if heartbeat.drained && heartbeat.running == 0 => AgentCondition::Drained,
-                    (Presence::Ready, Some(_)) => AgentCondition::Draining,
+                    (Presence::Away { how: Away::Stopped, .. }, _) => AgentCondition::Stopped,
+                    (Presence::Away { how: Away::Lost | Away::Unheard, .. }, _) => AgentCondition::Offline,
+                    (Presence::Ready { .. }, None) => AgentCondition::Ready,
+                    (Presence::Ready { .. }, Some(_)) if heartbeat.drained && heartbeat.running == 0 => AgentCondition::Drained,
+                    (Presence::Ready { .. }, Some(_)) => AgentCondition::Draining,
                 },
                 drained: self.drained(heartbeat.agent).map(|state| DrainView {
                     by: state.by.clone(),
@@ -169,6 +243,8 @@ impl Fleet {
                 version: heartbeat.version.clone(),
                 max_jobs: heartbeat.max_jobs,
                 running: heartbeat.running,
+                conditions: heartbeat.conditions.clone(),
+                last_seen: Some(ago(now, presence.heard())),
                 started_at: heartbeat.started_at,
             })
             .collect();
@@ -187,7 +263,7 @@ impl Fleet {
     }
 
     fn living(&self) -> impl Iterator<Item = &Heartbeat> {
-        self.agents.values().filter(|(_, presence)| *presence == Presence::Ready).map(|(heartbeat, _)| heartbeat)
+        self.agents.values().filter(|(_, presence)| presence.is_ready()).map(|(heartbeat, _)| heartbeat)
     }
 
     fn drained(&self, agent: AgentId) -> Option<&AgentState> {
@@ -239,8 +315,8 @@ impl Fleet {
             && let Some((heartbeat, presence)) = self.agents.get(&agent)
         {
             return match presence {
-                Presence::Ready => self.takes_work(heartbeat),
-                Presence::Offline { .. } => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
+                Presence::Ready { .. } => self.takes_work(heartbeat),
+                Presence::Away { .. } => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
             };
         }
         // Host names are compared as DNS compares them.
@@ -252,9 +328,13 @@ impl Fleet {
                 hostname: name.to_string(),
                 ids: self.living().filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
             }),
-            (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).find(is_named) {
-                Some(heartbeat) => Err(NoTarget::Offline { agent: heartbeat.agent, hostname: heartbeat.hostname.clone() }),
-                None => {
+            (None, _) => match self.agents.values().map(|(heartbeat, _)| heartbeat).filter(is_named).collect::<Vec<_>>().as_slice() {
+                [one] => Err(NoTarget::Offline { agent: one.agent, hostname: one.hostname.clone() }),
+                [_, _, ..] => Err(NoTarget::Ambiguous {
+                    hostname: name.to_string(),
+                    ids: self.agents.values().map(|(heartbeat, _)| heartbeat).filter(is_named).map(|heartbeat| heartbeat.agent).collect(),
+                }),
+                [] => {
                     let known = self.agents.values().map(|(heartbeat, _)| heartbeat.hostname.as_str());
                     Err(NoTarget::Unknown { name: name.to_string(), nearest: nearest(name.as_str(), known) })
                 }
@@ -265,8 +345,8 @@ impl Fleet {
     fn forget_some(&mut self) {
         let offline = || {
             self.agents.iter().filter_map(|(agent, (_, presence))| match presence {
-                Presence::Ready => None,
-                Presence::Offline { since } => Some((*since, *agent)),
+                Presence::Ready { .. } => None,
+                Presence::Away { since, .. } => Some((*since, *agent)),
             })
         };
         if offline().count() > OFFLINE_KEPT
@@ -275,6 +355,11 @@ impl Fleet {
             self.agents.remove(&longest);
         }
     }
+}
+
+/// A moment of the monotonic clock by the clock that says `now`.
+fn ago(now: Timestamp, at: Instant) -> Timestamp {
+    SignedDuration::try_from(at.elapsed()).ok().and_then(|elapsed| now.checked_sub(elapsed).ok()).unwrap_or(now)
 }
 
 fn is_member(heartbeat: &Heartbeat, group: &Label) -> bool {
@@ -318,6 +403,8 @@ pub(crate) mod tests {
             running: 0,
             drained: false,
             labels: Vec::new(),
+            conditions: Vec::new(),
+            process: None,
             started_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }
@@ -398,6 +485,10 @@ pub(crate) mod tests {
         }
     }
 
+    fn lost() -> Presence {
+        Presence::Away { heard: Instant::now(), since: Instant::now(), how: Away::Lost }
+    }
+
     #[test]
     fn of_too_many_that_are_offline_the_one_for_longest_is_forgotten() {
         let silent = |agent| RegistryEvent::Silent(AgentId::from_bits(agent));
@@ -405,20 +496,75 @@ pub(crate) mod tests {
         let newest = OFFLINE_KEPT as u128 + 1;
         let later = Heartbeat { started_at: jiff::Timestamp::from_second(1).unwrap(), ..heartbeat(2, "web") };
         let mut fleet = fleet([beat(newest, "web"), RegistryEvent::Beat(later), silent(2)]);
-        fleet.agents.extend((3..newest).map(|agent| {
-            let since = Instant::now();
-            (AgentId::from_bits(agent), (heartbeat(agent, "web"), Presence::Offline { since }))
-        }));
-        fleet.agents.insert(AgentId::from_bits(1), (heartbeat(1, "web"), Presence::Offline { since: Instant::now() }));
+        fleet.agents.extend((3..newest).map(|agent| (AgentId::from_bits(agent), (heartbeat(agent, "web"), lost()))));
+        fleet.agents.insert(AgentId::from_bits(1), (heartbeat(1, "web"), lost()));
         fleet.take(silent(newest));
         assert!(fleet.agents.contains_key(&AgentId::from_bits(newest)));
         assert!(!fleet.agents.contains_key(&AgentId::from_bits(2)));
     }
 
     #[test]
+    fn a_crash_is_an_alarm_until_the_agent_is_back_and_a_clean_stop_is_none() {
+        let (one, two) = (AgentId::from_bits(1), AgentId::from_bits(2));
+        let mut fleet = fleet([beat(1, "crashed"), beat(2, "stopped"), RegistryEvent::Silent(one), RegistryEvent::Left(two)]);
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let states = |fleet: &Fleet| fleet.views(now).iter().map(|view| view.state).collect::<Vec<_>>();
+        let alarms = |fleet: &Fleet| fleet.alarms(now).iter().map(|alarm| alarm.agent).collect::<Vec<_>>();
+        assert_eq!((states(&fleet), alarms(&fleet)), (vec![AgentCondition::Offline, AgentCondition::Stopped], vec![one]));
+        fleet.take(RegistryEvent::Left(one));
+        assert_eq!(alarms(&fleet), [one], "what was lost did not say goodbye");
+        fleet.take(beat(1, "crashed"));
+        assert_eq!((states(&fleet)[0], alarms(&fleet)), (AgentCondition::Ready, vec![]));
+        fleet.take(RegistryEvent::Silent(one));
+        fleet.take(RegistryEvent::Removed(one));
+        assert_eq!((states(&fleet), alarms(&fleet)), (vec![AgentCondition::Stopped], vec![]));
+    }
+
+    #[test]
+    fn whoever_is_not_told_of_when_the_registry_is_watched_anew_is_lost() {
+        let mut fleet = fleet([beat(1, "a"), beat(2, "b"), beat(3, "c"), RegistryEvent::Left(AgentId::from_bits(3))]);
+        fleet.doubt();
+        assert!(fleet.alarms(Timestamp::UNIX_EPOCH).is_empty(), "nothing is known yet");
+        fleet.take(beat(2, "b"));
+        fleet.take(RegistryEvent::Current);
+        let alarms = fleet.alarms(Timestamp::UNIX_EPOCH);
+        assert_eq!(alarms.iter().map(|alarm| alarm.agent).collect::<Vec<_>>(), [AgentId::from_bits(1)]);
+    }
+
+    #[test]
+    fn an_agent_whose_clock_is_an_hour_wrong_is_not_lost() {
+        let now = Timestamp::now();
+        for hour in [-1, 1] {
+            let started_at = now.checked_add(SignedDuration::from_hours(hour)).unwrap();
+            let fleet = fleet([RegistryEvent::Beat(Heartbeat { started_at, ..heartbeat(1, "web") })]);
+            let view = &fleet.views(now)[0];
+            assert_eq!((view.state, view.started_at), (AgentCondition::Ready, started_at));
+            assert!(view.last_seen.unwrap() <= now && view.last_seen.unwrap() > now.checked_sub(SignedDuration::from_mins(1)).unwrap());
+            // Whether its process is a later one is a matter of its own clock alone.
+            let began = started_at.checked_add(SignedDuration::from_secs(5)).unwrap();
+            assert!(!fleet.is_gone(AgentId::from_bits(1), began, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn two_agents_with_one_host_name_are_never_chosen_between() {
+        let (two, three) = (AgentId::from_bits(2), AgentId::from_bits(3));
+        let mut fleet = fleet([beat(2, "twin"), beat(3, "Twin")]);
+        let both = NoTarget::Ambiguous { hostname: "twin".to_owned(), ids: vec![two, three] };
+        let name: HostName = "twin".parse().unwrap();
+        assert!(both.to_string().contains(&two.to_string()) && both.to_string().contains(&three.to_string()));
+        for end in [None, Some(RegistryEvent::Silent(two)), Some(RegistryEvent::Left(three))] {
+            let is_one_left = matches!(end, Some(RegistryEvent::Silent(_)));
+            end.into_iter().for_each(|event| fleet.take(event));
+            let expected = if is_one_left { Ok(three) } else { Err(both.clone()) };
+            assert_eq!((fleet.find(&name), fleet.host(&name, Waits::ForAgents)), (expected.clone(), expected));
+        }
+    }
+
+    #[test]
     fn a_host_that_came_back_under_a_new_id_is_found() {
         let fleet = fleet([beat(1, "web"), RegistryEvent::Left(AgentId::from_bits(1)), beat(2, "web")]);
         check(&fleet, "web", Ok(ExecutionId::Agent(AgentId::from_bits(2))));
-        assert_eq!(fleet.views().len(), 2);
+        assert_eq!(fleet.views(Timestamp::UNIX_EPOCH).len(), 2);
     }
 }

@@ -246,6 +246,7 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
             provider::command::run(host, task, command, output, stops).await
         }
         Call::WorkspaceRun { run, args: _ } => workspace::run(host, task, run, output, stops).await,
+        Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
 }
 

@@ -6,17 +6,20 @@
 
 pub mod bundle;
 mod executor;
+mod facts;
 mod files;
 mod finished;
 mod machine;
 pub mod process;
 mod provider;
 mod secrets;
+mod strain;
 mod workspace;
 
 pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
 pub use machine::Machine;
+pub use strain::Strain;
 
 /// The host's name as the kernel has it now.
 #[must_use]

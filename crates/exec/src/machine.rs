@@ -118,7 +118,7 @@ impl Machine {
         }
     }
 
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.root == Path::new("/")
     }
 }

@@ -115,3 +115,13 @@ pub const PING_INTERVAL_MIN: Duration = Duration::from_millis(200);
 pub const PING_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The longest a ping may wait for one answer.
 pub const PING_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Bytes of the value of a fact that an argument may name.
+pub const FACT_BYTES_MAX: usize = 1024;
+/// Network interfaces among the facts of a host.
+pub const FACT_INTERFACES_MAX: usize = 64;
+/// Addresses of one of them.
+pub const FACT_ADDRESSES_MAX: usize = 32;
+/// Conditions in a heartbeat.
+pub const CONDITIONS_MAX: usize = 16;
+/// What is kept and shown of the history of an agent's drains.
+pub const DRAINS_KEPT: u8 = 16;

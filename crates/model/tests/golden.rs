@@ -1,9 +1,11 @@
 //! Records as earlier versions wrote them must keep loading, and what is written today is written in the same words.
 
+use longshore_model::fact::FactValues;
 use longshore_model::job::Job;
 use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
+use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,7 +66,15 @@ fn reservations_of_schema_1_load() {
 
 #[test]
 fn heartbeats_of_schema_1_load() {
-    survives::<Heartbeat>(include_str!("golden/heartbeat.1.json"));
+    assert!(survives::<Heartbeat>(include_str!("golden/heartbeat.1.json")).conditions.is_empty());
+    let heartbeat: Heartbeat = survives(include_str!("golden/heartbeat.1.conditions.json"));
+    assert_eq!((heartbeat.conditions.len(), heartbeat.process.is_some()), (3, true));
+}
+
+#[test]
+fn facts_of_schema_1_load() {
+    let record: FactsRecord = survives(include_str!("golden/facts.1.json"));
+    assert_eq!(FactValues::of(&record.facts).get("interface.primary"), Some("eth0"));
 }
 
 #[test]

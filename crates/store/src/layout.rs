@@ -12,6 +12,7 @@
 //! KV agent-registry <agent>                                          a heartbeat, which expires
 //! KV job-turns      wait.<sha256 of a key>.<job>                     who waits for a concurrency key
 //!                   turn.<sha256 of a key>                           who has it
+//! KV agent-facts    <agent>                                          what an agent knows of its host
 //! KV agent-state    <agent>                                          what people want of it                   republished: state.<agent>
 //! stream JOBS       jobs.<kind>._any.<job>                           the shared work queue               ◄─┤
 //!                   jobs.<kind>.any.label.<key>.<v1>….<job>          a group's work queue                ◄─┘  republished: group.<kind>.<key>…
@@ -56,6 +57,7 @@ pub(crate) struct Layout {
     pub(crate) turn_bucket: String,
     pub(crate) registry_bucket: String,
     pub(crate) state_bucket: String,
+    pub(crate) facts_bucket: String,
     pub(crate) object_bucket: String,
 }
 
@@ -84,6 +86,7 @@ impl Layout {
             turn_bucket: named("job-turns"),
             registry_bucket: named(&config.registry.bucket),
             state_bucket: named(&config.state_bucket),
+            facts_bucket: named(&config.facts.bucket),
             object_bucket: named(&config.objects.bucket),
         }
     }
@@ -343,6 +346,10 @@ impl Layout {
 
     pub(crate) fn state(&self, agent: AgentId) -> String {
         format!("$KV.{}.{agent}", self.state_bucket)
+    }
+
+    pub(crate) fn facts(&self, agent: AgentId) -> String {
+        format!("$KV.{}.{agent}", self.facts_bucket)
     }
 
     pub(crate) fn parse_heartbeat(&self, subject: &str) -> Option<AgentId> {

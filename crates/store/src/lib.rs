@@ -9,6 +9,7 @@
 mod audit;
 mod dead_letters;
 mod error;
+mod facts;
 mod feed;
 pub mod jetstream;
 mod layout;
@@ -25,11 +26,12 @@ use std::sync::Arc;
 pub use audit::{Audit, AuditPage, StoredAudit};
 pub use dead_letters::{DeadLetters, LetterEvent, LetterPut, LetterStream, StoredLetter};
 pub use error::Error;
+pub use facts::Facts;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
 pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger, Revision};
 pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name, result_name};
-pub use registry::{Registry, RegistryEvent, RegistryStream};
+pub use registry::{Newest, Registry, RegistryEvent, RegistryStream};
 pub use turns::{Turn, Turns};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
@@ -46,6 +48,8 @@ pub struct Store {
     pub logs: Arc<dyn Logs>,
     /// Which agents live.
     pub registry: Arc<dyn Registry>,
+    /// What agents know of their hosts.
+    pub facts: Arc<dyn Facts>,
     /// Jobs whose attempts are used up.
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Who changed what, and who was refused.

@@ -1,6 +1,7 @@
 //! The agent on a real broker. What needs child processes is tested with the whole program, in `longshore-cli`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
+mod host;
 mod refusals;
 mod trust;
 mod turns;
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use longshore_agent::{Agent, Config};
-use longshore_exec::SupervisorCommand;
+use longshore_agent::{Agent, Config, FactsPolicy, Thresholds};
+use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::job::Job;
 use longshore_model::retry::{RetryPolicy, standard_backoff};
 use longshore_model::wire::agent::AgentState;
@@ -56,30 +57,13 @@ impl Bench {
     }
 
     async fn start_member(&mut self, id: AgentId, max_jobs: usize, labels: &[&str]) -> CancellationToken {
-        self.start_agent_with(id, max_jobs, labels, |_| ()).await
+        let labels = labels.iter().map(|label| label.parse().unwrap()).collect();
+        self.start_with(id, |config| (config.max_jobs, config.labels) = (max_jobs, labels)).await
     }
 
-    async fn start_agent_with(
-        &mut self,
-        id: AgentId,
-        max_jobs: usize,
-        labels: &[&str],
-        adapt: impl FnOnce(&mut Config),
-    ) -> CancellationToken {
+    async fn start_with(&mut self, id: AgentId, adapt: impl FnOnce(&mut Config)) -> CancellationToken {
         let drain = CancellationToken::new();
-        let mut config = Config {
-            id,
-            hostname: Some(format!("host-{}", id.bits())),
-            labels: labels.iter().map(|label| label.parse().unwrap()).collect(),
-            max_jobs,
-            state_dir: self.dir.path().join(id.to_string()),
-            supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
-            heartbeat_every: Duration::from_secs(1),
-            backoff: self.backoff.clone(),
-            kill_grace: Duration::from_secs(1),
-            opening_keys: None,
-            trusted_keys: None,
-        };
+        let mut config = self.config(id, &id.to_string());
         adapt(&mut config);
         let store = match &self.broker {
             Some((_, config)) => jetstream::connect(config).await.unwrap(),
@@ -89,6 +73,26 @@ impl Bench {
         let drained = drain.clone();
         self.tasks.spawn(async move { agent.run(drained, CancellationToken::new()).await.unwrap() });
         drain
+    }
+
+    /// An agent whose state directory has this name.
+    fn config(&self, id: AgentId, place: &str) -> Config {
+        Config {
+            id,
+            hostname: Some(format!("host-{}", id.bits())),
+            labels: Vec::new(),
+            max_jobs: 2,
+            state_dir: self.dir.path().join(place),
+            supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
+            heartbeat_every: Duration::from_secs(1),
+            backoff: self.backoff.clone(),
+            kill_grace: Duration::from_secs(1),
+            opening_keys: None,
+            trusted_keys: None,
+            machine: Machine::default(),
+            facts: FactsPolicy::default(),
+            thresholds: Thresholds::default(),
+        }
     }
 
     async fn submit(&self, job: &Job) {

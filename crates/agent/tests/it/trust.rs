@@ -66,7 +66,7 @@ async fn with_trusted_keys_unsigned_altered_and_foreign_jobs_are_refused_and_not
     let keys = Keys::new();
     let mut bench = Bench::new(|_| ()).await;
     let trusted = keys.trusted();
-    bench.start_agent_with(me(), 4, &[], |config| config.trusted_keys = Some(trusted)).await;
+    bench.start_with(me(), |config| config.trusted_keys = Some(trusted)).await;
     let now = Timestamp::now();
     let any = |n: u64| Job { retry: longshore_model::retry::RetryPolicy::standard(), ..sample::query_any(sample::job_id(n), now) };
 
@@ -97,7 +97,7 @@ async fn signed_work_for_several_is_done_by_each_of_them() {
     let agents: Vec<AgentId> = (1..=3).map(sample::agent_id).collect();
     for agent in &agents {
         let trusted = keys.trusted();
-        bench.start_agent_with(*agent, 2, &[], |config| config.trusted_keys = Some(trusted)).await;
+        bench.start_with(*agent, |config| config.trusted_keys = Some(trusted)).await;
     }
     let executions: Vec<ExecutionId> = agents.iter().map(|agent| (*agent).into()).collect();
     let job = sample::query_any(sample::job_id(1), Timestamp::now());
@@ -114,7 +114,7 @@ async fn secrets_that_do_not_open_fail_the_job_and_start_nothing() {
     let keys = Keys::new();
     let mut bench = Bench::new(|_| ()).await;
     let opening = keys.opening.clone();
-    bench.start_agent_with(me(), 4, &[], |config| config.opening_keys = Some(opening)).await;
+    bench.start_with(me(), |config| config.opening_keys = Some(opening)).await;
     let job = keys.with_secret(sample::job_id(1), "deploy");
 
     let foreign = Keys::new().with_secret(sample::job_id(2), "deploy");

@@ -8,10 +8,10 @@ use longshore_client::{AgentCondition, AgentView};
 use longshore_model::HostName;
 use tokio::time::Instant;
 
-use super::status;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::render;
 
 /// Between looks at an agent that finishes what it has.
 const LOOK: Duration = Duration::from_millis(500);
@@ -73,6 +73,6 @@ fn awaited(view: &AgentView) -> String {
 
 fn show(app: &App, view: &AgentView) -> Result<Exit, Failure> {
     let agents = std::slice::from_ref(view);
-    app.out.item(view, |wide| status::agents(app, agents, wide, Timestamp::now()), || view.id.to_string())?;
+    app.out.item(view, |wide| render::agents(&app.out, agents, wide, Timestamp::now()), || view.id.to_string())?;
     Ok(Exit::Done)
 }

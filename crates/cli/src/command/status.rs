@@ -8,7 +8,7 @@ use longshore_client::StatusView;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::render::{Table, ago};
+use crate::render;
 
 pub(crate) async fn perform(app: &App) -> Result<Exit, Failure> {
     // What is not running is what was asked about, not a failure to ask.
@@ -31,26 +31,6 @@ fn text(app: &App, url: &str, status: &StatusView) -> String {
         text.push_str("  agents   none: start one with `longshore agent start`");
         return text;
     }
-    text.push('\n');
-    text + &agents(app, &status.agents, false, Timestamp::now())
-}
-
-/// Agents as `status` and `agent list` show them.
-pub(crate) fn agents(app: &App, agents: &[longshore_client::AgentView], wide: bool, now: Timestamp) -> String {
-    let headings = ["NAME", "STATE", "JOBS", "UP SINCE", "LABELS", "VERSION", "ID"];
-    let n_columns = if wide { 7 } else { 5 };
-    let mut table = Table::new(&app.out, &headings[..n_columns]);
-    for agent in agents {
-        let cells = [
-            agent.hostname.clone(),
-            agent.state.as_str().to_owned(),
-            format!("{}/{}", agent.running, agent.max_jobs),
-            ago(&app.out, agent.started_at, now),
-            agent.labels.join(" "),
-            agent.version.clone(),
-            agent.id.to_string(),
-        ];
-        table.row(cells.into_iter().take(n_columns));
-    }
-    table.text()
+    let now = Timestamp::now();
+    text + &render::alarms(&app.out, &status.alarms, now) + "\n" + &render::agents(&app.out, &status.agents, false, now)
 }

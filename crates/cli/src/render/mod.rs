@@ -1,5 +1,6 @@
 //! How things look on a terminal. Data for machines never passes through here.
 
+mod agent;
 mod answers;
 mod job;
 mod letter;
@@ -8,6 +9,7 @@ mod printable;
 mod table;
 mod time;
 
+pub(crate) use agent::{agent, agents, alarms};
 pub(crate) use answers::{Rows, answers};
 pub(crate) use job::{job, job_line, jobs, outcome};
 pub(crate) use letter::{dead_letter, dead_letters};

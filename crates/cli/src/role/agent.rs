@@ -1,7 +1,6 @@
 //! `longshore agent`: run one here, and see which there are.
 
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 use serde_json::json;
 
 use super::agent_flags::{AgentFlags, LOCAL_BROKER, WorkerFlags};
@@ -10,7 +9,7 @@ use super::data::DataDir;
 use super::shutdown::{Signals, Tokens};
 use super::{RoleFlags, mapping};
 use crate::app::{App, Flag};
-use crate::command::{drain, status};
+use crate::command::{agent, drain};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -22,10 +21,17 @@ pub(crate) enum Agent {
     /// List the agents.
     #[command(visible_alias = "ls")]
     List,
+    /// One agent: what it runs, what its host is short of, and who drained it when.
+    Show(agent::Which),
+    /// What an agent knows of its host. Arguments of jobs may name it: `@fact.hostname`.
+    Facts(agent::Which),
     /// Tell an agent to take no new work, and wait until it has finished what it has.
     Drain(drain::Drain),
     /// Tell an agent to take work again.
     Undrain(drain::Undrain),
+    /// Remove what an agent that is gone left behind.
+    #[command(visible_alias = "rm")]
+    Remove(agent::Which),
 }
 
 /// Run an agent on this host.
@@ -49,22 +55,15 @@ pub(crate) struct WorkerStart {
 impl Agent {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         match self {
-            Self::List => list(app).await,
+            Self::List => agent::list(app).await,
+            Self::Show(which) => agent::show(app, which).await,
+            Self::Facts(which) => agent::facts(app, which).await,
+            Self::Remove(which) => agent::remove(app, which).await,
             Self::Drain(drain) => drain.perform(app).await,
             Self::Undrain(undrain) => undrain.perform(app).await,
             Self::Start(start) => start.perform(app).await,
         }
     }
-}
-
-async fn list(app: &App) -> Result<Exit, Failure> {
-    let agents = app.client()?.agents().await?;
-    let table = |wide| status::agents(app, &agents.items, wide, Timestamp::now());
-    app.out.list(&agents, &agents.items, table, |agent| agent.id.to_string())?;
-    if agents.items.is_empty() {
-        app.out.say("There is no agent.");
-    }
-    Ok(Exit::Done)
 }
 
 impl Start {
@@ -92,7 +91,11 @@ async fn run(app: &App, role: RoleFlags, own: Vec<Flag>) -> Result<Exit, Failure
         exit = signals.next() => return Ok(exit),
     };
     let (id, hostname) = (config.id, config.hostname());
-    let agent = ready(config, store).await?;
+    // Who has the same identity may be waited for.
+    let agent = tokio::select! {
+        agent = ready(config, store) => agent?,
+        exit = signals.next() => return Ok(exit),
+    };
     super::start::tell(app, &json!({ "agent": id, "hostname": hostname }), || format!("agent {hostname} ({id}) is ready"))?;
     let tokens = Tokens::default();
     let (exit, ended) = signals.guide(&app.out, &tokens, agent.run(tokens.drain.clone(), tokens.stop.clone())).await;

@@ -32,7 +32,14 @@ fn is_role(command: &Command) -> bool {
         | Command::Node(_)
         | Command::DeadLetter(_)
         | Command::Operation(_)
-        | Command::Agent(agent::Agent::List | agent::Agent::Drain(_) | agent::Agent::Undrain(_))
+        | Command::Agent(
+            agent::Agent::List
+            | agent::Agent::Show(_)
+            | agent::Agent::Facts(_)
+            | agent::Agent::Drain(_)
+            | agent::Agent::Undrain(_)
+            | agent::Agent::Remove(_),
+        )
         | Command::Token(_)
         | Command::Context(_)
         | Command::Config(_)

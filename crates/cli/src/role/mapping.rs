@@ -3,8 +3,9 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use longshore_agent::{FactsPolicy, Thresholds};
 use longshore_controller::SigningKey;
-use longshore_exec::SupervisorCommand;
+use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::limits::KILL_GRACE;
 use longshore_store::jetstream::{self, Auth};
 
@@ -16,7 +17,7 @@ use crate::settings::{AuthKind, Nats, ReplayPolicy, Secret, Settings, Storage, w
 
 /// How to reach the stores on `endpoint`, or on the configured broker.
 pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_name: &str) -> Result<jetstream::Config, Failure> {
-    let Nats { server, tls, inbox_prefix, stream, kv, dlq, logs, audit, registry, state, objects, .. } = &settings.nats;
+    let Nats { server, tls, inbox_prefix, stream, kv, dlq, logs, audit, registry, state, facts, objects, .. } = &settings.nats;
     let consumer = &settings.agent.consumer;
     let (url, auth) = match endpoint {
         Some(endpoint) => {
@@ -63,6 +64,7 @@ pub(crate) fn store(settings: &Settings, endpoint: Option<&Endpoint>, client_nam
         audit: jetstream::Stream { name: audit.stream.clone(), max_age: audit.max_age.0, max_bytes: audit.max_bytes.0 },
         logs: jetstream::Stream { name: logs.stream.clone(), max_age: logs.max_age.0, max_bytes: logs.max_bytes.0 },
         registry: jetstream::Registry { bucket: registry.bucket.clone(), ttl: registry.ttl.0 },
+        facts: jetstream::Facts { bucket: facts.bucket.clone(), ttl: facts.ttl.0, max_bytes: facts.max_bytes.0 },
         objects: jetstream::Objects { bucket: objects.bucket.clone(), max_age: objects.max_age.0, max_bytes: objects.max_bytes.0 },
         consumer: jetstream::Consumer {
             queue_group: settings.agent.queue_group.clone(),
@@ -179,7 +181,20 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         supervisor: SupervisorCommand { program, args: vec!["__supervise".into()] },
         heartbeat_every: settings.nats.registry.ttl.0 / 3,
         kill_grace: KILL_GRACE,
+        machine: Machine::default(),
+        facts: FactsPolicy { every: settings.agent.facts.interval.0, kept: settings.nats.facts.ttl.0 },
+        thresholds: Thresholds {
+            memory_percent: settings.agent.conditions.memory_pressure_threshold,
+            load_percent: percent(settings.agent.conditions.high_load_multiplier),
+            disk_percent: settings.agent.conditions.disk_pressure_threshold,
+        },
     })
+}
+
+/// A factor within its bounds as a percentage: at least one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the settings' bounds keep it between 0.01 and 1000")]
+fn percent(factor: f64) -> u32 {
+    (factor * 100.0).round().clamp(1.0, 100_000.0) as u32
 }
 
 #[cfg(test)]
@@ -226,6 +241,9 @@ mod tests {
             |s| s.nats.logs.max_bytes.0 = 1,
             |s| s.nats.registry.bucket = "x".to_owned(),
             |s| s.nats.registry.ttl = Span(Duration::from_secs(1)),
+            |s| s.nats.facts.bucket = "x".to_owned(),
+            |s| s.nats.facts.ttl = Span(Duration::from_secs(1)),
+            |s| s.nats.facts.max_bytes.0 = 1,
             |s| s.nats.objects.bucket = "x".to_owned(),
             |s| s.nats.objects.max_age = Span(Duration::from_secs(1)),
             |s| s.nats.objects.max_bytes.0 = 1,
@@ -254,11 +272,17 @@ mod tests {
         let change = |s: &mut Settings| {
             (s.agent.hostname, s.agent.max_jobs) = ("harbor".to_owned(), 3);
             s.agent.labels.insert("group".to_owned(), "web".to_owned());
+            (s.agent.facts.interval, s.nats.facts.ttl) = (Span(Duration::from_secs(7)), Span(Duration::from_secs(8)));
+            let conditions = &mut s.agent.conditions;
+            (conditions.memory_pressure_threshold, conditions.disk_pressure_threshold) = (71, 72);
+            conditions.high_load_multiplier = 0.73;
         };
         let config = agent(&with(change), dir.path()).unwrap();
         assert_eq!((config.hostname.as_deref(), config.max_jobs), (Some("harbor"), 3));
         assert_eq!(config.labels, vec!["group:web".parse().unwrap()]);
         assert_eq!(config.heartbeat_every, Duration::from_secs(10));
+        assert_eq!((config.facts.every, config.facts.kept), (Duration::from_secs(7), Duration::from_secs(8)));
+        assert_eq!(config.thresholds, Thresholds { memory_percent: 71, load_percent: 73, disk_percent: 72 });
         let key = || SigningKey::new(vec![7; 32]);
         let settings =
             with(|s| (s.controller.api.listen, s.controller.api.job_timeout) = ("127.0.0.1:1".to_owned(), Span(Duration::from_secs(9))));

@@ -12,6 +12,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The longest usual wait between two attempts, so that a job's records outlive its attempts.
 const BACKOFF_LONGEST: Duration = Duration::from_secs(3600);
+/// The rarest that a host is looked at.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The most bytes of one stream, so that all of them together still have a number in the broker's own limit.
 const LARGEST: u64 = 1 << 56;
 /// The most executions of one agent at once.
@@ -28,6 +30,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         ("nats.logs.max_age", nats.logs.max_age),
         ("nats.audit.max_age", nats.audit.max_age),
         ("nats.registry.ttl", nats.registry.ttl),
+        ("nats.facts.ttl", nats.facts.ttl),
         ("nats.objects.max_age", nats.objects.max_age),
         ("controller.api.job_timeout", controller.api.job_timeout),
         ("agent.consumer.ack_wait", agent.consumer.ack_wait),
@@ -40,6 +43,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         ("nats.dlq.max_bytes", nats.dlq.max_bytes),
         ("nats.logs.max_bytes", nats.logs.max_bytes),
         ("nats.audit.max_bytes", nats.audit.max_bytes),
+        ("nats.facts.max_bytes", nats.facts.max_bytes),
         ("nats.objects.max_bytes", nats.objects.max_bytes),
     ] {
         within(key, &size.0, 1..=LARGEST, "1 to 2^56 bytes")?;
@@ -65,6 +69,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         within("agent.consumer.back_off", &wait.0, Duration::ZERO..=BACKOFF_LONGEST, "waits of up to 1h")?;
     }
     within("nats.stream.replicas", &nats.stream.replicas, 1..=REPLICAS_MAX, "1 to 5")?;
+    let conditions = &agent.conditions;
+    within("agent.facts.interval", &agent.facts.interval.0, SHORTEST..=DAY, "1s to 24h")?;
+    within("agent.conditions.memory_pressure_threshold", &conditions.memory_pressure_threshold, 1..=100, "1 to 100")?;
+    within("agent.conditions.disk_pressure_threshold", &conditions.disk_pressure_threshold, 1..=100, "1 to 100")?;
+    within("agent.conditions.high_load_multiplier", &conditions.high_load_multiplier, 0.01..=1000.0, "0.01 to 1000")?;
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
     let unfit = |key: &'static str| move |error: longshore_seal::KeyError| (key, error.to_string());
     if let Some(text) = &controller.jobs.sealing_key {

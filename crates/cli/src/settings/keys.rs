@@ -20,6 +20,8 @@ pub(crate) struct Key {
     pub(crate) address: bool,
     /// Whether it takes a number.
     integer: bool,
+    /// Whether it takes a number that may have a fraction.
+    fraction: bool,
     /// Whether it takes names with values.
     mapping: bool,
     /// Whether it takes several values.
@@ -91,6 +93,7 @@ impl Key {
     pub(crate) fn read(&self, text: &str) -> Value {
         match text.parse::<i64>() {
             Ok(number) if self.integer => Value::from(number),
+            Ok(_) | Err(_) if self.fraction => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
             Ok(_) | Err(_) if (self.secret || self.mapping) && text.trim_start().starts_with('{') => {
                 serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text))
             }
@@ -116,10 +119,11 @@ fn collect(prefix: &str, schema: &Value, defaults: &Value, keys: &mut BTreeMap<S
         }
         let doc = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
         let integer = schema.get("type").is_some_and(|kind| kind.to_string().contains("integer"));
+        let fraction = schema.get("type").is_some_and(|kind| kind == "number");
         let address = mentions(schema, "x-address");
         let is_a = |what: &str| schema.get("type").is_some_and(|kind| kind == what);
         let (mapping, list) = (is_a("object"), is_a("array"));
-        keys.insert(dotted, Key { doc, default, secret, address, integer, mapping, list });
+        keys.insert(dotted, Key { doc, default, secret, address, integer, fraction, mapping, list });
     }
 }
 
@@ -177,6 +181,7 @@ mod tests {
         };
         assert_eq!(read("agent.max_jobs", "5"), 5);
         assert_eq!(read("agent.hostname", "5"), "5");
+        assert_eq!(read("agent.conditions.high_load_multiplier", "1.5"), 1.5);
         assert_eq!(read("nats.kv.max_bytes", "100MiB"), "100MiB");
         assert_eq!(read("nats.kv.max_bytes", "1024"), 1024);
         for list in ["1s,2m", "1s, 2m", "[1s, 2m]"] {

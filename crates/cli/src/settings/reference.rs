@@ -28,7 +28,16 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("agent.consumer.max_ack_pending", &[STREAMS, "the_broker_offers_work_as_configured_and_by_no_back_off_of_its_own"]),
     ("agent.consumer.max_deliver", &[STREAMS, "the_broker_offers_work_as_configured_and_by_no_back_off_of_its_own"]),
     ("agent.consumer.replay_policy", &[STREAMS, "work_goes_to_one_queue_group_and_a_renamed_one_takes_over_what_nobody_uses"]),
+    ("agent.conditions.disk_pressure_threshold", &["each_threshold_decides_what_the_host_counts_as_short_of"]),
+    ("agent.conditions.high_load_multiplier", &["each_threshold_decides_what_the_host_counts_as_short_of"]),
+    ("agent.conditions.memory_pressure_threshold", &["each_threshold_decides_what_the_host_counts_as_short_of"]),
+    ("agent.facts.interval", &["facts_follow_the_host_at_the_interval"]),
     ("agent.hostname", &[STREAMS, FLAGS]),
+    (
+        "agent.jobs.opening_keys",
+        &["a_secret_is_nowhere_but_in_the_program_it_is_for", "keys_are_changed_while_a_job_waits_and_a_wrong_key_is_told"],
+    ),
+    ("agent.jobs.trusted_keys", &["jobs_that_no_trusted_controller_signed_are_refused_by_agents"]),
     ("agent.labels", &[STREAMS, FLAGS]),
     ("agent.max_jobs", &[STREAMS, "an_agent_never_runs_more_jobs_at_once_than_it_may"]),
     ("agent.queue_group", &[STREAMS, "work_goes_to_one_queue_group_and_a_renamed_one_takes_over_what_nobody_uses"]),
@@ -41,6 +50,11 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("controller.api.security.signing_key", &[OWN]),
     ("controller.client.security.bearer_token", &[OWN, "a_token_goes_to_the_controller_it_is_for_and_to_no_other"]),
     ("controller.client.url", &[OWN]),
+    (
+        "controller.jobs.sealing_key",
+        &["a_secret_is_nowhere_but_in_the_program_it_is_for", "without_a_sealing_key_jobs_with_secrets_are_refused_and_nothing_is_stored"],
+    ),
+    ("controller.jobs.signing_key", &["jobs_that_no_trusted_controller_signed_are_refused_by_agents"]),
     ("nats.audit.max_age", &[STREAMS, RETENTION]),
     ("nats.audit.max_bytes", &[STREAMS, RETENTION]),
     ("nats.audit.stream", &[STREAMS]),
@@ -53,6 +67,9 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("nats.dlq.max_age", &[STREAMS, RETENTION]),
     ("nats.dlq.max_bytes", &[STREAMS, RETENTION]),
     ("nats.dlq.stream", &[STREAMS]),
+    ("nats.facts.bucket", &[RETENTION]),
+    ("nats.facts.max_bytes", &[RETENTION]),
+    ("nats.facts.ttl", &[RETENTION, "facts_are_kept_while_their_agent_lives_and_go_after_it"]),
     (
         "nats.inbox_prefix",
         &["an_agent_may_not_do_what_is_not_its_own", "an_agent_whose_user_may_do_no_more_than_the_document_says_runs_every_kind_of_work"],
@@ -142,7 +159,7 @@ variables, flags. Keys nest in YAML and are joined by two underscores in variabl
 an error with a suggestion. `job.worker.KEY` is the older spelling of `agent.KEY`; both at once are an error that names both.
 `longshore config show --origin`, `config explain KEY`, `config check` and `config schema` tell what is in force, why, whether it is valid, and what could be.
 
-What must be the same for all roles of a fleet: `nats.server.namespace`, all of `nats.stream`, `nats.kv`, `nats.dlq`, `nats.logs`, `nats.audit`, `nats.registry`, `nats.state`, `nats.objects`,
+What must be the same for all roles of a fleet: `nats.server.namespace`, all of `nats.stream`, `nats.kv`, `nats.dlq`, `nats.logs`, `nats.audit`, `nats.registry`, `nats.facts`, `nats.state`, `nats.objects`,
 and, for its agents, `agent.queue_group` and `agent.consumer`: whoever starts last brings the broker's bounds and the shared consumer to its own settings. The broker gives each piece of
 work to one queue group only; an agent of another one is refused, and a renamed group takes over once the agents of the old one are gone.
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use longshore_agent::{FactsPolicy, Thresholds};
 use longshore_model::Label;
 use longshore_model::access::{Roles, TakenRole};
 use longshore_model::label::ParseLabelError;
@@ -55,6 +56,8 @@ pub(crate) struct Nats {
     pub(crate) registry: Registry,
     /// What people want of agents.
     pub(crate) state: State,
+    /// What agents know of their hosts.
+    pub(crate) facts: Facts,
     /// Bundles and artifacts.
     pub(crate) objects: Objects,
 }
@@ -224,6 +227,20 @@ pub(crate) struct Registry {
     pub(crate) ttl: Span,
 }
 
+/// What agents know of their hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Facts {
+    /// Name of the bucket.
+    pub(crate) bucket: String,
+    /// How long what an agent knows is kept after it is gone; one that lives writes it again in time.
+    #[schemars(with = "String")]
+    pub(crate) ttl: Span,
+    /// How many bytes are kept.
+    #[schemars(schema_with = "size")]
+    pub(crate) max_bytes: ByteSize,
+}
+
 /// Bundles and artifacts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -334,6 +351,31 @@ pub(crate) struct Agent {
     pub(crate) jobs: AgentJobs,
     /// How agents take work from the broker.
     pub(crate) consumer: Consumer,
+    /// What it knows of its host.
+    pub(crate) facts: AgentFacts,
+    /// From where on its host counts as short of something.
+    pub(crate) conditions: Conditions,
+}
+
+/// What an agent knows of its host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AgentFacts {
+    /// How often it looks, 1s to 24h.
+    #[schemars(with = "String")]
+    pub(crate) interval: Span,
+}
+
+/// From where on an agent's host counts as short of something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Conditions {
+    /// Percent of memory in use, 1 to 100.
+    pub(crate) memory_pressure_threshold: u32,
+    /// Load of the last minute by the number of processors, 0.01 to 1000.
+    pub(crate) high_load_multiplier: f64,
+    /// Percent of space in use on a file system, 1 to 100.
+    pub(crate) disk_pressure_threshold: u32,
 }
 
 /// Which jobs an agent believes, and what opens their secrets.
@@ -406,6 +448,7 @@ impl Default for Nats {
             audit: Audit::default(),
             registry: Registry::default(),
             state: State::default(),
+            facts: Facts::default(),
             objects: Objects::default(),
         }
     }
@@ -466,6 +509,30 @@ impl Default for Registry {
     }
 }
 
+impl Default for Facts {
+    fn default() -> Self {
+        let facts = jetstream::Config::default().facts;
+        Self { bucket: facts.bucket, ttl: Span(facts.ttl), max_bytes: ByteSize(facts.max_bytes) }
+    }
+}
+
+impl Default for AgentFacts {
+    fn default() -> Self {
+        Self { interval: Span(FactsPolicy::default().every) }
+    }
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        let Thresholds { memory_percent, load_percent, disk_percent } = Thresholds::default();
+        Self {
+            memory_pressure_threshold: memory_percent,
+            high_load_multiplier: f64::from(load_percent) / 100.0,
+            disk_pressure_threshold: disk_percent,
+        }
+    }
+}
+
 impl Default for Objects {
     fn default() -> Self {
         let objects = jetstream::Config::default().objects;
@@ -491,6 +558,8 @@ impl Default for Agent {
             client_name: "longshore-agent".to_owned(),
             jobs: AgentJobs::default(),
             consumer: Consumer::default(),
+            facts: AgentFacts::default(),
+            conditions: Conditions::default(),
         }
     }
 }

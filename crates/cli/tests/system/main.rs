@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "seeds and counts belong in a test's output")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its fleet ends here")]
 
+mod agents;
 mod concurrency;
 mod disk_full;
 mod fleet;

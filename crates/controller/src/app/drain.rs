@@ -33,6 +33,6 @@ pub(crate) async fn want(app: &App, caller: &Caller, name: &HostName, drained: b
         // Read your writes: the watch tells the same a moment later.
         app.fleet_mut().take(RegistryEvent::State(state));
     }
-    let view = app.fleet().views().into_iter().find(|view| view.id == agent);
+    let view = app.fleet().views(app.now()).into_iter().find(|view| view.id == agent);
     view.ok_or_else(|| Error::NotFound { what: format!("agent {agent}") })
 }

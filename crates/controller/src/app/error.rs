@@ -20,6 +20,8 @@ pub(crate) enum Error {
     Invalid(#[from] InvalidSubmission),
     #[error(transparent)]
     NoTarget(#[from] NoTarget),
+    #[error("the agent on {hostname} is running")]
+    AgentOnline { hostname: String },
     #[error("the index of jobs is still being built")]
     Indexing,
     #[error("there is no {what}")]

@@ -1,6 +1,7 @@
 //! Use cases, one a file. They take parsed values and a [`Caller`], check what it may, decide from the
 //! ledger, and write under its guard. No HTTP here.
 
+pub(crate) mod agents;
 pub(crate) mod artifacts;
 pub(crate) mod audit;
 pub(crate) mod bundles;

@@ -27,7 +27,11 @@ pub(crate) fn missing(app: &App) -> Option<&'static str> {
 /// The whole picture.
 pub(crate) fn status(app: &App, caller: &Caller) -> Result<StatusView, Error> {
     permit(caller, "job:read")?;
-    let agents = app.fleet().views();
+    let (agents, alarms) = {
+        let (fleet, now) = (app.fleet(), app.now());
+        (fleet.views(now), fleet.alarms(now))
+    };
+    let may_see_agents = caller.may("agent:read");
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         healthy: missing(app).is_none() && agents.iter().any(|agent| agent.state == AgentCondition::Ready),
@@ -38,14 +42,15 @@ pub(crate) fn status(app: &App, caller: &Caller) -> Result<StatusView, Error> {
         },
         // Half an index would look like the whole.
         jobs: if app.index().is_caught_up() { app.index().counts() } else { BTreeMap::new() },
-        agents: if caller.may("agent:read") { agents } else { Vec::new() },
+        agents: if may_see_agents { agents } else { Vec::new() },
+        alarms: if may_see_agents { alarms } else { Vec::new() },
     })
 }
 
 /// The agents, sorted by host name.
 pub(crate) fn agents(app: &App, caller: &Caller) -> Result<Vec<AgentView>, Error> {
     permit(caller, "agent:read")?;
-    Ok(app.fleet().views())
+    Ok(app.fleet().views(app.now()))
 }
 
 /// The catalogue, sorted by name.

@@ -27,6 +27,7 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::NoAgent
         | ErrorCode::AgentOffline
+        | ErrorCode::AgentOnline
         | ErrorCode::IdempotencyConflict
         | ErrorCode::JobDeleted
         | ErrorCode::JobRunning
@@ -126,6 +127,8 @@ impl From<Error> for Failed {
                 let field = FieldError { pointer: "/target".to_owned(), detail: detail.clone() };
                 Self::new(ErrorCode::Validation, detail).fields(vec![field])
             }
+            Error::AgentOnline { hostname } => Self::new(ErrorCode::AgentOnline, detail)
+                .hint(format!("stop it first; `longshore agent drain {hostname}` lets it finish what it has")),
             Error::NotFound { .. } => Self::new(ErrorCode::NotFound, detail),
             Error::IdempotencyConflict { .. } => Self::new(ErrorCode::IdempotencyConflict, detail),
             Error::Deleted { .. } => Self::new(ErrorCode::JobDeleted, detail).hint("submit it with a new key to have it done again"),

@@ -414,7 +414,7 @@ async fn a_redrive_asks_whether_the_agent_is_there_and_is_made_when_it_is() {
     let job = house.submit(body).await.id;
     die(&house.store, &agent, &agent.inbox().await[0]).await;
     agent.leave().await;
-    house.until("it is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "offline").await;
+    house.until("it is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "stopped").await;
     let path = format!("{LETTERS}/{job}/redrive");
     let refused = problem(house.request(Method::POST, &path).send().await.unwrap()).await;
     assert_eq!((refused.code, refused.retryable), (ErrorCode::AgentOffline, true));
@@ -423,7 +423,7 @@ async fn a_redrive_asks_whether_the_agent_is_there_and_is_made_when_it_is() {
     let (status, again) = redrive(&house, job).await;
     assert_eq!(status, StatusCode::CREATED);
     agent.leave().await;
-    house.until("it is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "offline").await;
+    house.until("it is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "stopped").await;
     let (status, repeated) = redrive(&house, job).await;
     assert_eq!((status, repeated.id), (StatusCode::OK, again.id), "what is made needs nobody");
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking")]
 
+mod agents;
 mod artifacts;
 mod audit;
 mod broker;

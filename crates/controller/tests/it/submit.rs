@@ -99,7 +99,7 @@ async fn targets_without_an_agent_are_refused_with_the_nearest_names() {
     let unknown = submit("web-02").await;
     assert_eq!((unknown.code, unknown.hint.as_deref()), (ErrorCode::NoAgent, Some("did you mean web-01?")));
     house.store.registry.leave(agent.id).await.unwrap();
-    house.until("the agent is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "offline").await;
+    house.until("the agent is gone", async || house.get("/api/v1/agents").await["items"][0]["state"] == "stopped").await;
     assert_eq!(submit("web-01").await.code, ErrorCode::AgentOffline);
     assert_eq!(submit("_any").await.code, ErrorCode::NoAgent);
     house.agent(2, "twin").await;

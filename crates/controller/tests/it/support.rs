@@ -184,6 +184,8 @@ impl Agent {
             running: 0,
             drained: false,
             labels: self.labels.clone(),
+            conditions: Vec::new(),
+            process: None,
             started_at: Timestamp::UNIX_EPOCH,
         };
         adjust(&mut heartbeat);

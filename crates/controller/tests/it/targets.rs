@@ -114,7 +114,7 @@ async fn one_of_a_group_takes_its_work() {
 async fn targets_that_mean_nobody_are_refused_with_what_they_may_have_meant() {
     let (house, [_, _, three]) = fleet().await;
     three.leave().await;
-    house.until("it is offline", async || house.get("/api/v1/agents").await["items"][0]["state"] == "offline").await;
+    house.until("it is offline", async || house.get("/api/v1/agents").await["items"][0]["state"] == "stopped").await;
     let refused = async |target: &str, more: Value| {
         let mut body = json!({"operation": "node.hostname.get", "target": target});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

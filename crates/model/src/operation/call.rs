@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::network::{self, DnsChange, Ping};
 use super::secret;
+use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
+use crate::fact::is_mentioned;
 use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
 use crate::unit::{ByteSize, Span};
 use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
@@ -63,6 +65,8 @@ pub enum Call {
         /// What was asked for, word for word, but for the secrets: those are in `run` alone.
         args: WorkspaceArgs,
     },
+    /// Any of these, with facts of the host still to be put in: nothing runs before [`Template::fill`].
+    WithFacts(Template),
 }
 
 /// A program to start. No word holds a NUL, and there is at least one.
@@ -148,6 +152,11 @@ impl Call {
             let name = operation.chars().take(128).collect::<String>();
             return Err(CallError::UnknownOperation { nearest: Operation::nearest(&name), name });
         };
+        if is_mentioned(&args) { Template::parse(operation, args).map(Self::WithFacts) } else { Self::parse_plain(operation, args) }
+    }
+
+    /// Arguments as they are, without facts to be put in.
+    pub(super) fn parse_plain(operation: Operation, args: serde_json::Value) -> Result<Self, CallError> {
         match operation {
             Operation::NetworkDnsGet => {
                 let DnsGetArgs { interface } = typed(args)?;
@@ -205,6 +214,7 @@ impl Call {
             Self::CommandExec(_) => Operation::CommandExec,
             Self::CommandShell { .. } => Operation::CommandShell,
             Self::WorkspaceRun { .. } => Operation::WorkspaceRun,
+            Self::WithFacts(template) => template.operation(),
         }
     }
 
@@ -234,6 +244,7 @@ impl Call {
                 serde_json::to_value(ShellArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
             Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..args.clone() }),
+            Self::WithFacts(template) => Ok(template.args_json()),
         };
         json.expect("argument structs have string keys only")
     }
@@ -243,6 +254,7 @@ impl Call {
     pub fn bundle(&self) -> Option<&str> {
         match self {
             Self::WorkspaceRun { run, .. } => run.bundle.as_deref(),
+            Self::WithFacts(template) => template.bundle(),
             Self::NetworkDnsGet { .. }
             | Self::NetworkDnsSet(_)
             | Self::NetworkPingRun(_)
@@ -267,6 +279,7 @@ impl Call {
         match self {
             Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&command.secrets),
             Self::WorkspaceRun { run, args: _ } => Some(&run.secrets),
+            Self::WithFacts(template) => template.secrets(),
             Self::NetworkDnsGet { .. }
             | Self::NetworkDnsSet(_)
             | Self::NetworkPingRun(_)
@@ -286,6 +299,7 @@ impl Call {
         match self {
             Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&mut command.secrets),
             Self::WorkspaceRun { run, args: _ } => Some(&mut run.secrets),
+            Self::WithFacts(template) => template.secrets_mut(),
             Self::NetworkDnsGet { .. }
             | Self::NetworkDnsSet(_)
             | Self::NetworkPingRun(_)
@@ -301,7 +315,7 @@ impl Call {
     }
 }
 
-fn stored(secrets: &Secrets) -> Secrets {
+pub(super) fn stored(secrets: &Secrets) -> Secrets {
     secrets.iter().map(|(name, secret)| (name.clone(), Secret::stored(secret))).collect()
 }
 

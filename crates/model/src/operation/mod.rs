@@ -7,6 +7,7 @@ mod call;
 mod names;
 mod network;
 mod secret;
+mod template;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use call::{Call, CallError, Command, Shell, Step, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
 pub use secret::{has_secrets, sealing_context, shown_args};
+pub use template::{FillError, Template};
 
 use crate::wire::{args, result};
 

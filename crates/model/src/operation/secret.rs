@@ -12,7 +12,7 @@ use crate::unit::ByteSize;
 use crate::wire::secret::{MASK, Secret, Secrets};
 
 /// Where every operation that takes secrets has them among its arguments; a test compares this with the schemas.
-const FIELD: &str = "secrets";
+pub(super) const FIELD: &str = "secrets";
 
 /// Arguments as people may see them: whatever stands where secrets belong is masked, sealed or not.
 #[must_use]

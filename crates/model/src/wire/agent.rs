@@ -26,8 +26,40 @@ pub struct Heartbeat {
     /// The groups it belongs to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<Label>,
+    /// What its host is short of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Which process says so: two that claim one identity are told apart by it. Agents of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// When this process started, by the agent's clock.
     pub started_at: jiff::Timestamp,
+}
+
+/// A process of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its own, drawn when it started.
+    pub id: String,
+    /// That of its state directory on its host since the host was started: of two processes with the same one, one has ended.
+    pub place: String,
+}
+
+/// Something that an agent's host is short of. Everything is measured in percent of what there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Condition {
+    /// `memory_pressure`, `high_load` or `disk_pressure`; more may come.
+    pub kind: String,
+    /// What was measured last: memory or disk in use, or the load of the last minute by the number of processors.
+    pub percent: u32,
+    /// From where on it counts.
+    pub threshold_percent: u32,
+    /// On which file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+    /// Since when, by the agent's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: jiff::Timestamp,
 }
 
 /// What people want of an agent. Stays until it is changed, also while the agent is away.

@@ -1,13 +1,14 @@
 //! Everything that is written to a wire or a bucket, as it is written.
 //!
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
-//! take and give, [`log`] live output, [`agent`] heartbeats, [`dead_letter`] what is kept of
+//! take and give, [`log`] live output, [`agent`] heartbeats, [`facts`] what an agent knows of its host, [`dead_letter`] what is kept of
 //! jobs whose attempts are used up, [`turn`] of concurrency keys, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
 
 pub mod agent;
 pub mod args;
 pub mod audit;
 pub mod dead_letter;
+pub mod facts;
 pub mod log;
 pub mod problem;
 pub mod record;

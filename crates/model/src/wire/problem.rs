@@ -42,6 +42,7 @@ error_codes! {
     UnknownOperation = "unknown_operation", "no such operation", "The catalogue does not have it. `longshore operation list` or `GET /api/v1/operations` shows what there is.";
     NoAgent = "no_agent", "no agent can take the job", "The target matches no agent that is known and available. `longshore status` shows the agents; start one with `longshore agent start`.";
     AgentOffline = "agent_offline", "the host's agent is not available", "The host is known, but its agent has not been heard for longer than its heartbeat lasts. Start it, or choose another target.";
+    AgentOnline = "agent_online", "the agent is running", "Only what an agent left behind can be removed. Stop it first; `longshore agent drain` lets it finish what it has.";
     NotFound = "not_found", "it is not there", "No such job, path or page. Retention or a delete may have removed it; `longshore job list` shows what there is.";
     MethodNotAllowed = "method_not_allowed", "the path does not take this method", "The `Allow` header names the methods it takes.";
     Unauthenticated = "unauthenticated", "a valid bearer token is required", "Send `Authorization: Bearer TOKEN`. On one host `longshore start` writes the token that the command line uses by itself.";

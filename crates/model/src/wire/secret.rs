@@ -83,7 +83,7 @@ pub(super) fn described() -> Object {
 }
 
 /// Reads secrets without quoting any in an error, as serde's own errors would.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secrets, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secrets, D::Error> {
     let Value::Object(fields) = Value::deserialize(deserializer)? else {
         return Err(D::Error::custom("must be an object of names and their secret values"));
     };

@@ -38,6 +38,8 @@ pub struct Config {
     pub registry: Registry,
     /// Bucket of what people want of agents.
     pub state_bucket: String,
+    /// What agents know of their hosts.
+    pub facts: Facts,
     /// Bundles, artifacts.
     pub objects: Objects,
     /// How agents take from the work queue.
@@ -164,6 +166,17 @@ pub struct Registry {
     pub ttl: Duration,
 }
 
+/// The bucket of what agents know of their hosts.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its name.
+    pub bucket: String,
+    /// How long an agent's facts are kept after it told them last.
+    pub ttl: Duration,
+    /// How many bytes are kept; beyond that new facts are refused.
+    pub max_bytes: u64,
+}
+
 /// The object store.
 #[derive(Debug, Clone)]
 pub struct Objects {
@@ -211,6 +224,7 @@ impl Default for Config {
             audit: Stream { name: "AUDIT".to_owned(), max_age: 30 * DAY, max_bytes: 256 << 20 },
             registry: Registry { bucket: "agent-registry".to_owned(), ttl: Duration::from_secs(30) },
             state_bucket: "agent-state".to_owned(),
+            facts: Facts { bucket: "agent-facts".to_owned(), ttl: DAY, max_bytes: 64 << 20 },
             objects: Objects { bucket: "objects".to_owned(), max_age: 7 * DAY, max_bytes: 10 << 30 },
             consumer: Consumer {
                 queue_group: "job-agents".to_owned(),

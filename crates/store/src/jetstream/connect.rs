@@ -11,7 +11,7 @@ use super::dial::dial;
 use super::link::{Link, TRY};
 use super::mux::Mux;
 use super::tls::TlsFault;
-use super::{audit as trail, dead_letters, feed, ledger, logs, objects, registry, setup, turns, work};
+use super::{audit as trail, dead_letters, facts, feed, ledger, logs, objects, registry, setup, turns, work};
 use crate::layout::Layout;
 use crate::{Broker, Error, Store};
 
@@ -87,6 +87,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         feed: Arc::new(feed::JetStreamFeed::new(link.clone())),
         logs: Arc::new(logs::JetStreamLogs::open(link.clone()).await.map_err(ConnectError::Setup)?),
         registry: Arc::new(registry::JetStreamRegistry::new(link.clone())),
+        facts: Arc::new(facts::JetStreamFacts::new(link.clone())),
         dead_letters: Arc::new(dead_letters::JetStreamDeadLetters::open(link.clone()).await.map_err(ConnectError::Setup)?),
         audit: Arc::new(trail::JetStreamAudit::open(link.clone()).await.map_err(ConnectError::Setup)?),
         turns: Arc::new(turns::JetStreamTurns::open(link.clone()).await.map_err(ConnectError::Setup)?),
@@ -125,6 +126,7 @@ fn check_names(config: &Config) -> Result<(), ConnectError> {
         ("nats.audit.stream", &config.audit.name),
         ("nats.registry.bucket", &config.registry.bucket),
         ("nats.state.bucket", &config.state_bucket),
+        ("nats.facts.bucket", &config.facts.bucket),
         ("nats.objects.bucket", &config.objects.bucket),
         ("agent.queue_group", &config.consumer.queue_group),
     ];

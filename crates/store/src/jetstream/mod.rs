@@ -5,6 +5,7 @@ mod config;
 mod connect;
 mod dead_letters;
 mod dial;
+mod facts;
 mod feed;
 mod ledger;
 mod link;
@@ -22,6 +23,6 @@ mod tls;
 mod turns;
 mod work;
 
-pub use config::{Auth, ClientCertificate, Config, Consumer, DeadLetters, KeyValue, Objects, Registry, Storage, Stream, Tls};
+pub use config::{Auth, ClientCertificate, Config, Consumer, DeadLetters, Facts, KeyValue, Objects, Registry, Storage, Stream, Tls};
 pub use connect::{ConnectError, OLDEST_SERVER, connect};
 pub use tls::TlsFault;

@@ -8,14 +8,16 @@ use futures::stream;
 use longshore_model::AgentId;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 
-use super::link::{Shared, from_json, to_json};
+use super::link::{Guard, Shared, Written, from_json, to_json};
 use super::tail::{From, Item, Reading, Tail};
 use crate::layout::Layout;
-use crate::{Error, Registry, RegistryEvent, RegistryStream};
+use crate::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision};
 
 const TTL: &str = "Nats-TTL";
 const OPERATION: &str = "KV-Operation";
 const MARKER: &str = "Nats-Marker-Reason";
+/// Beside [`OPERATION`]: the agent did not just leave.
+const REMOVED: &str = "Longshore-Removed";
 
 pub(super) struct JetStreamRegistry {
     link: Shared,
@@ -25,29 +27,59 @@ impl JetStreamRegistry {
     pub(super) fn new(link: Shared) -> Self {
         Self { link }
     }
+
+    /// A heartbeat is a plain publish with a time to live: the client's `create` would drop that over an expiry marker.
+    fn lifetime(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(TTL, format!("{}s", self.link.config.registry.ttl.as_secs().max(1)));
+        headers
+    }
+
+    /// Puts the end of its life in the place of an agent's heartbeat, for watchers; it stays for a minute.
+    async fn end(&self, agent: AgentId, how: &str, mut headers: HeaderMap, doing: &'static str) -> Result<(), Error> {
+        headers.insert(OPERATION, "PURGE");
+        headers.insert("Nats-Rollup", "sub");
+        headers.insert(TTL, "60s");
+        let subject = self.link.layout.heartbeat(agent);
+        let id = format!("{subject} {how} {}", moment());
+        self.link.write_as(id, subject, Bytes::new(), headers, doing).await?;
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Registry for JetStreamRegistry {
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
-        // A plain publish with a time to live: the client's `create` would drop it over an expiry marker.
-        let mut headers = HeaderMap::new();
-        headers.insert(TTL, format!("{}s", self.link.config.registry.ttl.as_secs().max(1)));
+        let headers = self.lifetime();
         let subject = self.link.layout.heartbeat(heartbeat.agent);
         let id = format!("{subject} {}", moment());
         self.link.write_as(id, subject, to_json(heartbeat, "heartbeat")?, headers, "sending a heartbeat").await?;
         Ok(())
     }
 
-    async fn leave(&self, agent: AgentId) -> Result<(), Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(OPERATION, "PURGE");
-        headers.insert("Nats-Rollup", "sub");
-        headers.insert(TTL, "60s");
+    async fn beat_after(&self, heartbeat: &Heartbeat, after: Revision) -> Result<Option<Revision>, Error> {
+        let subject = self.link.layout.heartbeat(heartbeat.agent);
+        let guard = Guard::Last(&subject, after);
+        match self.link.write(subject.clone(), to_json(heartbeat, "heartbeat")?, self.lifetime(), guard, "sending a heartbeat").await? {
+            Written::Stored(revision) => Ok(Some(revision)),
+            Written::Guarded => Ok(None),
+        }
+    }
+
+    async fn newest(&self, agent: AgentId) -> Result<Newest, Error> {
+        const DOING: &str = "reading an agent's heartbeat";
+        let stream = self.link.stream(&Layout::bucket_stream(&self.link.layout.registry_bucket), DOING).await?;
         let subject = self.link.layout.heartbeat(agent);
-        let id = format!("{subject} left {}", moment());
-        self.link.write_as(id, subject, Bytes::new(), headers, "leaving the registry").await?;
-        Ok(())
+        let Some(message) = self.link.read_last(&stream, &subject, DOING).await? else {
+            return Ok(Newest { revision: 0, heartbeat: None });
+        };
+        let is_marker = message.payload.is_empty() || message.headers.get(OPERATION).is_some();
+        let heartbeat = if is_marker { None } else { Some(from_json(&subject, &message.payload)?) };
+        Ok(Newest { revision: message.sequence, heartbeat })
+    }
+
+    async fn leave(&self, agent: AgentId) -> Result<(), Error> {
+        self.end(agent, "left", HeaderMap::new(), "leaving the registry").await
     }
 
     async fn set_state(&self, state: &AgentState) -> Result<(), Error> {
@@ -63,6 +95,28 @@ impl Registry for JetStreamRegistry {
         let subject = self.link.layout.state(agent);
         let message = self.link.read_last(&stream, &subject, DOING).await?;
         message.map(|message| from_json(&subject, &message.payload)).transpose()
+    }
+
+    async fn states_of(&self, agent: AgentId) -> Result<Vec<AgentState>, Error> {
+        let stream = Layout::bucket_stream(&self.link.layout.state_bucket);
+        let stored = self.link.read_all(&stream, &self.link.layout.state(agent), "reading what was wanted of an agent").await?;
+        stored.iter().rev().map(|message| from_json(&message.subject, &message.payload)).collect()
+    }
+
+    async fn forget(&self, agent: AgentId) -> Result<(), Error> {
+        const DOING: &str = "removing an agent";
+        let layout = &self.link.layout;
+        for (bucket, keys) in [
+            (&layout.state_bucket, layout.state(agent)),
+            (&layout.facts_bucket, layout.facts(agent)),
+            (&layout.inbox_bucket, layout.inbox(agent)),
+        ] {
+            let stream = self.link.stream(&Layout::bucket_stream(bucket), DOING).await?;
+            self.link.purge(&stream, &keys, DOING).await?;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(REMOVED, "true");
+        self.end(agent, "removed", headers, DOING).await
     }
 
     async fn watch(&self) -> Result<RegistryStream, Error> {
@@ -106,7 +160,7 @@ impl Watch {
                     Item::Current => self.beats_are_current = true,
                     Item::Message(message, _) => match parse(&self.link, &message) {
                         // Markers of agents that were gone before the watcher came are no news.
-                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_)) if !self.beats_are_current => {}
+                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Removed(_)) if !self.beats_are_current => {}
                         Some(event) => return Ok(event),
                         None => {}
                     },
@@ -129,6 +183,9 @@ impl Watch {
 fn parse(link: &Shared, message: &async_nats::jetstream::Message) -> Option<RegistryEvent> {
     let agent = link.layout.parse_heartbeat(&message.subject)?;
     let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+    if header(REMOVED).is_some() {
+        return Some(RegistryEvent::Removed(agent));
+    }
     if header(OPERATION).is_some() {
         return Some(RegistryEvent::Left(agent));
     }
@@ -142,6 +199,6 @@ fn parse(link: &Shared, message: &async_nats::jetstream::Message) -> Option<Regi
 }
 
 /// Distinguishes one heartbeat from the next with the same content.
-fn moment() -> u128 {
+pub(super) fn moment() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }

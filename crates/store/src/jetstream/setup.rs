@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{
 };
 
 use longshore_model::Label;
+use longshore_model::limits::DRAINS_KEPT;
 use longshore_model::unit::ByteSize;
 
 use super::config::Storage;
@@ -24,8 +25,6 @@ const MARKER_TTL: Duration = Duration::from_secs(60);
 const PULLS_WAITING_MAX: i64 = 16_384;
 /// How long a group's consumer stays when nobody asks for the group's work.
 const GROUP_IDLE_MAX: Duration = Duration::from_secs(600);
-/// What people wanted of an agent, last and before.
-const STATES_KEPT: i64 = 16;
 /// The broker's code for "insufficient storage resources available".
 const NO_ROOM: u64 = 10047;
 /// The broker's codes for "replicas > 1 not supported in non-clustered mode" and "no suitable peers for placement".
@@ -47,6 +46,7 @@ pub(super) async fn ensure(link: &Link) -> Result<(), Error> {
         audit(link),
         registry(link),
         states(link),
+        facts(link),
         objects(link),
     ];
     for wanted in streams {
@@ -204,10 +204,15 @@ fn registry(link: &Link) -> Config {
 fn states(link: &Link) -> Config {
     let (source, destination) = link.layout.state_republish();
     Config {
-        max_messages_per_subject: STATES_KEPT,
+        max_messages_per_subject: i64::from(DRAINS_KEPT),
         republish: Some(Republish { source, destination, headers_only: true }),
         ..bucket(link, &link.layout.state_bucket, Duration::ZERO, 64 << 20)
     }
+}
+
+/// Written again before they are too old, for as long as their agent lives.
+fn facts(link: &Link) -> Config {
+    bucket(link, &link.layout.facts_bucket, link.config.facts.ttl, link.config.facts.max_bytes)
 }
 
 /// As the client's object store makes it.

@@ -9,6 +9,7 @@
 
 mod audit;
 mod dead_letters;
+mod facts;
 mod feed;
 mod ledger;
 mod logs;
@@ -34,11 +35,18 @@ pub struct MemoryOptions {
     pub registry_ttl: Duration,
     /// How many bytes of definitions and events, and as many again of answers, are kept; beyond that writes are refused.
     pub max_records_bytes: Option<u64>,
+    /// How long an agent's facts are kept.
+    pub facts_ttl: Duration,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(120), registry_ttl: Duration::from_secs(30), max_records_bytes: None }
+        Self {
+            lease: Duration::from_secs(120),
+            registry_ttl: Duration::from_secs(30),
+            max_records_bytes: None,
+            facts_ttl: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
@@ -52,6 +60,7 @@ pub fn open(options: MemoryOptions) -> Store {
         feed: Arc::new(memory.clone()),
         logs: Arc::new(memory.clone()),
         registry: Arc::new(memory.clone()),
+        facts: Arc::new(memory.clone()),
         dead_letters: Arc::new(memory.clone()),
         audit: Arc::new(memory.clone()),
         turns: Arc::new(memory.clone()),
@@ -76,6 +85,7 @@ struct State {
     work: work::Offers,
     logs: logs::Output,
     fleet: registry::Fleet,
+    facts: facts::Known,
     letters: dead_letters::Letters,
     audit: audit::Trail,
     queues: turns::Queues,

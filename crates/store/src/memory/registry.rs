@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::AgentId;
+use longshore_model::limits::DRAINS_KEPT;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Error, Registry, RegistryEvent, RegistryStream, Revision, Wake};
+use crate::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision, Wake};
 
 /// Invariant: every agent in `agents` has its newest event in `events`, as has every state in `states`, and those that live are in `expiries`.
 #[derive(Default)]
@@ -25,6 +26,8 @@ pub(super) struct Fleet {
     events: BTreeMap<Revision, RegistryEvent>,
     expiries: BTreeSet<(Instant, AgentId)>,
     states: BTreeMap<AgentId, (Revision, AgentState)>,
+    /// The newest last.
+    histories: BTreeMap<AgentId, Vec<AgentState>>,
 }
 
 struct Standing {
@@ -50,6 +53,39 @@ enum Phase {
 impl Registry for Memory {
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
         self.0.state().fleet.beat(heartbeat, Instant::now(), self.0.options.registry_ttl);
+        self.0.signals.fleet.send_replace(());
+        Ok(())
+    }
+
+    async fn beat_after(&self, heartbeat: &Heartbeat, after: Revision) -> Result<Option<Revision>, Error> {
+        let revision = {
+            let fleet = &mut self.0.state().fleet;
+            fleet.expire(Instant::now());
+            if fleet.newest_of(heartbeat.agent).revision != after {
+                return Ok(None);
+            }
+            fleet.beat(heartbeat, Instant::now(), self.0.options.registry_ttl);
+            fleet.newest
+        };
+        self.0.signals.fleet.send_replace(());
+        Ok(Some(revision))
+    }
+
+    async fn newest(&self, agent: AgentId) -> Result<Newest, Error> {
+        let fleet = &mut self.0.state().fleet;
+        fleet.expire(Instant::now());
+        Ok(fleet.newest_of(agent))
+    }
+
+    async fn states_of(&self, agent: AgentId) -> Result<Vec<AgentState>, Error> {
+        Ok(self.0.state().fleet.histories.get(&agent).into_iter().flatten().rev().cloned().collect())
+    }
+
+    async fn forget(&self, agent: AgentId) -> Result<(), Error> {
+        let shared = &mut *self.0.state();
+        shared.facts.forget(agent);
+        shared.work.clear_inbox(agent);
+        shared.fleet.forget(agent);
         self.0.signals.fleet.send_replace(());
         Ok(())
     }
@@ -116,7 +152,36 @@ impl Fleet {
         self.expiries.extend(expires.map(|at| (at, agent)));
     }
 
+    fn newest_of(&self, agent: AgentId) -> Newest {
+        let Some(standing) = self.agents.get(&agent) else { return Newest { revision: 0, heartbeat: None } };
+        let heartbeat = match self.events.get(&standing.revision) {
+            Some(RegistryEvent::Beat(heartbeat)) => Some(heartbeat.clone()),
+            Some(
+                RegistryEvent::Left(_)
+                | RegistryEvent::Silent(_)
+                | RegistryEvent::Removed(_)
+                | RegistryEvent::State(_)
+                | RegistryEvent::Current,
+            )
+            | None => None,
+        };
+        Newest { revision: standing.revision, heartbeat }
+    }
+
+    fn forget(&mut self, agent: AgentId) {
+        self.histories.remove(&agent);
+        if let Some((revision, _)) = self.states.remove(&agent) {
+            self.events.remove(&revision);
+        }
+        self.record(agent, RegistryEvent::Removed(agent), None);
+    }
+
     fn set_state(&mut self, state: &AgentState) {
+        let history = self.histories.entry(state.agent).or_default();
+        history.push(state.clone());
+        if history.len() > usize::from(DRAINS_KEPT) {
+            history.remove(0);
+        }
         self.newest += 1;
         if let Some((before, _)) = self.states.insert(state.agent, (self.newest, state.clone())) {
             self.events.remove(&before);
@@ -157,7 +222,7 @@ impl Watcher {
                     match event {
                         RegistryEvent::Beat(_) | RegistryEvent::State(_) => return (Some(event), next_expiry),
                         // Who is gone is no part of the fleet as it is.
-                        RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Current => {}
+                        RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Removed(_) | RegistryEvent::Current => {}
                     }
                 }
                 (Phase::CatchingUp { .. }, Some(_) | None) => {

@@ -228,6 +228,10 @@ impl Offers {
         was_missing
     }
 
+    pub(super) fn clear_inbox(&mut self, agent: AgentId) {
+        self.inboxes.remove(&agent);
+    }
+
     fn withdraw(&mut self, job: JobId) {
         if let Some(place) = self.place_of.get(&job) {
             self.remove(*place);

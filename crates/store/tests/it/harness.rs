@@ -56,7 +56,7 @@ impl Bounds {
 
 pub(crate) async fn on_memory(bounds: Bounds, test: impl AsyncFnOnce(Store)) {
     let Bounds { lease, registry_ttl, records_bytes_max } = bounds;
-    let store = memory::open(MemoryOptions { lease, registry_ttl, max_records_bytes: Some(records_bytes_max) });
+    let store = memory::open(MemoryOptions { lease, registry_ttl, max_records_bytes: Some(records_bytes_max), ..MemoryOptions::default() });
     assert!(store.broker.is_connected());
     timeout(TEST_DEADLINE, test(store)).await.expect("the test ends in time");
 }
@@ -91,6 +91,7 @@ fn config(server: &NatsServer, bounds: Bounds) -> Config {
     config.dead_letters.max_bytes = 8 << 20;
     config.logs.max_bytes = 8 << 20;
     config.audit.max_bytes = 8 << 20;
+    config.facts.max_bytes = 8 << 20;
     config.objects = Objects { max_bytes: 16 << 20, ..config.objects };
     config
 }

@@ -12,6 +12,7 @@ mod audit;
 mod cluster;
 mod connect;
 mod dead_letters;
+mod facts;
 mod feed;
 mod ledger;
 mod logs;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use longshore_store::{RegistryEvent, RegistryStream, Store, Wake};
 
-use crate::harness::{A_WHILE, next, nothing_comes};
-use crate::sample::{agent_id, then};
+use crate::harness::{A_WHILE, next, nothing_comes, soon};
+use crate::sample::{agent_id, create, host_job, then};
 
 conformance!(GENEROUS:
     an_empty_fleet_is_current_at_once,
@@ -15,11 +15,15 @@ conformance!(GENEROUS:
     who_left_may_return,
     goodbyes_are_safe_to_repeat,
     what_people_want_of_an_agent_is_kept_and_told,
+    of_two_that_beat_after_the_same_one_is_bound,
+    what_was_wanted_of_an_agent_is_kept_in_order,
+    an_agent_that_is_forgotten_leaves_nothing_and_may_return,
 );
 conformance!(SHORT:
     an_agent_without_heartbeat_falls_silent,
     an_agent_that_beats_on_is_not_silent,
     who_fell_silent_may_return,
+    who_fell_silent_is_bound_anew,
     those_who_are_gone_are_no_part_of_the_fleet,
 );
 
@@ -129,6 +133,76 @@ async fn what_people_want_of_an_agent_is_kept_and_told(store: Store) {
     assert!(nothing_comes(&mut others, A_WHILE).await);
 }
 
+async fn of_two_that_beat_after_the_same_one_is_bound(store: Store) {
+    let registry = &store.registry;
+    let none = registry.newest(agent_id(1)).await.unwrap();
+    assert_eq!((none.revision, none.heartbeat), (0, None));
+    let first = registry.beat_after(&heartbeat(1, 1), 0).await.unwrap().unwrap();
+    assert_eq!(registry.beat_after(&heartbeat(1, 2), 0).await.unwrap(), None, "somebody is bound already");
+    let newest = registry.newest(agent_id(1)).await.unwrap();
+    assert_eq!((newest.revision, newest.heartbeat), (first, Some(heartbeat(1, 1))));
+    let second = registry.beat_after(&heartbeat(1, 3), first).await.unwrap().unwrap();
+    assert!(second > first);
+    assert_eq!(registry.beat_after(&heartbeat(1, 4), first).await.unwrap(), None);
+    registry.leave(agent_id(1)).await.unwrap();
+    let gone = registry.newest(agent_id(1)).await.unwrap();
+    assert_eq!((gone.revision > second, gone.heartbeat), (true, None));
+    assert!(registry.beat_after(&heartbeat(1, 5), gone.revision).await.unwrap().is_some());
+    assert_eq!(fleet(&store).await.1, [heartbeat(1, 5)]);
+}
+
+async fn who_fell_silent_is_bound_anew(store: Store) {
+    let (mut watcher, _) = fleet(&store).await;
+    let first = store.registry.beat_after(&heartbeat(1, 0), 0).await.unwrap().unwrap();
+    next(&mut watcher).await.unwrap();
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+    assert_eq!(store.registry.beat_after(&heartbeat(1, 1), first).await.unwrap(), None);
+    let gone = store.registry.newest(agent_id(1)).await.unwrap();
+    assert_eq!(gone.heartbeat, None);
+    assert!(store.registry.beat_after(&heartbeat(1, 1), gone.revision).await.unwrap().is_some());
+}
+
+async fn what_was_wanted_of_an_agent_is_kept_in_order(store: Store) {
+    let state =
+        |n: u64| AgentState { schema: 1, agent: agent_id(1), drained: n.is_multiple_of(2), at: then(), by: format!("p{n}"), reason: None };
+    assert_eq!(store.registry.states_of(agent_id(1)).await.unwrap(), []);
+    for n in 0..20 {
+        store.registry.set_state(&state(n)).await.unwrap();
+    }
+    let expected: Vec<_> = (4..20).rev().map(state).collect();
+    assert_eq!(store.registry.states_of(agent_id(1)).await.unwrap(), expected);
+    assert_eq!(store.registry.states_of(agent_id(2)).await.unwrap(), []);
+}
+
+async fn an_agent_that_is_forgotten_leaves_nothing_and_may_return(store: Store) {
+    let (gone, stays) = (agent_id(1), agent_id(2));
+    for (n, agent) in [(1, gone), (2, stays)] {
+        let state = AgentState { schema: 1, agent, drained: true, at: then(), by: "ada".to_owned(), reason: None };
+        store.registry.set_state(&state).await.unwrap();
+        store.registry.beat(&heartbeat(n, 0)).await.unwrap();
+        store.facts.put(&crate::facts::record(agent, "web")).await.unwrap();
+        create(&store, &host_job(n, agent)).await;
+        soon(async { while store.work.inbox(agent, 0).await.unwrap().deliveries.is_empty() {} }).await;
+    }
+    let (mut watcher, _) = fleet(&store).await;
+    for _ in 0..2 {
+        store.registry.forget(gone).await.unwrap();
+        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Removed(gone));
+    }
+    let left = async |agent| {
+        let state = store.registry.state_of(agent).await.unwrap().is_some();
+        let heartbeat = store.registry.newest(agent).await.unwrap().heartbeat.is_some();
+        let facts = store.facts.of(agent).await.unwrap().is_some();
+        let states = store.registry.states_of(agent).await.unwrap().len();
+        (state, heartbeat, facts, states, store.work.inbox(agent, 0).await.unwrap().deliveries.len())
+    };
+    assert_eq!(left(gone).await, (false, false, false, 0, 0));
+    assert_eq!(left(stays).await, (true, true, true, 1, 1));
+    store.registry.beat(&heartbeat(1, 0)).await.unwrap();
+    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, 0)));
+    assert_eq!(fleet(&store).await.1.len(), 2);
+}
+
 pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
     Heartbeat {
         schema: 1,
@@ -139,6 +213,8 @@ pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
         running,
         drained: false,
         labels: Vec::new(),
+        conditions: Vec::new(),
+        process: None,
         started_at: then(),
     }
 }
@@ -152,7 +228,7 @@ async fn fleet(store: &Store) -> (RegistryStream, Vec<Heartbeat>) {
             RegistryEvent::Beat(heartbeat) => living.push(heartbeat),
             RegistryEvent::Current => return (watcher, living),
             // See `those_who_are_gone_are_no_part_of_the_fleet`.
-            RegistryEvent::State(_) | RegistryEvent::Left(_) | RegistryEvent::Silent(_) => {}
+            RegistryEvent::State(_) | RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Removed(_) => {}
         }
     }
 }

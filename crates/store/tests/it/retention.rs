@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, Retent
 use longshore_model::ExecutionId;
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::wire::record::Definition;
-use longshore_store::jetstream::{Config, ConnectError, DeadLetters, KeyValue, Objects, Registry, Stream, connect};
+use longshore_store::jetstream::{Config, ConnectError, DeadLetters, Facts, KeyValue, Objects, Registry, Stream, connect};
 use longshore_store::{Created, Error, ObjectReader, Store};
 use longshore_testkit::{NatsServer, eventually};
 use tokio::io::AsyncReadExt as _;
@@ -40,6 +40,7 @@ async fn after_a_load_every_stream_has_the_configured_bounds_also_when_they_chan
         objects: Objects { max_age: 8 * HOUR, max_bytes: 40 << 20, ..first.objects.clone() },
         audit: Stream { max_age: 10 * HOUR, max_bytes: 6 << 20, ..first.audit.clone() },
         dead_letters: DeadLetters { max_age: Some(11 * HOUR), max_bytes: 7 << 20, ..first.dead_letters.clone() },
+        facts: Facts { ttl: 11 * HOUR, max_bytes: 7 << 20, ..first.facts.clone() },
         ..first.clone()
     };
     let again = connect(&second).await.unwrap();
@@ -253,6 +254,7 @@ fn config(server: &NatsServer) -> Config {
         logs: Stream { max_age: 3 * HOUR, max_bytes: 2 << 20, ..default.logs },
         registry: Registry { ttl: Duration::from_secs(33), ..default.registry },
         audit: Stream { max_age: 9 * HOUR, max_bytes: 5 << 20, ..default.audit },
+        facts: Facts { ttl: 10 * HOUR, max_bytes: 6 << 20, ..default.facts },
         objects: Objects { max_age: 4 * HOUR, max_bytes: 32 << 20, ..default.objects },
         ..default
     }
@@ -275,6 +277,7 @@ async fn load(store: &Store, numbers: std::ops::Range<u64>) {
         append(store, &definition, created, &started(1, agent_id(1))).await;
         store.logs.append(&[log(n, &definition.executions[0])]).await.unwrap();
         store.audit.append(&[record(n)]).await.unwrap();
+        store.facts.put(&crate::facts::record(agent_id(n), "web")).await.unwrap();
         store.ledger.answer(&answer(definition.id, definition.executions[0], "done")).await.unwrap();
         if n % 2 == 0 {
             puller.next().await.lease.done().await.unwrap();
@@ -311,7 +314,7 @@ async fn holds(broker: &Context, config: &Config) {
     use futures::TryStreamExt as _;
     let (limits, work_queue) = (RetentionPolicy::Limits, RetentionPolicy::WorkQueue);
     let (new, old) = (DiscardPolicy::New, DiscardPolicy::Old);
-    let Config { stream, kv, dead_letters, logs, objects, audit, .. } = config;
+    let Config { stream, kv, dead_letters, logs, objects, audit, facts, .. } = config;
     let mut expected = vec![
         ("KV_job-queue", limits, new, kv.ttl, Some(kv.max_bytes), 1),
         ("KV_job-responses", limits, new, kv.ttl, Some(kv.max_bytes), 1),
@@ -320,6 +323,7 @@ async fn holds(broker: &Context, config: &Config) {
         // As long as the ledger keeps what they are made from, at least.
         ("JOBS-DLQ", limits, new, dead_letters.max_age.unwrap_or(stream.max_age.max(kv.ttl)), Some(dead_letters.max_bytes), 1),
         ("JOB-LOGS", limits, old, logs.max_age, Some(logs.max_bytes), -1),
+        ("KV_agent-facts", limits, new, facts.ttl, Some(facts.max_bytes), 1),
         ("AUDIT", limits, old, audit.max_age, Some(audit.max_bytes), -1),
         // Heartbeats expire one by one.
         ("KV_agent-registry", limits, new, Duration::ZERO, None, 1),

@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::wire::agent::Condition;
+use crate::wire::facts::Facts;
+
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentView {
@@ -28,6 +31,13 @@ pub struct AgentView {
     pub max_jobs: usize,
     /// Executions it ran at its last heartbeat.
     pub running: usize,
+    /// What its host was short of at its last heartbeat.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// When its last heartbeat arrived, by the controller's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen: Option<Timestamp>,
     /// When its process started.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
@@ -43,7 +53,9 @@ pub enum AgentCondition {
     Draining,
     /// It takes no new work, and none runs on it.
     Drained,
-    /// Its heartbeat has expired, or it said goodbye.
+    /// It said goodbye: somebody stopped it.
+    Stopped,
+    /// Its heartbeat has expired without a goodbye: it crashed, or it is cut off.
     Offline,
 }
 
@@ -55,9 +67,64 @@ impl AgentCondition {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Drained => "drained",
+            Self::Stopped => "stopped",
             Self::Offline => "offline",
         }
     }
+}
+
+/// One agent, with what people wanted of it: `GET /api/v1/agents/{agent}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentDetail {
+    /// The agent.
+    #[serde(flatten)]
+    pub agent: AgentView,
+    /// Drains and their ends, the newest first; at most 16 are kept.
+    #[serde(default)]
+    pub drains: Vec<DrainChange>,
+}
+
+/// Somebody drained an agent, or ended that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DrainChange {
+    /// Whether it was to take no new work from then on.
+    pub drained: bool,
+    /// Who.
+    pub by: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Why, in their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What an agent knows of its host: `GET /api/v1/agents/{agent}/facts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FactsView {
+    /// Whose they are.
+    #[schema(value_type = String)]
+    pub agent: crate::AgentId,
+    /// When they were gathered, by the agent's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub gathered_at: Timestamp,
+    /// What it knows.
+    pub facts: Facts,
+}
+
+/// An agent that went without a goodbye and has not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AlarmView {
+    /// The agent.
+    #[schema(value_type = String)]
+    pub agent: crate::AgentId,
+    /// Its host's name.
+    pub hostname: String,
+    /// Since when it is away, by the controller's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// What happened, and what to do.
+    pub message: String,
 }
 
 /// A drain.
@@ -100,6 +167,9 @@ pub struct StatusView {
     pub broker: BrokerView,
     /// The agents; none for a token without `agent:read`.
     pub agents: Vec<AgentView>,
+    /// Agents that went without a goodbye, until they are back or removed; none for a token without `agent:read`.
+    #[serde(default)]
+    pub alarms: Vec<AlarmView>,
     /// Jobs by status; empty while the controller is still counting.
     pub jobs: BTreeMap<String, u64>,
 }

@@ -18,7 +18,10 @@ use crate::job::{ExecutionState, JobStatus};
 use crate::operation::shown_args;
 
 pub use artifacts::{ArtifactArchive, ArtifactFile, ArtifactList};
-pub use fleet::{AgentCondition, AgentList, AgentView, BrokerView, DrainRequest, DrainView, HealthView, StatusView};
+pub use fleet::{
+    AgentCondition, AgentDetail, AgentList, AgentView, AlarmView, BrokerView, DrainChange, DrainRequest, DrainView, FactsView, HealthView,
+    StatusView,
+};
 pub use large::LargeResult;
 
 /// A submission: `POST /api/v1/jobs`.
