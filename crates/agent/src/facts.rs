@@ -47,6 +47,11 @@ impl Known {
         self.0.read().expect("no holder of this lock panics").clone()
     }
 
+    /// As they are stored; `left` by an agent that says goodbye.
+    pub(crate) fn record(&self, config: &Config, left: bool) -> FactsRecord {
+        FactsRecord { schema: SCHEMA, agent: config.id, gathered_at: Timestamp::now(), left, facts: self.now() }
+    }
+
     /// The job with the host's facts in its arguments.
     pub(crate) fn fill(&self, job: Job) -> Result<Job, Failure> {
         let Call::WithFacts(template) = &job.call else { return Ok(job) };
@@ -73,8 +78,7 @@ pub(crate) async fn run(config: Arc<Config>, store: Arc<dyn longshore_store::Fac
         let is_fresh = stored.as_ref().is_some_and(|(at, before)| *before == facts && at.elapsed() < config.facts.kept / 3);
         let mut pause = config.facts.every;
         if !is_fresh {
-            let record = FactsRecord { schema: SCHEMA, agent: config.id, gathered_at: Timestamp::now(), facts: facts.clone() };
-            match store.put(&record).await {
+            match store.put(&known.record(&config, false)).await {
                 Ok(()) => stored = Some((Instant::now(), facts)),
                 Err(error) => {
                     tracing::debug!(%error, "facts not stored");

@@ -9,6 +9,7 @@ use longshore_store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::facts::Known;
 use crate::identity::{self, Beat, Binding};
 use crate::{Config, Error};
 
@@ -29,7 +30,7 @@ pub(crate) struct Load {
 pub(crate) async fn run(
     config: Arc<Config>,
     store: Store,
-    (binding, started_at): (Arc<Binding>, Timestamp),
+    (binding, started_at, facts): (Arc<Binding>, Timestamp, Known),
     load: Arc<Load>,
     silence: CancellationToken,
 ) -> Result<(), Error> {
@@ -48,6 +49,10 @@ pub(crate) async fn run(
             Ok(Beat::Refused { hostname }) => return Err(identity::refused(&store, &heartbeat, &binding.process, hostname).await),
             Err(error) => tracing::debug!(%error, "heartbeat not sent"),
         }
+    }
+    // Controllers that do not run now tell by this that it was stopped.
+    if let Err(error) = store.facts.put(&facts.record(&config, true)).await {
+        tracing::debug!(%error, "could not note the goodbye");
     }
     if let Err(error) = store.registry.leave(config.id).await {
         tracing::debug!(%error, "could not say goodbye; the heartbeat will expire");

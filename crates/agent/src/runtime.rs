@@ -90,8 +90,8 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     // An agent that may no longer be this one ends as if it were told to.
     let stop = stop.child_token();
     let mut beating = JoinSet::new();
-    let (beats, evicted) =
-        (heartbeat::run(config.clone(), store.clone(), (binding, started_at), load.clone(), silence.clone()), stop.clone());
+    let (farewell, evicted) = (CancellationToken::new(), stop.clone());
+    let beats = heartbeat::run(config.clone(), store.clone(), (binding, started_at, facts.clone()), load.clone(), farewell.clone());
     beating.spawn(async move { beats.await.inspect_err(|_| evicted.cancel()) });
 
     let bundles = config.state_dir.join("bundles");
@@ -143,6 +143,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     runtime.serve(&mut wakes, &drain, &stop).await;
     silence.cancel();
     while background.join_next().await.is_some() {}
+    farewell.cancel();
     let bound = beating.join_next().await;
     executor.close().await;
     if let Err(error) = ctx.store.work.flush().await {

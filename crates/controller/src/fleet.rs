@@ -7,6 +7,8 @@ use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::facts::FactsRecord;
+use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::rest::{AgentCondition, AgentView, AlarmView, DrainView};
 use longshore_model::{AgentId, ExecutionId, HostName, Label, Target};
 use longshore_store::RegistryEvent;
@@ -22,8 +24,15 @@ const NEAREST_MAX: usize = 3;
 /// Whether an agent lives. Times are this host's, by its monotonic clock: what an agent takes for the time does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
-    Ready { heard: Instant },
-    Away { heard: Instant, since: Instant, how: Away },
+    Ready {
+        heard: Instant,
+    },
+    Away {
+        /// Unless it was before this process began to listen.
+        heard: Option<Instant>,
+        since: Instant,
+        how: Away,
+    },
 }
 
 /// How an agent went.
@@ -40,7 +49,7 @@ enum Away {
 impl Presence {
     fn end(&mut self, how: Away) {
         match self {
-            Self::Ready { heard } => *self = Self::Away { heard: *heard, since: Instant::now(), how },
+            Self::Ready { heard } => *self = Self::Away { heard: Some(*heard), since: Instant::now(), how },
             Self::Away { how: before @ Away::Unheard, .. } => *before = how,
             Self::Away { how: Away::Stopped | Away::Lost, .. } => {}
         }
@@ -54,9 +63,10 @@ impl Presence {
         matches!(self, Self::Away { how: Away::Lost, .. })
     }
 
-    fn heard(self) -> Instant {
+    fn heard(self) -> Option<Instant> {
         match self {
-            Self::Ready { heard } | Self::Away { heard, .. } => heard,
+            Self::Ready { heard } => Some(heard),
+            Self::Away { heard, .. } => heard,
         }
     }
 }
@@ -127,6 +137,27 @@ impl Fleet {
                     self.end(agent, Away::Lost);
                 }
             }
+        }
+    }
+
+    /// Takes agents that are not heard from what they told of themselves while they lived. The registry has told of those who live.
+    pub(crate) fn recall(&mut self, records: Vec<FactsRecord>) {
+        for FactsRecord { agent, gathered_at, left, facts, .. } in records.into_iter().take(OFFLINE_KEPT) {
+            let how = if left { Away::Stopped } else { Away::Lost };
+            let heartbeat = Heartbeat {
+                schema: SCHEMA,
+                agent,
+                hostname: facts.hostname,
+                version: facts.agent.version,
+                max_jobs: 0,
+                running: 0,
+                drained: false,
+                labels: facts.label.iter().filter_map(|(key, value)| format!("{key}:{value}").parse().ok()).collect(),
+                conditions: Vec::new(),
+                process: None,
+                started_at: gathered_at,
+            };
+            self.agents.entry(agent).or_insert((heartbeat, Presence::Away { heard: None, since: Instant::now(), how }));
         }
     }
 
@@ -244,7 +275,7 @@ impl Fleet {
                 max_jobs: heartbeat.max_jobs,
                 running: heartbeat.running,
                 conditions: heartbeat.conditions.clone(),
-                last_seen: Some(ago(now, presence.heard())),
+                last_seen: presence.heard().map(|heard| ago(now, heard)),
                 started_at: heartbeat.started_at,
             })
             .collect();
@@ -384,7 +415,11 @@ async fn read(app: &App) -> Result<(), longshore_store::Error> {
     let mut watch = app.store.registry.watch().await?;
     app.fleet_mut().doubt();
     while let Some(event) = watch.next().await {
-        app.fleet_mut().take(event?);
+        let event = event?;
+        let recalled = if event == RegistryEvent::Current { app.store.facts.all().await? } else { Vec::new() };
+        let mut fleet = app.fleet_mut();
+        fleet.recall(recalled);
+        fleet.take(event);
     }
     Ok(())
 }
@@ -486,7 +521,7 @@ pub(crate) mod tests {
     }
 
     fn lost() -> Presence {
-        Presence::Away { heard: Instant::now(), since: Instant::now(), how: Away::Lost }
+        Presence::Away { heard: None, since: Instant::now(), how: Away::Lost }
     }
 
     #[test]

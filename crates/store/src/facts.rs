@@ -15,4 +15,7 @@ pub trait Facts: Send + Sync {
 
     /// An agent's facts, if it has told any lately. Reads what the leader has.
     async fn of(&self, agent: AgentId) -> Result<Option<FactsRecord>, Error>;
+
+    /// Every agent's facts. One that cannot be read is passed over.
+    async fn all(&self) -> Result<Vec<FactsRecord>, Error>;
 }

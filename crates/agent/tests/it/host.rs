@@ -42,7 +42,9 @@ async fn facts_are_kept_while_their_agent_lives_and_go_after_it() {
     let is_older = |at: Timestamp| at.duration_since(first.gathered_at) > policy.kept.try_into().unwrap();
     let kept = async || facts.of(me).await.unwrap().filter(|record| is_older(record.gathered_at));
     assert_eq!(eventually("facts that were written again", PATIENCE, kept).await.facts, first.facts);
+    assert!(!first.left);
     drain.cancel();
+    eventually("the goodbye", PATIENCE, async || facts.of(me).await.unwrap().filter(|record| record.left)).await;
     eventually("them to go", PATIENCE, async || facts.of(me).await.unwrap().is_none().then_some(())).await;
 }
 

@@ -18,7 +18,7 @@ use crate::support::{House, problem};
 fn facts(agent: AgentId) -> FactsRecord {
     let interface = InterfaceFacts { primary: Some("eth0".to_owned()), address: None };
     let facts = Facts { hostname: "web-01".to_owned(), interface, ..Facts::default() };
-    FactsRecord { schema: SCHEMA, agent, gathered_at: Timestamp::UNIX_EPOCH, facts }
+    FactsRecord { schema: SCHEMA, agent, gathered_at: Timestamp::UNIX_EPOCH, left: false, facts }
 }
 
 async fn remove(house: &House, agent: &str) -> reqwest::Response {
@@ -152,6 +152,33 @@ async fn an_agent_that_falls_silent_is_an_alarm_until_it_is_back() {
     assert_eq!(reader.json::<Value>().await.unwrap()["alarms"].as_array().unwrap().len(), 1);
     agent.beat().await;
     house.until("it is back", async || house.get("/api/v1/status").await["alarms"] == json!([])).await;
+}
+
+#[tokio::test]
+async fn agents_that_went_before_the_controller_came_are_known_and_a_crash_is_told_from_a_stop() {
+    let store = longshore_store::memory::open(longshore_store::memory::MemoryOptions::default());
+    let named = |bits: u128, hostname: &str, left| {
+        let mut record = FactsRecord { left, ..facts(AgentId::from_bits(bits)) };
+        record.facts.hostname = hostname.to_owned();
+        record.facts.label = [("group".to_owned(), "web".to_owned())].into();
+        record
+    };
+    for record in [named(1, "crashed", false), named(2, "stopped", true)] {
+        store.facts.put(&record).await.unwrap();
+    }
+    let house = House::on(store, |_| {}).await;
+    let listed = house.get("/api/v1/agents").await;
+    let states: Vec<_> =
+        listed["items"].as_array().unwrap().iter().map(|item| (&item["hostname"], &item["state"], &item["labels"])).collect();
+    let labels = &json!(["group:web"]);
+    assert_eq!(states, [(&json!("crashed"), &json!("offline"), labels), (&json!("stopped"), &json!("stopped"), labels)]);
+    let alarms = house.get("/api/v1/status").await["alarms"].clone();
+    assert_eq!((&alarms[0]["hostname"], alarms.as_array().unwrap().len()), (&json!("crashed"), 1));
+    let refused = house.post("/api/v1/jobs", &json!({"operation": "node.hostname.get", "target": "crashed"})).await;
+    assert_eq!(problem(refused).await.code, ErrorCode::AgentOffline);
+    assert_eq!(remove(&house, "crashed").await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(house.get("/api/v1/status").await["alarms"], json!([]));
+    house.agent(2, "stopped").await;
 }
 
 #[tokio::test]

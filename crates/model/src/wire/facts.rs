@@ -20,6 +20,9 @@ pub struct FactsRecord {
     pub agent: AgentId,
     /// When they were gathered, by the agent's clock.
     pub gathered_at: Timestamp,
+    /// Whether it said goodbye: whoever did not hear that knows an agent that was stopped from one that is lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
     /// What it knows.
     pub facts: Facts,
 }

@@ -36,4 +36,13 @@ impl Facts for JetStreamFacts {
         let message = self.link.read_last(&stream, &subject, DOING).await?;
         message.map(|message| from_json(&subject, &message.payload)).transpose()
     }
+
+    async fn all(&self) -> Result<Vec<FactsRecord>, Error> {
+        let bucket = &self.link.layout.facts_bucket;
+        let stored = self.link.read_all(&Layout::bucket_stream(bucket), &Layout::bucket_subjects(bucket), "reading agents' facts").await?;
+        let read = |message: &super::read::Stored| {
+            from_json(&message.subject, &message.payload).inspect_err(|error| tracing::warn!(%error, "unreadable facts")).ok()
+        };
+        Ok(stored.iter().filter_map(read).collect())
+    }
 }

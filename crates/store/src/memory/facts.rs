@@ -1,6 +1,7 @@
 //! What agents know of their hosts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use longshore_model::AgentId;
@@ -23,13 +24,21 @@ impl Facts for Memory {
 
     async fn of(&self, agent: AgentId) -> Result<Option<FactsRecord>, Error> {
         let ttl = self.0.options.facts_ttl;
-        let known = &mut self.0.state().facts.0;
-        known.retain(|_, (written, _)| written.elapsed() < ttl);
-        Ok(known.get(&agent).map(|(_, record)| record.clone()))
+        Ok(self.0.state().facts.fresh(ttl).get(&agent).map(|(_, record)| record.clone()))
+    }
+
+    async fn all(&self) -> Result<Vec<FactsRecord>, Error> {
+        let ttl = self.0.options.facts_ttl;
+        Ok(self.0.state().facts.fresh(ttl).values().map(|(_, record)| record.clone()).collect())
     }
 }
 
 impl Known {
+    fn fresh(&mut self, ttl: Duration) -> &BTreeMap<AgentId, (Instant, FactsRecord)> {
+        self.0.retain(|_, (written, _)| written.elapsed() < ttl);
+        &self.0
+    }
+
     pub(super) fn forget(&mut self, agent: AgentId) {
         self.0.remove(&agent);
     }
