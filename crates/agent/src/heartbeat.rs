@@ -26,13 +26,14 @@ pub(crate) struct Load {
 }
 
 /// Beats until `silence`, then says goodbye. A beat that fails is not repeated: the next one follows soon. Ends at once, without a goodbye,
-/// when another agent has the identity: then this one has to end as well.
+/// when another agent has the identity: then it says `stop` to this one.
 pub(crate) async fn run(
     config: Arc<Config>,
     store: Store,
     (binding, started_at, facts): (Arc<Binding>, Timestamp, Known),
     load: Arc<Load>,
     silence: CancellationToken,
+    stop: CancellationToken,
 ) -> Result<(), Error> {
     let mut ticks = tokio::time::interval(config.heartbeat_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -46,7 +47,10 @@ pub(crate) async fn run(
         let heartbeat = heartbeat(&config, &binding.process, started_at, &load);
         match binding.beat(&*store.registry, &heartbeat).await {
             Ok(Beat::Told) => {}
-            Ok(Beat::Refused { hostname }) => return Err(identity::refused(&store, &heartbeat, &binding.process, hostname).await),
+            Ok(Beat::Refused { hostname }) => {
+                stop.cancel();
+                return Err(identity::refused(&store, &heartbeat, &binding.process, hostname).await);
+            }
             Err(error) => tracing::debug!(%error, "heartbeat not sent"),
         }
     }

@@ -89,10 +89,9 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     background.spawn(conditions::run(config.clone(), load.clone(), silence.clone()));
     // An agent that may no longer be this one ends as if it were told to.
     let stop = stop.child_token();
-    let mut beating = JoinSet::new();
-    let (farewell, evicted) = (CancellationToken::new(), stop.clone());
-    let beats = heartbeat::run(config.clone(), store.clone(), (binding, started_at, facts.clone()), load.clone(), farewell.clone());
-    beating.spawn(async move { beats.await.inspect_err(|_| evicted.cancel()) });
+    let (mut beating, farewell) = (JoinSet::new(), CancellationToken::new());
+    let identity = (binding, started_at, facts.clone());
+    beating.spawn(heartbeat::run(config.clone(), store.clone(), identity, load.clone(), farewell.clone(), stop.clone()));
 
     let bundles = config.state_dir.join("bundles");
     // Bundles of an earlier process are of no use to anybody.
