@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{completion, config, context, dead_letter, explain, job, key, node, operation, run, token};
+use crate::command::{audit, completion, config, context, dead_letter, explain, job, key, node, operation, run, token};
 use crate::output::{Color, Format};
 use crate::render::shell_word;
 use crate::role;
@@ -77,6 +77,9 @@ pub(crate) enum Command {
     /// Jobs whose attempts are used up.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
+    /// Who changed what, and who was refused.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// The agents of the fleet; run one here.
     #[command(subcommand)]
     Agent(role::agent::Agent),

@@ -87,7 +87,7 @@ impl Exit {
             | ErrorCode::Retention
             | ErrorCode::NoSealingKey
             // As a refusal: what died was redriven or discarded before.
-            | ErrorCode::DeadLetter
+            | ErrorCode::DeadLetterClosed
             | ErrorCode::Internal => Self::Failed,
             ErrorCode::Validation => Self::Invalid,
             ErrorCode::UnknownOperation | ErrorCode::NotFound => Self::NotFound,
@@ -97,6 +97,7 @@ impl Exit {
             ErrorCode::TimedOut
             | ErrorCode::ExitStatus
             | ErrorCode::CommandNotFound
+            | ErrorCode::DeadLetter
             | ErrorCode::Interrupted
             | ErrorCode::Lost
             | ErrorCode::Staging
@@ -188,7 +189,7 @@ mod tests {
     fn refusals_have_their_class() {
         for (code, exit) in [
             (ErrorCode::JobRunning, 1),
-            (ErrorCode::DeadLetter, 1),
+            (ErrorCode::DeadLetterClosed, 1),
             (ErrorCode::NotFound, 3),
             (ErrorCode::UnknownOperation, 3),
             (ErrorCode::Unauthenticated, 4),

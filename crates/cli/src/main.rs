@@ -57,6 +57,7 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Status => with_runtime(command::status::perform(app)),
         Command::Job(job) => with_runtime(job.perform(app)),
         Command::DeadLetter(letter) => with_runtime(letter.perform(app)),
+        Command::Audit(audit) => with_runtime(audit.perform(app)),
         Command::Node(node) => with_runtime(node.perform(app)),
         Command::Operation(operation) => with_runtime(operation.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),

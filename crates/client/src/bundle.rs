@@ -7,7 +7,7 @@ use futures::{Stream, TryStream, TryStreamExt};
 use longshore_model::JobId;
 use longshore_model::wire::problem::{ErrorCode, Problem};
 use longshore_model::wire::rest::{ArtifactList, BundleView};
-use reqwest::{Body, Method, StatusCode, header};
+use reqwest::{Body, Method, RequestBuilder, StatusCode, header};
 use tokio::sync::watch;
 
 use crate::client::{ANSWER_TIMEOUT, Client};
@@ -86,6 +86,11 @@ impl Client {
             .to(Method::GET, &format!("/jobs/{id}/artifacts"))
             .query(&[("format", "archive")])
             .query(&agent.map(|agent| ("agent", agent)).into_iter().collect::<Vec<_>>());
+        self.download(request).await
+    }
+
+    /// The body of an answer as it arrives. It may take as long as it needs, but not make no progress.
+    pub(crate) async fn download(&self, request: RequestBuilder) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         let url = self.url().to_owned();
         let patience = self.stalled_after();

@@ -40,7 +40,7 @@ pub use error::Error;
 pub use follow::Followed;
 pub use job::{JobFilter, log_bytes};
 pub use longshore_model::wire::agent::Condition;
-pub use longshore_model::wire::audit::AuditRecord;
+pub use longshore_model::wire::audit::{AuditOutcome, AuditRecord};
 pub use longshore_model::wire::dead_letter::DeadExecution;
 pub use longshore_model::wire::problem::{ErrorCode, Problem};
 pub use longshore_model::wire::rest::{

@@ -171,6 +171,7 @@ mod tests {
             status: Some(200),
             code: None,
             reason: None,
+            more: 0,
             dropped_before: 0,
         }
     }

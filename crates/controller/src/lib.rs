@@ -19,6 +19,7 @@ mod listener;
 mod reconcile;
 mod rest;
 mod server;
+mod strangers;
 mod timeline;
 pub mod token;
 mod wait;
@@ -26,5 +27,5 @@ mod watch;
 
 use hex::hex;
 
-pub use rest::openapi;
+pub use rest::{is_origin, openapi};
 pub use server::{BindError, Config, Controller, RunError, SigningKey};

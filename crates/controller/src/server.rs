@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::listener::{self, Bounds};
-use crate::{audit, fleet, index, letters, reconcile, rest};
+use crate::token::VerifyKey;
+use crate::{audit, fleet, index, letters, reconcile, rest, strangers};
 
 /// How long requests may take to finish once the controller ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -58,8 +59,12 @@ pub struct Config {
     pub sealing_key: Option<SealingKey>,
     /// Signs jobs, so that agents can tell what comes from a controller; without it they are not signed.
     pub job_signer: Option<JobSigner>,
+    /// Check bearer tokens that others sign; each has an id of its own.
+    pub verify_keys: Vec<VerifyKey>,
     /// The roles that tokens may carry.
     pub roles: Roles,
+    /// The origins whose web pages a browser lets call the API; `*` for all.
+    pub allow_origins: Vec<String>,
     /// How long `?wait` without a value waits.
     pub job_timeout: Duration,
     /// How long the ledger keeps records: submissions that could outlive it are refused.
@@ -83,7 +88,9 @@ impl Config {
             signing_key,
             sealing_key: None,
             job_signer: None,
+            verify_keys: Vec::new(),
             roles: Roles::default(),
+            allow_origins: Vec::new(),
             job_timeout: Duration::from_secs(30),
             retention: Duration::from_secs(7 * 24 * 3600),
             objects_retention: Duration::from_secs(7 * 24 * 3600),
@@ -157,6 +164,7 @@ impl Controller {
         tasks.spawn(index::follow(app.clone()));
         tasks.spawn(fleet::follow(app.clone()));
         tasks.spawn(letters::follow(app.clone()));
+        tasks.spawn(strangers::follow(app.clone()));
         reconcile::spawn(&app, &mut tasks);
         let (mut writer, calls_ended) = (JoinSet::new(), CancellationToken::new());
         writer.spawn(audit::write(app.clone(), calls_ended.clone()));
@@ -173,7 +181,7 @@ impl Controller {
         app.drain.cancel();
         let deadline = Instant::now() + DRAIN_WITHIN;
         app.streams.close();
-        let was_asked = ended.is_ok();
+        let (was_asked, last) = (ended.is_ok(), app.clone());
         let finish = async move {
             app.streams.wait().await;
             while tasks.join_next().await.is_some() {}
@@ -186,6 +194,7 @@ impl Controller {
             // They are dropped when they are next looked at, and leave their records then.
             tokio::time::sleep(READY_LOOK).await;
         }
+        last.strangers.rest().into_iter().for_each(|record| last.audit.record(record));
         calls_ended.cancel();
         if tokio::time::timeout_at(deadline.max(Instant::now() + FLUSH_WITHIN), writer.join_next()).await.is_err() {
             tracing::error!("the broker did not take the last audit records in time, and they are lost");

@@ -93,6 +93,12 @@ pub const DEAD_LETTER_ERROR_BYTES_MAX: usize = 512;
 pub const AUDIT_TEXT_BYTES_MAX: usize = 512;
 /// Audit records that wait for the broker before new ones are counted and given up.
 pub const AUDIT_RECORDS_WAITING_MAX: usize = 8192;
+/// Calls without a valid token that are recorded one by one, of each source in [`AUDIT_STRANGERS_EVERY`]; the others are counted.
+pub const AUDIT_STRANGERS_EACH_MAX: usize = 10;
+/// How long calls without a valid token are counted before a record tells of them.
+pub const AUDIT_STRANGERS_EVERY: Duration = Duration::from_secs(60);
+/// Sources of calls without a valid token that are told apart; beyond that they count as one.
+pub const AUDIT_SOURCES_MAX: usize = 1024;
 /// How long a process may ignore SIGTERM before SIGKILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Skew allowed between an agent's clock and the controller's when an expiry is judged.

@@ -12,6 +12,7 @@ use longshore_model::job::Job;
 use longshore_model::operation::Call;
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::agent::{AgentState, Condition, Heartbeat, Process};
+use longshore_model::wire::audit::AuditOutcome;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId};
@@ -151,7 +152,7 @@ async fn of_two_agents_with_one_identity_the_second_is_refused_and_the_first_goe
     assert!(matches!(&refused, AgentError::Identity { id, hostname } if *id == me && hostname == "host-1"), "{refused}");
     let trail = bench.store.audit.before(None, 10).await.unwrap();
     let record = &trail.items[0].record;
-    assert_eq!((record.method.as_str(), record.is_refusal()), ("BIND", true));
+    assert_eq!((record.method.as_str(), record.outcome()), ("BIND", AuditOutcome::Refused));
     assert!(record.reason.as_ref().unwrap().contains("host-1"), "{record:?}");
     let ended = copy.run(CancellationToken::new(), CancellationToken::new()).await;
     assert!(matches!(ended, Err(AgentError::Identity { .. })), "it does not run all the same");

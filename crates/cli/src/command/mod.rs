@@ -1,6 +1,7 @@
 //! The user's commands, one noun a module. Each takes its arguments and the [`App`](crate::app::App) and gives an exit code or a failure.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod context;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod answers;
+mod audit;
 mod job;
 mod letter;
 mod lines;
@@ -11,6 +12,7 @@ mod time;
 
 pub(crate) use agent::{agent, agents, alarms};
 pub(crate) use answers::{Rows, answers};
+pub(crate) use audit::audit_records;
 pub(crate) use job::{job, job_line, jobs, outcome};
 pub(crate) use letter::{dead_letter, dead_letters};
 pub(crate) use lines::{Lines, Written};

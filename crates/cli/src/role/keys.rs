@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use longshore_controller::token::Grant;
+use longshore_controller::token::{Grant, KeyError, Keyring, PrivateKey, VerifyKey};
 use longshore_controller::{SigningKey, token};
 use longshore_model::AgentId;
 use longshore_model::access::Roles;
@@ -12,7 +12,7 @@ use super::data::unusable;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::private;
-use crate::settings::Settings;
+use crate::settings::{Settings, VerifyKeyFile};
 
 const KEY_BYTES_MIN: usize = 32;
 
@@ -56,11 +56,43 @@ fn checked(key: Vec<u8>, place: &str) -> Result<SigningKey, Failure> {
     Ok(SigningKey::new(key))
 }
 
+/// The public keys that tokens of others are checked with.
+pub(crate) fn verify_keys(settings: &Settings) -> Result<Vec<VerifyKey>, Failure> {
+    let read = |VerifyKeyFile { file, kid }: &VerifyKeyFile| {
+        let refused = |error: &(dyn std::error::Error + 'static)| {
+            let what = format!("the key {} of controller.api.security.verify_keys cannot be used", file.display());
+            Failure::new(Exit::Invalid, what).caused_by(error)
+        };
+        let pem = std::fs::read(file).map_err(|error| refused(&error))?;
+        VerifyKey::from_pem(&pem, kid.as_deref()).map_err(|error| refused(&error))
+    };
+    settings.controller.api.security.verify_keys.iter().map(read).collect()
+}
+
+/// Every key that a token may be signed with.
+pub(crate) fn keyring(own: Option<&SigningKey>, others: &[VerifyKey]) -> Result<Keyring, Failure> {
+    Keyring::new(own, others).map_err(|error: KeyError| {
+        Failure::new(Exit::Invalid, "controller.api.security.verify_keys cannot be used")
+            .caused_by(&error)
+            .hint("give each its own `kid`, or none")
+    })
+}
+
+/// A private key that signs tokens.
+pub(crate) fn private_key(path: &Path, kid: Option<&str>) -> Result<PrivateKey, Failure> {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(Exit::Invalid, format!("the private key {} cannot be used", path.display())).caused_by(error)
+    };
+    let pem = std::fs::read(path).map_err(|error| refused(&error))?;
+    PrivateKey::from_pem(&pem, kid).map_err(|error| refused(&error))
+}
+
 /// The file with the token of this host's administrator, made anew for this key: an old key's token would be worth nothing.
 pub(crate) fn admin_token(key: &SigningKey, dir: &Path) -> Result<PathBuf, Failure> {
     let path = dir.join("token");
     let now = Timestamp::now();
-    let known = std::fs::read_to_string(&path).is_ok_and(|text| token::verify(key, &Roles::default(), text.trim_end(), now).is_ok());
+    let ring = keyring(Some(key), &[])?;
+    let known = std::fs::read_to_string(&path).is_ok_and(|text| ring.verify(&Roles::default(), text.trim_end(), now).is_ok());
     if !known {
         let text = token::issue(key, &Grant::new("admin", &["admin"]), now);
         private::replace_file(&path, format!("{text}\n").as_bytes()).map_err(|error| unusable(&path, &error))?;

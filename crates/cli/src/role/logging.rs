@@ -31,6 +31,7 @@ fn is_role(command: &Command) -> bool {
         | Command::Job(_)
         | Command::Node(_)
         | Command::DeadLetter(_)
+        | Command::Audit(_)
         | Command::Operation(_)
         | Command::Agent(
             agent::Agent::List

@@ -133,6 +133,8 @@ pub(crate) fn controller(
 ) -> Result<longshore_controller::Config, Failure> {
     let api = &settings.controller.api;
     let (sealing_key, job_signer) = job_keys::of_controller(settings, dir)?;
+    let verify_keys = keys::verify_keys(settings)?;
+    keys::keyring(Some(&key), &verify_keys)?;
     Ok(longshore_controller::Config {
         listen: address(&api.listen)?,
         job_timeout: api.job_timeout.0,
@@ -147,6 +149,8 @@ pub(crate) fn controller(
         // Checked when the settings were loaded.
         roles: api.security.roles().unwrap_or_default(),
         objects_retention: settings.nats.objects.max_age.0,
+        verify_keys,
+        allow_origins: api.security.cors.allow_origins.clone(),
         ..longshore_controller::Config::new(key)
     })
 }

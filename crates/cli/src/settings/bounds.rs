@@ -83,6 +83,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         longshore_seal::TrustedKeys::parse(&text.replace(',', "\n")).map_err(unfit("agent.jobs.trusted_keys"))?;
     }
     controller.api.security.roles().map_err(|error| ("controller.api.security.roles", error.to_string()))?;
+    for origin in &controller.api.security.cors.allow_origins {
+        longshore_controller::is_origin(origin).map_err(|message| ("controller.api.security.cors.allow_origins", message))?;
+    }
     match agent.labels() {
         Err(error) => return Err(("agent.labels", error.to_string())),
         Ok(labels) if labels.len() > LABELS_MAX => {

@@ -94,7 +94,10 @@ impl Key {
         match text.parse::<i64>() {
             Ok(number) if self.integer => Value::from(number),
             Ok(_) | Err(_) if self.fraction => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
-            Ok(_) | Err(_) if (self.secret || self.mapping) && text.trim_start().starts_with('{') => {
+            Ok(_) | Err(_)
+                if ((self.secret || self.mapping) && text.trim_start().starts_with('{'))
+                    || (self.list && text.trim_start().starts_with('[')) =>
+            {
                 serde_saphyr::from_str(text).unwrap_or_else(|_| Value::from(text))
             }
             Ok(_) | Err(_) if self.list => {

@@ -20,5 +20,5 @@ pub(crate) use error::Error;
 pub(crate) use keys::{Key, Keys, schema};
 pub(crate) use layer::{Layer, Origin};
 pub(crate) use load::{Loaded, Sources, user_dir};
-pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings, Storage};
+pub(crate) use schema::{AuthKind, Nats, ReplayPolicy, Settings, Storage, VerifyKeyFile};
 pub(crate) use secret::Secret;

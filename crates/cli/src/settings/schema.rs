@@ -1,6 +1,7 @@
 //! Every setting there is, with its meaning and its default. Reference, JSON Schema and `config explain` are made from this file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore_agent::{FactsPolicy, Thresholds};
@@ -296,8 +297,31 @@ pub(crate) struct Api {
 pub(crate) struct ApiSecurity {
     /// Key that signs tokens, at least 32 bytes. None: `signing.key` in the data directory, made at the first start.
     pub(crate) signing_key: Option<Secret>,
+    /// Ed25519 public keys in PEM that tokens of others are checked with, such as `[{file: /etc/longshore/ci.pub}]`; several while keys change.
+    pub(crate) verify_keys: Vec<VerifyKeyFile>,
+    /// Which web pages of others may call the API.
+    pub(crate) cors: Cors,
     /// Roles beside `read`, `write` and `admin`, such as `{ops: {permissions: [node:read, job:read]}}`.
     pub(crate) roles: BTreeMap<String, Role>,
+}
+
+/// A public key that tokens are checked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VerifyKeyFile {
+    /// The file with it.
+    pub(crate) file: PathBuf,
+    /// The `kid` of its tokens. None: the key's thumbprint, which `token generate` uses, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kid: Option<String>,
+}
+
+/// Which web pages of others may call the API.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cors {
+    /// Origins whose pages a browser lets call the API, such as `https://ops.example`; `*` for all. None unless given.
+    pub(crate) allow_origins: Vec<String>,
 }
 
 /// What a role grants.

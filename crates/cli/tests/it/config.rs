@@ -187,3 +187,24 @@ fn a_configured_role_is_signed_into_tokens_and_told_of_them() {
     let taken = Home::with("controller: {api: {security: {roles: {admin: {permissions: [job:read]}}}}}\n").run(&["config", "check"], &[]);
     assert!(taken.code != Some(0) && taken.stderr.contains("controller.api.security.roles"), "{}", taken.stderr);
 }
+
+#[test]
+fn origins_and_keys_of_tokens_are_checked_where_they_are_written() {
+    for (origins, is_sound) in
+        [("['https://ops.example']", true), ("['*']", true), ("[]", true), ("['https://ops.example/']", false), ("['null']", false)]
+    {
+        let ran = Home::with(&format!("controller:\n  api: {{security: {{cors: {{allow_origins: {origins}}}}}}}\n"))
+            .run(&["config", "check"], &[]);
+        assert_eq!(ran.code, Some(if is_sound { 0 } else { 10 }), "{origins}: {}", ran.stderr);
+        assert!(is_sound || ran.stderr.contains("controller.api.security.cors.allow_origins"), "{}", ran.stderr);
+    }
+    let home = Home::with("");
+    let ran = home.run(
+        &["config", "show", "-o", "json"],
+        &[("LONGSHORE_CONTROLLER__API__SECURITY__CORS__ALLOW_ORIGINS", "['https://a.example', 'https://b.example']")],
+    );
+    let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(shown["controller"]["api"]["security"]["cors"]["allow_origins"][1], "https://b.example", "{}", ran.stderr);
+    let ran = Home::with("controller: {api: {security: {verify_keys: [{fil: /x}]}}}\n").run(&["config", "check"], &[]);
+    assert!(ran.code == Some(10) && ran.stderr.contains("controller.api.security.verify_keys"), "{}", ran.stderr);
+}

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests; the lint sees only functions that are marked so")]
 
+mod audit;
 mod cli;
 mod config;
 mod fake;
 mod job;
+mod token;

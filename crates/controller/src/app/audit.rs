@@ -1,10 +1,12 @@
 //! The audit trail, read: pages from the newest on, and an export of all of it. Who writes it is `crate::audit`.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use longshore_model::access::Caller;
 use longshore_model::limits::PAGE_MAX;
-use longshore_model::wire::audit::AuditRecord;
+use longshore_model::wire::audit::{AuditOutcome, AuditRecord};
 use longshore_model::wire::rest::AuditList;
 use longshore_store::Revision;
 use tokio::sync::mpsc;
@@ -21,7 +23,10 @@ pub(crate) struct Filter {
     pub(crate) who: Option<String>,
     pub(crate) since: Option<Timestamp>,
     pub(crate) until: Option<Timestamp>,
-    pub(crate) refused_only: bool,
+    /// An operation, a method, or a part of the path.
+    pub(crate) action: Option<String>,
+    /// Any of these, or any at all.
+    pub(crate) outcomes: BTreeSet<AuditOutcome>,
 }
 
 impl Filter {
@@ -29,8 +34,17 @@ impl Filter {
         self.who.as_ref().is_none_or(|who| record.who.as_ref() == Some(who))
             && self.since.is_none_or(|since| record.at >= since)
             && self.until.is_none_or(|until| record.at < until)
-            && (!self.refused_only || record.is_refusal())
+            && self.action.as_ref().is_none_or(|action| did(record, action))
+            && (self.outcomes.is_empty() || self.outcomes.contains(&record.outcome()))
     }
+}
+
+/// What begins with a slash is looked for in the path; paths have no end of their own, since ids stand in them.
+fn did(record: &AuditRecord, action: &str) -> bool {
+    if action.starts_with('/') {
+        return record.path.contains(action);
+    }
+    record.operation.as_deref() == Some(action) || record.method.eq_ignore_ascii_case(action)
 }
 
 /// A page of records, newest first. A cursor is a place, and fits every filter.

@@ -17,6 +17,8 @@ use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::index::Index;
 use crate::letters::Letters;
+use crate::strangers::Strangers;
+use crate::token::Keyring;
 use crate::wait::Waiters;
 
 /// The controller's shared state. Cheap to clone.
@@ -25,6 +27,8 @@ pub(crate) struct App(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    /// The keys of tokens, ready to check with.
+    pub(crate) keyring: Keyring,
     pub(crate) store: Store,
     pub(crate) hub: Hub,
     pub(crate) waiters: Waiters,
@@ -37,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) large_results: Arc<Semaphore>,
     /// Where finished calls leave their records.
     pub(crate) audit: Recorder,
+    /// Through whom they go first.
+    pub(crate) strangers: Strangers,
     /// Set when the controller ends: streams and waits end with it.
     pub(crate) drain: CancellationToken,
     /// The tasks behind streaming responses.
@@ -48,7 +54,9 @@ pub(crate) struct Inner {
 
 impl App {
     pub(crate) fn new(config: Config, store: Store) -> Self {
+        let keyring = Keyring::new(Some(&config.signing_key), &config.verify_keys);
         Self(Arc::new(Inner {
+            keyring: keyring.expect("the keys have ids of their own: whoever made the configuration has checked that"),
             config,
             store,
             hub: Hub::default(),
@@ -57,6 +65,7 @@ impl App {
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             large_results: Arc::new(Semaphore::new(super::results::IN_MEMORY_KIB_MAX)),
             audit: Recorder::default(),
+            strangers: Strangers::default(),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),
             index: RwLock::default(),

@@ -3,30 +3,55 @@
 //!
 //! Looks at the method, the path and the answer's head, and never at a body, a query or a token.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{Method, Response, StatusCode, header};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{Response, StatusCode, header, request::Parts};
 use axum::middleware::Next;
-use longshore_model::JobId;
 use longshore_model::limits::AUDIT_TEXT_BYTES_MAX;
+use longshore_model::operation::Operation;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::Problem;
 use longshore_model::wire::record::SCHEMA;
+use longshore_model::{JobId, Target};
+use tokio::time::Instant;
 
 use super::observe::RequestId;
 use super::problem;
 use crate::app::App;
 use crate::listener::Remote;
 
-/// Who a request's token stands for: told by whoever checked it.
+/// What is found out about a call while it is served, by whoever finds it out.
 #[derive(Clone, Default)]
-pub(super) struct Known(Arc<OnceLock<String>>);
+pub(crate) struct Known(Arc<Found>);
+
+#[derive(Default)]
+struct Found {
+    name: OnceLock<String>,
+    asked: OnceLock<(String, Option<String>)>,
+}
 
 impl Known {
-    pub(super) fn tell(&self, name: &str) {
-        let _ = self.0.set(cut(name));
+    /// Who the token stands for.
+    pub(super) fn is(&self, name: &str) {
+        let _ = self.0.name.set(cut(name));
+    }
+
+    /// What is to be done, and by whom, whether or not it will be. What is no operation and no target could be anything, and is left out.
+    pub(super) fn asks(&self, operation: &str, target: Option<&str>) {
+        let Some(operation) = Operation::by_name(operation) else { return };
+        let target = target.filter(|target| target.parse::<Target>().is_ok()).map(cut);
+        let _ = self.0.asked.set((operation.name().to_owned(), target));
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Known {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
     }
 }
 
@@ -51,9 +76,10 @@ struct Call {
 impl Call {
     fn new(app: App, request: &Request, known: Known) -> Self {
         let (path, extensions) = (request.uri().path(), request.extensions());
-        let reads_only = matches!(*request.method(), Method::GET | Method::HEAD);
+        let reads_only = request.method().is_safe();
         let job = path.split('/').find_map(|segment| segment.parse().ok());
-        let agent = path.split_once("/agents/").map(|(_, rest)| cut(rest.split('/').next().unwrap_or_default()));
+        let named = ["/agents/", "/nodes/"].iter().find_map(|noun| path.split_once(noun));
+        let target = named.map(|(_, rest)| cut(rest.split('/').next().unwrap_or_default()));
         let mut record = AuditRecord {
             schema: SCHEMA,
             id: uuid::Uuid::now_v7().to_string(),
@@ -65,10 +91,11 @@ impl Call {
             path: cut(path),
             operation: None,
             job: None,
-            targets: agent.into_iter().collect(),
+            targets: target.into_iter().collect(),
             status: None,
             code: None,
             reason: None,
+            more: 0,
             dropped_before: 0,
         };
         // Before it is done: a delete leaves nothing to look at.
@@ -107,8 +134,14 @@ impl Call {
 
     fn finish(&self, mut record: AuditRecord) {
         record.at = self.app.now();
-        record.who = self.known.0.get().cloned();
-        self.app.audit.record(record);
+        let Found { name, asked } = &*self.known.0;
+        record.who = name.get().cloned();
+        // What was asked for is what was done, unless the job itself has said it.
+        if let Some((operation, target)) = asked.get().filter(|_| record.operation.is_none()) {
+            record.operation = Some(operation.clone());
+            record.targets.extend(target.clone());
+        }
+        self.app.strangers.take(record, Instant::now()).for_each(|record| self.app.audit.record(record));
     }
 }
 

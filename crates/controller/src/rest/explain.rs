@@ -1,8 +1,10 @@
 //! The API explains itself: its description, and what each problem means. No token needed.
 
-use axum::Json;
+use std::sync::LazyLock;
+
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use longshore_model::wire::problem::ErrorCode;
 
 use super::problem::Failed;
@@ -10,7 +12,9 @@ use super::problem::Failed;
 /// This description.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "about", security(()), responses((status = 200, content_type = "application/json")))]
 pub(super) async fn document() -> Response {
-    Json(super::openapi()).into_response()
+    // Anybody may ask for it, so it is made once.
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| super::openapi().to_json().expect("the description is JSON").into());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
 }
 
 /// What a problem's code means and what to do.

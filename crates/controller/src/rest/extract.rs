@@ -176,9 +176,9 @@ impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
         let mut fields = Fields::of(&parts.uri)?;
         let value = T::from_fields(&mut fields)?;
-        match fields.0.first() {
+        match fields.first() {
             None => Ok(Self(value)),
-            Some((name, _)) => Err(bad_query(name, "is not a field of this query, or was given twice")),
+            Some(name) => Err(bad_query(name, "is not a field of this query, or was given twice")),
         }
     }
 }
@@ -187,10 +187,15 @@ impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
 pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    fn of(uri: &Uri) -> Result<Self, Failed> {
+    pub(crate) fn of(uri: &Uri) -> Result<Self, Failed> {
         axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map(|axum::extract::Query(fields)| Self(fields))
             .map_err(|error| Failed::new(ErrorCode::BadRequest, format!("the query cannot be read: {error}")))
+    }
+
+    /// The name of one that is left, if any is.
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.0.first().map(|(name, _)| name.as_str())
     }
 
     /// The value of a field; of one that was given several times the first, and the next one then.

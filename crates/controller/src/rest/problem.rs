@@ -33,7 +33,7 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::JobRunning
         | ErrorCode::JobStopping
         | ErrorCode::JobNotFinal
-        | ErrorCode::DeadLetter => StatusCode::CONFLICT,
+        | ErrorCode::DeadLetterClosed => StatusCode::CONFLICT,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::Validation
@@ -48,6 +48,7 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::CommandNotFound
         | ErrorCode::Cancelled
         | ErrorCode::Expired
+        | ErrorCode::DeadLetter
         | ErrorCode::Interrupted
         | ErrorCode::Lost
         | ErrorCode::Staging
@@ -137,12 +138,12 @@ impl From<Error> for Failed {
             Error::Indexing | Error::Busy => Self::new(ErrorCode::Unavailable, detail).retryable(),
             Error::Running { .. } => Self::new(ErrorCode::JobRunning, detail).hint("wait for it, cancel it, or say `?force=true`"),
             Error::NotFinal { .. } => Self::new(ErrorCode::JobNotFinal, detail),
-            Error::Redriven { .. } => Self::new(ErrorCode::DeadLetter, detail).hint("the new job says what became of it"),
+            Error::Redriven { .. } => Self::new(ErrorCode::DeadLetterClosed, detail).hint("the new job says what became of it"),
             Error::RedriveDeleted { job, .. } => {
                 Self::new(ErrorCode::JobDeleted, detail).hint(format!("`longshore job retry {job}` does it once more, as another job"))
             }
             Error::Discarded { job, .. } => {
-                Self::new(ErrorCode::DeadLetter, detail).hint(format!("`longshore job retry {job}` does it again all the same"))
+                Self::new(ErrorCode::DeadLetterClosed, detail).hint(format!("`longshore job retry {job}` does it again all the same"))
             }
             Error::NoSealingKey => {
                 let field = FieldError { pointer: "/args/secrets".to_owned(), detail: "cannot be sealed here".to_owned() };

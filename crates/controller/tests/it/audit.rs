@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use longshore_client::{AuditFilter, AuditRecord};
 use longshore_controller::token::{self, Grant};
+use longshore_model::limits::AUDIT_STRANGERS_EACH_MAX;
+use longshore_model::wire::audit::AuditOutcome;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::rest::AuditList;
@@ -113,7 +115,7 @@ async fn only_who_has_the_permission_reads_the_audit_trail() {
         "cursor=x",
         "format=xml",
         "since=yesterday",
-        "refused=1",
+        "outcome=odd",
         "x=1",
         "format=jsonl&limit=1",
         "format=jsonl&cursor=1",
@@ -142,6 +144,7 @@ async fn fill(house: &House, n_records: usize) -> Vec<AuditRecord> {
         status: Some(if n.is_multiple_of(3) { 403 } else { 201 }),
         code: n.is_multiple_of(3).then_some(ErrorCode::Forbidden),
         reason: None,
+        more: 0,
         dropped_before: 0,
     };
     let all: Vec<_> = (0..n_records).map(record).collect();
@@ -149,6 +152,10 @@ async fn fill(house: &House, n_records: usize) -> Vec<AuditRecord> {
         house.store.audit.append(chunk).await.unwrap();
     }
     all
+}
+
+fn is_refusal(record: &AuditRecord) -> bool {
+    record.outcome() == AuditOutcome::Refused
 }
 
 async fn pages(house: &House, mut filter: AuditFilter) -> Vec<AuditRecord> {
@@ -174,9 +181,14 @@ async fn the_audit_trail_is_listed_newest_first_in_pages_and_filtered() {
     }
     let only = |takes: &dyn Fn(&AuditRecord) -> bool| all.iter().filter(|record| takes(record)).cloned().collect::<Vec<_>>();
     let filter = || AuditFilter { limit: Some(300), ..AuditFilter::default() };
-    let refused = pages(&house, AuditFilter { refused_only: true, ..filter() }).await;
-    assert!(refused == only(&AuditRecord::is_refusal) && refused.len() == 834);
+    let refused = pages(&house, AuditFilter { outcome: Some("refused".to_owned()), ..filter() }).await;
+    assert!(refused == only(&is_refusal) && refused.len() == 834);
     assert!(pages(&house, AuditFilter { who: Some("eve".to_owned()), ..filter() }).await == refused);
+    let action = |what: &str| AuditFilter { action: Some(what.to_owned()), ..filter() };
+    assert!(pages(&house, action("post")).await == all && pages(&house, action("/jobs")).await == all);
+    assert_eq!(pages(&house, action("command.exec")).await, []);
+    let ended = |ends: &str| AuditFilter { outcome: Some(ends.to_owned()), ..filter() };
+    assert!(pages(&house, ended("done,refused")).await == all && pages(&house, ended("failed,unknown")).await.is_empty());
     let (since, until) = (all[1000].at, all[200].at);
     let some = pages(&house, AuditFilter { since: Some(since.to_string()), until: Some(until.to_string()), ..filter() }).await;
     assert!(some == only(&|record| record.at >= since && record.at < until) && some.len() == 800);
@@ -199,8 +211,8 @@ async fn an_export_has_everything_oldest_first_over_many_pages() {
     assert_eq!(exported(&house, "").await, []);
     let all = fill(&house, 3210).await;
     assert!(exported(&house, "").await == all);
-    let refused: Vec<_> = all.iter().filter(|record| record.is_refusal()).cloned().collect();
-    assert!(exported(&house, "&refused=true").await == refused);
+    let refused: Vec<_> = all.iter().filter(|record| is_refusal(record)).cloned().collect();
+    assert!(exported(&house, "&outcome=refused").await == refused);
 }
 
 #[tokio::test]
@@ -266,11 +278,80 @@ async fn what_waits_is_written_before_the_controller_has_ended() {
     let house = House::start().await;
     let store = house.store.clone();
     for _ in 0..500 {
-        house.bare(Method::DELETE, "/api/v1/jobs/x").send().await.unwrap();
+        house.request(Method::DELETE, "/api/v1/jobs/x").send().await.unwrap();
     }
     house.drain.cancel();
     house.ended().await;
     assert_eq!(store.audit.after(0, 1000).await.unwrap().items.len(), 500);
+}
+
+#[tokio::test]
+async fn a_refused_submission_says_what_was_to_be_done_and_by_whom() {
+    let (house, _agent) = House::with_agent().await;
+    let reader = house.token(&["read"]);
+    let ours = json!({"operation": "command.exec", "args": {"command": ["true"]}, "target": "web-01"});
+    let earlier = json!({"operation": {"type": "command.exec.execute", "data": {"command": "true"}}, "target_hostname": "web-01"});
+    let door = json!({"command": ["true"]});
+    for (path, body) in [("/api/v1/jobs", ours), ("/job", earlier), ("/api/v1/nodes/web-01/command/exec", door)] {
+        let refused = house.bare(Method::POST, path).bearer_auth(&reader).json(&body).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    // What is neither an operation nor a target could be anything, such as a secret in the wrong place.
+    let odd = json!({"operation": MARKER, "target": "web-01"});
+    assert_eq!(house.request(Method::POST, "/api/v1/jobs").json(&odd).send().await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let odd = json!({"operation": "node.hostname.get", "target": format!("../{MARKER}")});
+    assert_eq!(house.request(Method::POST, "/api/v1/jobs").json(&odd).send().await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let records = trail(&house, 5).await;
+    for record in &records[..3] {
+        let said = (record.operation.as_deref(), &record.targets[..], record.reason.as_deref());
+        assert_eq!(
+            said,
+            (Some("command.exec"), &["web-01".to_owned()][..], Some("the token does not grant command:execute")),
+            "{record:?}"
+        );
+    }
+    assert_eq!((&records[3].operation, &records[4].operation), (&None, &Some("node.hostname.get".to_owned())));
+    assert!(!serde_json::to_string(&records).unwrap().contains(MARKER));
+}
+
+#[tokio::test]
+async fn a_flood_of_calls_without_a_token_is_counted_and_drives_nothing_out_of_the_trail() {
+    let server = NatsServer::start().await;
+    // So small that the flood, recorded one by one, would have driven out what was there before.
+    let audit = jetstream::Stream { max_bytes: 256 * 1024, ..jetstream::Config::default().audit };
+    let store = jetstream::connect(&jetstream::Config { url: server.url(), audit, ..jetstream::Config::default() }).await.unwrap();
+    let house = House::on(store.clone(), |_| {}).await;
+    let _agent = house.agent(1, "web-01").await;
+    let job = house.submit(json!({})).await.id;
+    const N_CALLERS: usize = 8;
+    const N_CALLS: usize = 400;
+    let began = Instant::now();
+    let calls = (0..N_CALLERS).map(async |caller| {
+        for n in 0..N_CALLS {
+            let request = match n % 4 {
+                0 => house.bare(Method::GET, "/api/v1/jobs"),
+                1 => house.bare(Method::POST, "/api/v1/jobs").json(&json!({"operation": "command.exec"})),
+                2 => house.bare(Method::DELETE, &format!("/api/v1/jobs/{job}")).bearer_auth("x.y.z"),
+                _ => house.bare(Method::POST, &format!("/api/v1/nothing/{caller}")),
+            };
+            assert!(request.send().await.unwrap().status().is_client_error());
+        }
+    });
+    futures::future::join_all(calls).await;
+    let took = began.elapsed();
+    // Somebody with a token is recorded as ever, meanwhile and afterwards.
+    assert_eq!(house.request(Method::POST, &format!("/api/v1/jobs/{job}/cancel")).send().await.unwrap().status(), StatusCode::OK);
+    let read = async || store.audit.after(0, 1000).await.unwrap().items.into_iter().map(|stored| stored.record).collect::<Vec<_>>();
+    house.until("the cancel is told", async || read().await.iter().any(|record| record.path.ends_with("/cancel"))).await;
+    let of_nobody = |records: &[AuditRecord]| records.iter().filter(|record| record.who.is_none()).cloned().collect::<Vec<_>>();
+    assert!(of_nobody(&read().await).len() <= 2 * (AUDIT_STRANGERS_EACH_MAX + 1), "a test may last over the end of a minute");
+    house.drain.cancel();
+    house.ended().await;
+    let records = read().await;
+    assert_eq!(records.iter().filter(|record| record.who.as_deref() == Some("ada")).count(), 2, "the submission and the cancel");
+    let counted: u64 = of_nobody(&records).iter().map(|record| record.more + 1).sum();
+    assert_eq!(counted, (N_CALLERS * N_CALLS) as u64, "each call is told of, by itself or in a count; they took {took:?}");
+    assert!(of_nobody(&records).last().unwrap().more > 1000);
 }
 
 #[tokio::test]

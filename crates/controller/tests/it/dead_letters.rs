@@ -62,7 +62,7 @@ fn answer(agent: &Agent, task: &Task, outcome: Outcome, error: Option<Failure>) 
 }
 
 /// Uses both attempts up, as an agent does.
-async fn die(store: &Store, agent: &Agent, task: &Task) {
+pub(crate) async fn die(store: &Store, agent: &Agent, task: &Task) {
     start_twice(store, agent, task).await;
     let error = Failure { code: ErrorCode::DeadLetter, message: "all 2 attempts are used up; the last: no disk".to_owned() };
     store.ledger.answer(&answer(agent, task, Outcome::Failed, Some(error))).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_redrive_is_one_job_for_what_died_linked_both_ways() {
     assert_eq!(ids(&house, "").await, []);
     assert_eq!(ids(&house, "?state=redriven").await, [job.id]);
     let refused = problem(house.request(Method::DELETE, &format!("{LETTERS}/{}", job.id)).send().await.unwrap()).await;
-    assert_eq!((refused.status, refused.code), (409, ErrorCode::DeadLetter));
+    assert_eq!((refused.status, refused.code), (409, ErrorCode::DeadLetterClosed));
     assert!(refused.detail.contains(&again.id.to_string()), "{}", refused.detail);
 
     // The repeat may die as well, and is another letter; its deletion does not make another job.
@@ -242,7 +242,7 @@ async fn a_discarded_letter_stays_so_and_is_not_redriven() {
     client.discard(job).await.unwrap();
     assert_eq!(client.dead_letter(job).await.unwrap(), first, "who was first stays on record");
     let refused = problem(house.request(Method::POST, &format!("{LETTERS}/{job}/redrive")).send().await.unwrap()).await;
-    assert_eq!((refused.status, refused.code), (409, ErrorCode::DeadLetter));
+    assert_eq!((refused.status, refused.code), (409, ErrorCode::DeadLetterClosed));
     assert!(refused.hint.unwrap().contains("job retry"));
     assert_eq!(client.dead_letters(&DeadLetterFilter::default()).await.unwrap().items, []);
     let all = DeadLetterFilter { state: Some("open,discarded".to_owned()), ..DeadLetterFilter::default() };

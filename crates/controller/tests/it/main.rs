@@ -2,16 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking")]
 
+mod access;
 mod agents;
 mod artifacts;
 mod audit;
 mod broker;
 mod cancel;
+mod cors;
 mod dead_letters;
 mod delete;
 mod drain;
 mod earlier;
 mod health;
+mod hostile;
 mod large;
 mod list;
 mod nodes;
@@ -23,3 +26,4 @@ mod streams;
 mod submit;
 mod support;
 mod targets;
+mod tokens;

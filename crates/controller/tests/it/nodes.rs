@@ -343,3 +343,21 @@ fn a_row_says_each_thing_once() {
     assert_eq!(text, r#"{"hostname":"new","status":"completed","previous":"old"}"#);
     assert_eq!(serde_json::from_str::<NodeResult>(&text).unwrap(), row);
 }
+
+#[tokio::test]
+async fn the_head_of_a_door_is_refused_and_makes_no_job() {
+    let (house, _agent) = House::with_agent().await;
+    for (path, allowed) in [
+        ("/api/v1/nodes/web-01/status", "GET"),
+        ("/api/v1/nodes/_all/hostname", "GET,PUT"),
+        ("/api/v1/nodes/_any/network/dns/eth0", "GET,PUT"),
+    ] {
+        let response = house.request(Method::HEAD, path).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(response.headers()["allow"], allowed, "{path}");
+    }
+    assert_eq!(house.get("/api/v1/jobs").await["items"], json!([]));
+    // Where a GET has no effect its head has none.
+    let head = house.request(Method::HEAD, "/api/v1/jobs").send().await.unwrap();
+    assert_eq!(head.status(), StatusCode::OK);
+}

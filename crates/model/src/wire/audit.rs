@@ -48,16 +48,61 @@ pub struct AuditRecord {
     /// What a token lacked: said of refusals (401 and 403) only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How many calls without a valid token and from the same address were made before this one, within a minute, and have no record of
+    /// their own: this one stands for them. Absent for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
     /// How many records were given up before this one, because too many waited for the broker.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped_before: u64,
 }
 
 impl AuditRecord {
-    /// Whether the call was refused for who made it.
+    /// How the call ended.
     #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        matches!(self.status, Some(401 | 403))
+    pub fn outcome(&self) -> AuditOutcome {
+        match self.status {
+            None => AuditOutcome::Unknown,
+            Some(401 | 403) => AuditOutcome::Refused,
+            Some(400..) => AuditOutcome::Failed,
+            Some(_) => AuditOutcome::Done,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditOutcome {
+    /// It was done.
+    Done,
+    /// It was refused for who made it: without a valid token, or without a permission.
+    Refused,
+    /// It was not done for another reason.
+    Failed,
+    /// The caller went before there was an answer.
+    Unknown,
+}
+
+impl AuditOutcome {
+    /// Every one of them.
+    pub const ALL: [Self; 4] = [Self::Done, Self::Refused, Self::Failed, Self::Unknown];
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The one with this word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)
     }
 }
 

@@ -66,6 +66,7 @@ error_codes! {
     Cancelled = "cancelled", "somebody cancelled it", "`cancel_verified` says whether every process is known to be gone.";
     Expired = "expired", "it was not started in time", "Nothing ran and nothing will. Submit again, with a longer `expires_in` if the agents are busy.";
     DeadLetter = "dead_letter", "its attempts are used up", "Every attempt failed in passing or lost its agent. The last error is in the answer; submit again with `longshore job retry ID`.";
+    DeadLetterClosed = "dead_letter_closed", "the dead letter needs nothing more", "It was redriven or discarded before, as `detail` says, and nothing was done now. To have the work done again all the same: `longshore job retry ID`.";
     Interrupted = "interrupted", "its agent stopped while it ran", "The agent's process ended and took the work with it; it may have had part of its effect. It was not run again because nobody said that is safe: use `retry` in the submission, or `longshore job retry ID`.";
     Lost = "lost", "its agent did not answer in time", "The agent may be down or cut off. If an answer arrives later it replaces this state.";
     Staging = "staging", "the workspace could not be prepared", "No step ran. The message names the file at fault.";

@@ -116,6 +116,7 @@ pub(crate) fn record(n: u64) -> AuditRecord {
         status: Some(201),
         code: None,
         reason: None,
+        more: 0,
         dropped_before: 0,
     }
 }

@@ -11,7 +11,7 @@ use crate::rest::refusals::StateRefusals;
 
 /// Remove a job, in the earlier form.
 #[utoipa::path(
-    delete, path = "/job/{id}", tag = "earlier", operation_id = "earlier_delete_job",
+    delete, path = "/job/{id}", tag = "earlier", operation_id = "earlier_delete_job", security(("bearer" = ["job:write", "target"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("force" = Option<bool>, Query, description = "Cancel it first if it has not ended.")

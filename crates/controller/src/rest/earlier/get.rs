@@ -14,7 +14,7 @@ use crate::rest::shown;
 
 /// Read a job, in the earlier form.
 #[utoipa::path(
-    get, path = "/job/{id}", tag = "earlier", operation_id = "earlier_get_job",
+    get, path = "/job/{id}", tag = "earlier", operation_id = "earlier_get_job", security(("bearer" = ["job:read"])),
     params(("id" = String, Path, description = "The job.")),
     responses((status = 200, body = JobDetail), JobRefusals)
 )]

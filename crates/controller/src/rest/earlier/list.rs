@@ -44,7 +44,7 @@ impl FromQuery for ListQuery {
 ///
 /// Items have no `data`, `result` and `responses`: read one job for those.
 #[utoipa::path(
-    get, path = "/job", tag = "earlier", operation_id = "earlier_list_jobs",
+    get, path = "/job", tag = "earlier", operation_id = "earlier_list_jobs", security(("bearer" = ["job:read"])),
     params(
         ("status" = Option<Status>, Query, description = "In this status."),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 1000 unless given."),

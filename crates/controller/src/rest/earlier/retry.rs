@@ -15,7 +15,7 @@ use crate::rest::refusals::StateRefusals;
 
 /// Repeat a job that has ended, in the earlier form.
 #[utoipa::path(
-    post, path = "/job/{id}/retry", tag = "earlier", operation_id = "earlier_retry_job",
+    post, path = "/job/{id}/retry", tag = "earlier", operation_id = "earlier_retry_job", security(("bearer" = ["job:write", "operation", "target"])),
     params(("id" = String, Path, description = "The job to repeat.")),
     request_body(content = Option<RetryJob>, description = "May be left out."),
     responses((status = 201, body = CreatedJob, headers(("Location" = String, description = "Where the new job is."))), StateRefusals)

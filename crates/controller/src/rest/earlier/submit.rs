@@ -7,6 +7,7 @@ use axum::response::Response;
 use super::operation;
 use super::wire::{CreateJob, CreatedJob};
 use crate::app::{App, submit as app};
+use crate::rest::audit::Known;
 use crate::rest::auth::Authorized;
 use crate::rest::extract::Json;
 use crate::rest::idempotency;
@@ -15,7 +16,7 @@ use crate::rest::refusals::SubmitRefusals;
 
 /// Submit a job, in the earlier form.
 #[utoipa::path(
-    post, path = "/job", tag = "earlier", operation_id = "earlier_submit_job",
+    post, path = "/job", tag = "earlier", operation_id = "earlier_submit_job", security(("bearer" = ["operation", "target"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the first job again.")),
     request_body = CreateJob,
     responses(
@@ -27,11 +28,13 @@ use crate::rest::refusals::SubmitRefusals;
 pub(super) async fn submit(
     State(app): State<App>,
     Authorized(caller): Authorized,
+    known: Known,
     headers: HeaderMap,
     Json(request): Json<CreateJob>,
 ) -> Result<Response, Failed> {
     let refused = |error: crate::app::Error| Failed::from(error).at(operation::place);
     let mut request = operation::request(request).map_err(refused)?;
+    known.asks(&request.operation, Some(&request.target));
     idempotency::take_key(&headers, &mut request)?;
     let submitted = app::submit(&app, &caller, request).await.map_err(refused)?;
     let status = if submitted.is_replayed() { StatusCode::OK } else { StatusCode::CREATED };

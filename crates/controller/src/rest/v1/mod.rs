@@ -6,7 +6,7 @@ mod audit;
 mod bundles;
 mod dead_letters;
 mod jobs;
-mod nodes;
+pub(super) mod nodes;
 mod operations;
 mod queue;
 mod status;

@@ -14,7 +14,7 @@ use crate::rest::refusals::JobRefusals;
 /// What runs on it goes on; what waits for it waits. Stays so over its restarts. Safe to repeat. The answer shows the agent as it stands:
 /// it is `drained` once nothing runs on it any more.
 #[utoipa::path(
-    post, path = "/api/v1/agents/{agent}/drain", tag = "agents", operation_id = "drain_agent",
+    post, path = "/api/v1/agents/{agent}/drain", tag = "agents", operation_id = "drain_agent", security(("bearer" = ["agent:write", "target"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     request_body = DrainRequest,
     responses((status = 200, body = AgentView), JobRefusals)
@@ -30,7 +30,7 @@ pub(super) async fn drain(
 
 /// Tell an agent to take work again.
 #[utoipa::path(
-    post, path = "/api/v1/agents/{agent}/undrain", tag = "agents", operation_id = "undrain_agent",
+    post, path = "/api/v1/agents/{agent}/undrain", tag = "agents", operation_id = "undrain_agent", security(("bearer" = ["agent:write", "target"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     responses((status = 200, body = AgentView), JobRefusals)
 )]

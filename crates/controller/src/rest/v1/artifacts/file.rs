@@ -38,7 +38,7 @@ impl FromQuery for Of {
 
 /// Download one file that a job brought back.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}/artifacts/{*path}", tag = "artifacts", operation_id = "get_artifact",
+    get, path = "/api/v1/jobs/{id}/artifacts/{*path}", tag = "artifacts", operation_id = "get_artifact", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("path" = String, Path, description = "The file's path in the workspace."),

@@ -45,7 +45,7 @@ pub(super) fn agent(fields: &mut Fields) -> Result<Option<String>, Failed> {
 
 /// List what a job's hosts brought back, or download all that one of them did.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}/artifacts", tag = "artifacts", operation_id = "list_artifacts",
+    get, path = "/api/v1/jobs/{id}/artifacts", tag = "artifacts", operation_id = "list_artifacts", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("agent" = Option<String>, Query, description = "Only what this one brought back: its host's name or its id. An archive of a job of several needs it."),

@@ -1,5 +1,6 @@
 //! `GET /api/v1/audit`.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use axum::Json;
@@ -9,6 +10,7 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use longshore_model::limits::{PAGE_DEFAULT, PAGE_MAX};
+use longshore_model::wire::audit::AuditOutcome;
 use longshore_model::wire::rest::AuditList;
 
 use crate::app::{App, audit as app};
@@ -31,11 +33,16 @@ enum Form {
 
 impl FromQuery for AuditQuery {
     fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        let mut outcomes = BTreeSet::new();
+        while let Some(some) = fields.read("outcome", read_outcomes)? {
+            outcomes.extend(some);
+        }
         let filter = app::Filter {
             who: fields.one("who"),
             since: fields.read("since", moment)?.map(|moment| moment.at),
             until: fields.read("until", moment)?.map(|moment| moment.at),
-            refused_only: fields.flag("refused")?.unwrap_or(false),
+            action: fields.one("action"),
+            outcomes,
         };
         let is_export = fields.read("format", |text| match text {
             "json" => Ok(false),
@@ -57,6 +64,11 @@ impl FromQuery for AuditQuery {
     }
 }
 
+fn read_outcomes(words: &str) -> Result<Vec<AuditOutcome>, String> {
+    let known = || format!("takes {}", AuditOutcome::ALL.map(AuditOutcome::as_str).join(", "));
+    words.split(',').map(|word| AuditOutcome::from_word(word).ok_or_else(known)).collect()
+}
+
 /// List calls that could change something and calls that were refused, newest first; or export them all.
 ///
 /// A record says who called, from where, what and with which end; never arguments, tokens or results. A call appears a moment after its
@@ -65,12 +77,13 @@ impl FromQuery for AuditQuery {
 /// With `format=jsonl` everything that is stored, a record a line, oldest first. Needs the permission `audit:read`, which of the roles
 /// that every controller has only `admin` has.
 #[utoipa::path(
-    get, path = "/api/v1/audit", tag = "audit", operation_id = "list_audit",
+    get, path = "/api/v1/audit", tag = "audit", operation_id = "list_audit", security(("bearer" = ["audit:read"])),
     params(
         ("who" = Option<String>, Query, description = "Of this caller: the subject of its token."),
         ("since" = Option<String>, Query, description = "Answered at or after: RFC 3339, or how long ago such as `1h`."),
         ("until" = Option<String>, Query, description = "Answered before: RFC 3339, or how long ago."),
-        ("refused" = Option<bool>, Query, description = "`true`: only calls without a valid token or without a permission."),
+        ("action" = Option<String>, Query, description = "An operation such as `command.exec`, a method such as `DELETE`, or what begins with a slash for a part of the path, such as `/cancel`."),
+        ("outcome" = Option<Vec<AuditOutcome>>, Query, description = "Any of these; comma-separated, repeatable, or both. `refused` is for want of a valid token or of a permission."),
         ("format" = Option<String>, Query, description = "`json` for pages, the default; `jsonl` for an export."),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 50 unless given."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before, with the same filter.")

@@ -11,7 +11,7 @@ use crate::rest::refusals::LetterRefusals;
 
 /// Note that a dead letter needs nothing more. The job stays. Safe to repeat.
 #[utoipa::path(
-    delete, path = "/api/v1/dead-letters/{id}", tag = "dead letters", operation_id = "discard_dead_letter",
+    delete, path = "/api/v1/dead-letters/{id}", tag = "dead letters", operation_id = "discard_dead_letter", security(("bearer" = ["job:write", "target"])),
     params(("id" = String, Path, description = "The job that died.")),
     responses((status = 204, description = "It is discarded, now or before."), LetterRefusals)
 )]

@@ -12,7 +12,7 @@ use crate::rest::refusals::JobRefusals;
 
 /// Read one dead letter: which executions died, on which agent, after how many attempts and of what, and what was done about it.
 #[utoipa::path(
-    get, path = "/api/v1/dead-letters/{id}", tag = "dead letters", operation_id = "get_dead_letter",
+    get, path = "/api/v1/dead-letters/{id}", tag = "dead letters", operation_id = "get_dead_letter", security(("bearer" = ["job:read"])),
     params(("id" = String, Path, description = "The job that died.")),
     responses((status = 200, body = DeadLetterView), JobRefusals)
 )]

@@ -47,7 +47,7 @@ fn conditions(words: &str) -> Result<Vec<DeadLetterCondition>, String> {
 /// Reads memory. Each says who had the execution that died last, its attempts and its error; the executions themselves are in
 /// `GET /api/v1/dead-letters/{id}`.
 #[utoipa::path(
-    get, path = "/api/v1/dead-letters", tag = "dead letters", operation_id = "list_dead_letters",
+    get, path = "/api/v1/dead-letters", tag = "dead letters", operation_id = "list_dead_letters", security(("bearer" = ["job:read"])),
     params(
         ("state" = Option<Vec<DeadLetterCondition>>, Query, description = "Any of these, `open` unless given; comma-separated, repeatable, or both."),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 50 unless given."),

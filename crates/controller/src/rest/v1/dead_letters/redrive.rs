@@ -16,7 +16,7 @@ use crate::rest::refusals::LetterRefusals;
 ///
 /// Safe to repeat: every call gives the same job, also after a call whose answer was lost.
 #[utoipa::path(
-    post, path = "/api/v1/dead-letters/{id}/redrive", tag = "dead letters", operation_id = "redrive_dead_letter",
+    post, path = "/api/v1/dead-letters/{id}/redrive", tag = "dead letters", operation_id = "redrive_dead_letter", security(("bearer" = ["job:write", "operation", "target"])),
     params(("id" = String, Path, description = "The job that died.")),
     responses(
         (status = 201, body = JobView, description = "Accepted.", headers(("Location" = String, description = "Where the new job is."))),

@@ -15,7 +15,7 @@ use crate::rest::refusals::JobRefusals;
 /// What has not started never will. What runs is stopped; the answer waits a few seconds for its agent. Safe to repeat, and harmless
 /// for a job that has ended: `changed` says so.
 #[utoipa::path(
-    post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
+    post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", security(("bearer" = ["job:write", "target"])),
     params(("id" = String, Path, description = "The job.")),
     responses((status = 200, body = CancelView), JobRefusals)
 )]

@@ -11,7 +11,7 @@ use crate::rest::refusals::StateRefusals;
 
 /// Remove a job with its events, answers, logs and artifacts.
 #[utoipa::path(
-    delete, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job",
+    delete, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "delete_job", security(("bearer" = ["job:write", "target"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("force" = Option<bool>, Query, description = "Cancel it first if it has not ended.")

@@ -18,7 +18,7 @@ use crate::rest::sse;
 /// Begins now, or after `Last-Event-ID`. `gap` says that some before are no longer known, `lagged` that the reader was too slow and is
 /// cut off.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/events", tag = "jobs", operation_id = "follow_jobs",
+    get, path = "/api/v1/jobs/events", tag = "jobs", operation_id = "follow_jobs", security(("bearer" = ["job:read"])),
     params(("Last-Event-ID" = Option<String>, Header, description = "Go on after this event.")),
     responses((status = 200, content_type = "text/event-stream", body = TimelineEntry), Refusals)
 )]
@@ -32,7 +32,7 @@ pub(super) async fn all(State(app): State<App>, Authorized(caller): Authorized, 
 ///
 /// `end` is the last event; a stream that breaks off without it may be resumed with `Last-Event-ID`.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job",
+    get, path = "/api/v1/jobs/{id}/events", tag = "jobs", operation_id = "follow_job", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event.")

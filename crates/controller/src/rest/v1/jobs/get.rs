@@ -18,7 +18,7 @@ use crate::rest::shown;
 /// Results of any size are shown in place as far as those of all executions fit together; of the others there is a `large_result`, which says
 /// where to read them one by one.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job",
+    get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("wait" = Option<String>, Query, description = "Answer as soon as the job has ended, at the latest after this long, such as `30s`; at most `5m`.")

@@ -59,7 +59,7 @@ fn annotation(text: &str) -> Result<(String, String), &'static str> {
 /// Reads an index in memory. A page may have fewer items than its limit and still be followed by another: go on while `next_cursor`
 /// is there.
 #[utoipa::path(
-    get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs",
+    get, path = "/api/v1/jobs", tag = "jobs", operation_id = "list_jobs", security(("bearer" = ["job:read"])),
     params(
         ("status" = Option<Vec<JobStatus>>, Query, description = "Any of these; comma-separated, repeatable, or both."),
         ("operation" = Option<String>, Query, description = "Of this operation."),

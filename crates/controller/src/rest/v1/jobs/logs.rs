@@ -34,7 +34,7 @@ impl FromQuery for LogsQuery {
 /// Server-sent events with `LogView` data, or with `Accept: text/plain` the bytes alone. `end` is the last event; a stream that breaks
 /// off without it may be resumed with `Last-Event-ID`. Bytes that break off end with an error of the connection.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}/logs", tag = "jobs", operation_id = "follow_job_logs",
+    get, path = "/api/v1/jobs/{id}/logs", tag = "jobs", operation_id = "follow_job_logs", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("follow" = Option<bool>, Query, description = "`false` stops at what is stored now."),

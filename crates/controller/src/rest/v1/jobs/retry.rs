@@ -14,7 +14,7 @@ use crate::rest::refusals::StateRefusals;
 
 /// Repeat a job that has ended, as a new job with the same operation, arguments and target.
 #[utoipa::path(
-    post, path = "/api/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
+    post, path = "/api/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", security(("bearer" = ["job:write", "operation", "target"])),
     params(("id" = String, Path, description = "The job to repeat.")),
     request_body(content = Option<RetryJobRequest>, description = "May be left out."),
     responses((status = 201, body = JobView, headers(("Location" = String, description = "Where the new job is."))), StateRefusals)

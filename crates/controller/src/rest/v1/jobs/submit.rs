@@ -8,6 +8,7 @@ use longshore_model::wire::rest::{JobRequest, JobView};
 use super::query::Wait;
 use crate::app::results::Shown;
 use crate::app::{App, submit as app};
+use crate::rest::audit::Known;
 use crate::rest::auth::Authorized;
 use crate::rest::extract::{Json, Query};
 use crate::rest::idempotency;
@@ -19,7 +20,7 @@ use crate::rest::shown;
 ///
 /// The answer is sent when the job is stored durably; with `wait`, when it has ended or the time is up.
 #[utoipa::path(
-    post, path = "/api/v1/jobs", tag = "jobs", operation_id = "submit_job",
+    post, path = "/api/v1/jobs", tag = "jobs", operation_id = "submit_job", security(("bearer" = ["operation", "target"])),
     params(
         ("wait" = Option<String>, Query, description = "Wait up to this long for the job's end, such as `30s`; at most `5m`. Without a value as long as `controller.api.job_timeout`."),
         ("Idempotency-Key" = Option<String>, Header, description = "The same as the body's `idempotency_key`.")
@@ -36,9 +37,11 @@ pub(super) async fn submit(
     State(app): State<App>,
     Authorized(caller): Authorized,
     Query(wait): Query<Wait>,
+    known: Known,
     headers: HeaderMap,
     Json(mut request): Json<JobRequest>,
 ) -> Result<Response, Failed> {
+    known.asks(&request.operation, Some(&request.target));
     idempotency::take_key(&headers, &mut request)?;
     let submitted = app::submit(&app, &caller, request).await?;
     let id = submitted.record.definition.id;

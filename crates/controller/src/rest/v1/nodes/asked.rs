@@ -42,7 +42,7 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
         let segments = request.extract_parts_with_state::<Segments, S>(state).await?;
         // A door that is read from takes no arguments but those in its path.
         let mut args = match *request.method() {
-            Method::GET | Method::HEAD => Map::new(),
+            Method::GET => Map::new(),
             _ => Json::from_request(request, state).await?.0,
         };
         let origin = match segments.interface {

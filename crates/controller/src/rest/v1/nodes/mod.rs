@@ -44,7 +44,8 @@ pub(super) fn router() -> OpenApiRouter<App> {
 /// A row for each door: the handler, its route, the operation, what it does; the interface if its path has one, and the operation's
 /// arguments if it takes any.
 macro_rules! doors {
-    ($($name:ident: $method:ident $path:tt, $operation:ident, $summary:tt $(, interface: $interface:tt)? $(, body: $body:ident)?;)*) => {$(
+    ($($name:ident: $method:ident $path:tt, $operation:ident, $summary:tt $(, interface: $interface:tt)? $(, body: $body:ident)?;)*) => {
+        $(
         #[utoipa::path(
             $method, path = $path, tag = "nodes", summary = $summary,
             description = "Makes a job, waits for its end, and gives a row for each host.",
@@ -70,7 +71,11 @@ macro_rules! doors {
         ) -> Result<Response, Failed> {
             ask(&app, &caller, Operation::$operation, wait, &headers, asked).await
         }
-    )*};
+    )*
+
+        /// What each door does, by its method and its path in the description.
+        pub(crate) const DOORS: &[(&str, &str, Operation)] = &[$((stringify!($method), $path, Operation::$operation)),*];
+    };
 }
 
 doors! {

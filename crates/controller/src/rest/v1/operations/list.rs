@@ -9,7 +9,7 @@ use crate::rest::problem::Failed;
 use crate::rest::refusals::Refusals;
 
 /// The catalogue, with the JSON Schemas of arguments and results.
-#[utoipa::path(get, path = "/api/v1/operations", tag = "operations", operation_id = "list_operations", responses((status = 200, body = OperationList), Refusals))]
+#[utoipa::path(get, path = "/api/v1/operations", tag = "operations", operation_id = "list_operations", security(("bearer" = ["job:read"])), responses((status = 200, body = OperationList), Refusals))]
 pub(super) async fn list(Authorized(caller): Authorized) -> Result<Json<OperationList>, Failed> {
     Ok(Json(OperationList { items: status::operations(&caller)? }))
 }

@@ -10,7 +10,7 @@ use crate::rest::problem::Failed;
 use crate::rest::refusals::Refusals;
 
 /// What there is to do: jobs by status, and the executions that wait for an agent or have one.
-#[utoipa::path(get, path = "/api/v1/queue", tag = "status", operation_id = "get_queue", responses((status = 200, body = QueueView), Refusals))]
+#[utoipa::path(get, path = "/api/v1/queue", tag = "status", operation_id = "get_queue", security(("bearer" = ["job:read"])), responses((status = 200, body = QueueView), Refusals))]
 pub(super) async fn get(State(app): State<App>, Authorized(caller): Authorized) -> Result<Json<QueueView>, Failed> {
     Ok(Json(list::queue(&app, &caller)?))
 }

@@ -1,0 +1,173 @@
+//! `longshore audit`: who changed what, and who was refused.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use longshore_client::{AuditFilter, AuditList, AuditOutcome, Client};
+
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::render;
+
+/// Who changed what, and who was refused.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List calls that could change something and calls that were refused, newest first.
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List(List),
+    /// Write all of them as lines of JSON, oldest first.
+    #[command(after_help = "Examples\n  longshore audit export --out audit.jsonl\n  longshore audit export --since 24h | jq -r .path")]
+    Export(Export),
+}
+
+const LIST_EXAMPLES: &str = "\
+Examples
+  longshore audit list --outcome refused --since 1h       who was not let in lately
+  longshore audit list --actor ada --action command.exec  which commands she ran
+  longshore audit list --action /cancel -o jsonl          what was cancelled, for programs";
+
+/// Which of them.
+#[derive(Debug, Args)]
+struct Which {
+    /// Of this caller: the subject of its token.
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
+    /// An operation such as `command.exec`, a method such as `DELETE`, or a part of the path such as `/cancel`.
+    #[arg(long, value_name = "WHAT")]
+    action: Option<String>,
+    /// `done`, `refused`, `failed` or `unknown`. May be repeated.
+    #[arg(long, value_name = "END", value_delimiter = ',', value_parser = outcome)]
+    outcome: Vec<AuditOutcome>,
+    /// Answered at or after this time, or so long ago, such as `1h`.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Answered before this time, or longer ago than this.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+/// List the audit trail.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    which: Which,
+    /// The most to list.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// Go on where the page before ended.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+}
+
+/// Export the audit trail.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    which: Which,
+    /// Write to this file, in one step once everything has come, for its owner alone. Standard output unless given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn outcome(word: &str) -> Result<AuditOutcome, String> {
+    let words = || format!("the ends are {}", AuditOutcome::ALL.map(AuditOutcome::as_str).join(", "));
+    AuditOutcome::from_word(word).ok_or_else(words)
+}
+
+impl Audit {
+    pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        match self {
+            Self::List(list) => list.perform(app).await,
+            Self::Export(export) => export.perform(app).await,
+        }
+    }
+}
+
+impl Which {
+    fn filter(&self) -> AuditFilter {
+        let outcomes: Vec<_> = self.outcome.iter().map(|outcome| outcome.as_str()).collect();
+        AuditFilter {
+            who: self.actor.clone(),
+            action: self.action.clone(),
+            outcome: (!outcomes.is_empty()).then(|| outcomes.join(",")),
+            since: self.since.clone(),
+            until: self.until.clone(),
+            ..AuditFilter::default()
+        }
+    }
+
+    /// The same, as it was typed.
+    fn words(&self) -> String {
+        let filter = self.filter();
+        let given = [
+            ("--actor", filter.who),
+            ("--action", filter.action),
+            ("--outcome", filter.outcome),
+            ("--since", filter.since),
+            ("--until", filter.until),
+        ];
+        let word = |(flag, value): (&str, Option<String>)| value.map(|value| format!(" {flag} {}", render::shell_word(&value)));
+        given.into_iter().filter_map(word).collect()
+    }
+}
+
+impl List {
+    async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let list = self.fetch(&app.client()?).await?;
+        let now = Timestamp::now();
+        app.out.list(&list, &list.items, |wide| render::audit_records(&app.out, &list.items, wide, now), |record| record.id.clone())?;
+        if let Some(cursor) = &list.next_cursor {
+            let command =
+                format!("longshore audit list{} --limit {} --cursor {}", self.which.words(), self.limit, render::shell_word(cursor));
+            app.out.say(format!("{} shown, there are more:     {command}", list.items.len()));
+        } else if list.items.is_empty() {
+            app.out.say("There is no such record.");
+        }
+        Ok(Exit::Done)
+    }
+
+    /// As many as were asked for: a page may have fewer and still be followed by another.
+    async fn fetch(&self, client: &Client) -> Result<AuditList, Failure> {
+        let limit = usize::from(self.limit);
+        let mut filter = AuditFilter { limit: Some(limit), cursor: self.cursor.clone(), ..self.which.filter() };
+        let mut list = client.audit(&filter).await?;
+        while list.items.len() < limit && list.next_cursor.is_some() {
+            filter.limit = Some(limit - list.items.len());
+            filter.cursor = list.next_cursor;
+            let page = client.audit(&filter).await?;
+            list.items.extend(page.items);
+            list.next_cursor = page.next_cursor;
+        }
+        Ok(list)
+    }
+}
+
+impl Export {
+    async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let client = app.client()?;
+        let mut lines = std::pin::pin!(client.audit_export(&self.which.filter()).await?);
+        let Some(path) = &self.out else {
+            while let Some(chunk) = lines.next().await {
+                app.out.bytes(&chunk?)?;
+            }
+            return Ok(Exit::Done);
+        };
+        let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("{} cannot be written", path.display())).caused_by(&error);
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+        let mut n_records = 0;
+        while let Some(chunk) = lines.next().await {
+            let chunk = chunk?;
+            n_records += chunk.iter().filter(|byte| **byte == b'\n').count();
+            file.write_all(&chunk).map_err(failed)?;
+        }
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        app.out.say(format!("{n_records} records in {}", path.display()));
+        Ok(Exit::Done)
+    }
+}
