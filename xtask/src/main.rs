@@ -1,4 +1,4 @@
-//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | help`.
+//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | schemathesis | help`.
 //!
 //! Plain `std` and two small crates, so that it compiles in seconds on a fresh machine. It drives the product from outside, by its
 //! command line and its REST API, and links none of it.
@@ -8,6 +8,7 @@
 mod cargo;
 mod demo;
 mod process;
+mod schemathesis;
 mod setup;
 mod stages;
 
@@ -23,6 +24,8 @@ cargo xtask COMMAND
   test [ARGS]     Set up and run all tests; ARGS go to `cargo test`.
   ci              Formatting, clippy, tests, documentation: what has to pass.
   bench [ARGS]    Set up and run the benchmark in release; ARGS go to it (`jobs` unless given).
+  schemathesis [ARGS]
+                  Try the REST API with requests made from its description; ARGS go to schemathesis (such as -n 200).
   setup           Get a nats-server into target/tools; the others do it by themselves.
   help            This.
 
@@ -49,6 +52,7 @@ fn dispatch() -> Result<()> {
         "test" => stages::test(&args),
         "ci" => stages::ci(),
         "bench" => stages::bench(&args),
+        "schemathesis" => schemathesis::run(&args),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

@@ -136,7 +136,7 @@ fn dotted(version: [u32; 3]) -> String {
 }
 
 /// Standard output of a command that succeeds; else its last words are in the error.
-fn checked(mut command: Command, failure: &str) -> Result<String> {
+pub(crate) fn checked(mut command: Command, failure: &str) -> Result<String> {
     let output = command.output().with_context(|| failure.to_owned())?;
     if !output.status.success() {
         bail!("{failure}: {}", String::from_utf8_lossy(&output.stderr).trim());

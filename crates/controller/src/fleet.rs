@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use longshore_model::access::Caller;
 use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use longshore_model::wire::facts::FactsRecord;
@@ -107,6 +108,21 @@ pub(crate) enum NoTarget {
     TooMany { agents: usize },
     #[error("several agents call themselves {hostname}: name one by its id, {}", .ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
     Ambiguous { hostname: String, ids: Vec<AgentId> },
+}
+
+impl NoTarget {
+    /// The same, without what only those may know who may look at the fleet: other hosts' names, and who drained one.
+    pub(crate) fn told_to(self, caller: &Caller) -> Self {
+        if caller.may("agent:read") {
+            return self;
+        }
+        match self {
+            Self::Unknown { name, .. } => Self::Unknown { name, nearest: Vec::new() },
+            Self::NoMember { group, .. } => Self::NoMember { group, nearest: Vec::new() },
+            Self::Drained { agent, hostname, .. } => Self::Drained { agent, hostname, by: "somebody".to_owned() },
+            other @ (Self::NotCurrent | Self::NobodyReady | Self::Offline { .. } | Self::TooMany { .. } | Self::Ambiguous { .. }) => other,
+        }
+    }
 }
 
 impl Fleet {

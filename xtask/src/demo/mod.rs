@@ -16,17 +16,17 @@ use crate::process::Scratch;
 use crate::setup;
 
 /// How long a role may take to be ready. On an idle machine it is under 2 s.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The program under demonstration, with an environment in which it finds nothing of the caller's.
-struct Longshore {
-    binary: PathBuf,
-    nats_server: PathBuf,
-    home: PathBuf,
+pub(crate) struct Longshore {
+    pub(crate) binary: PathBuf,
+    pub(crate) nats_server: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 impl Longshore {
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGSHORE_")) {
             command.env_remove(name);

@@ -17,7 +17,7 @@ use longshore_store::{Error as StoreError, JobRecord, LetterPut, StoredLetter};
 
 use super::record::Shares;
 use super::submit::{self, Submitted};
-use super::{App, Error, fold, permit, permit_targets, shown_to};
+use super::{App, Error, fold, permit, permit_targets, resolve, shown_to};
 use crate::fleet::Waits;
 use crate::index::Index;
 use crate::letters::{Letters, fingerprint, redrive_key, view};
@@ -134,7 +134,7 @@ async fn submit_again(app: &App, caller: &Caller, of: JobId, job: Job, dead: Vec
         held = reserve(app, of, &key, &wanted).await?;
     }
     match dead.as_slice() {
-        [ExecutionId::Any] => drop(app.fleet().resolve(&job.target, Waits::No)?),
+        [ExecutionId::Any] => drop(resolve(app, caller, &job.target, Waits::No)?),
         agents => app.fleet().check(agents)?,
     }
     let now = app.now();

@@ -32,6 +32,8 @@ pub(crate) use state::App;
 use longshore_model::access::Caller;
 use longshore_model::{ExecutionId, Target};
 
+use crate::fleet::Waits;
+
 /// Refuses a caller that lacks a permission.
 pub(crate) fn permit(caller: &Caller, permission: &'static str) -> Result<(), Error> {
     if caller.may(permission) { Ok(()) } else { Err(Error::Forbidden { permission }) }
@@ -58,6 +60,11 @@ pub(crate) fn permit_targets(app: &App, caller: &Caller, target: &str, execution
     };
     let refused: Vec<String> = executions.iter().filter(is_refused).take(REFUSED_NAMED).map(name).collect();
     if refused.is_empty() { Ok(()) } else { Err(Error::ForbiddenTargets { names: refused.join(", ") }) }
+}
+
+/// Who a target means now.
+pub(crate) fn resolve(app: &App, caller: &Caller, target: &Target, waits: Waits) -> Result<Vec<ExecutionId>, Error> {
+    app.fleet().resolve(target, waits).map_err(|refused| refused.told_to(caller).into())
 }
 
 /// Names of targets that a refusal lists.

@@ -8,7 +8,7 @@ use longshore_model::{ExecutionId, ExecutionState, JobId, Target};
 use crate::fleet::Waits;
 
 use super::submit::{self, Submitted};
-use super::{App, Error, fold, permit, shown_to};
+use super::{App, Error, fold, permit, resolve, shown_to};
 
 /// What of a job is repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +43,11 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
     let did = |state| matches!(state, ExecutionState::Completed | ExecutionState::Skipped);
     let (target, executions) = match what {
         Repeat::All => {
-            let executions = app.fleet().resolve(&job.target, Waits::No)?;
+            let executions = resolve(app, caller, &job.target, Waits::No)?;
             (job.target.clone(), executions)
         }
         Repeat::For(target) => {
-            let executions = app.fleet().resolve(&target, Waits::No)?;
+            let executions = resolve(app, caller, &target, Waits::No)?;
             (target, executions)
         }
         // Who failed is asked again, also where the target would mean others by now.

@@ -23,7 +23,7 @@ use crate::hex;
 use crate::wait::Ticket;
 
 use super::results::Shown;
-use super::{App, Error, chain, job_view, permit, permit_targets};
+use super::{App, Error, chain, job_view, permit, permit_targets, resolve};
 use super::{bundles, get};
 
 /// What became of a submission.
@@ -89,7 +89,7 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
 
 async fn accept_new(app: &App, caller: &Caller, submission: Submission, id: JobId, key_sha256: Option<String>) -> Result<Submitted, Error> {
     let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
-    let executions = app.fleet().resolve(&submission.target, waits)?;
+    let executions = resolve(app, caller, &submission.target, waits)?;
     accept(app, caller, submission, Placed { id, executions, retry_of: None, key_sha256 }).await
 }
 

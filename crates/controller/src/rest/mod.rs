@@ -37,7 +37,12 @@ pub(crate) use encode::base64;
         description = "A job system for machines: submit an operation, the agent on the machine does it, read the answer.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    components(schemas(longshore_model::wire::problem::Problem))
+    components(schemas(
+        longshore_model::wire::audit::AuditOutcome,
+        longshore_model::wire::problem::Problem,
+        longshore_model::wire::rest::LogView,
+        longshore_model::wire::rest::TimelineEntry
+    ))
 )]
 struct Description;
 

@@ -18,7 +18,7 @@ pub(crate) struct JobRefusals;
 /// [`JobRefusals`], and that the job's state does not allow it.
 pub(crate) struct StateRefusals;
 
-/// [`JobRefusals`], and that the dead letter's state does not allow it.
+/// [`JobRefusals`], and that the state of the job or of its dead letter does not allow it.
 pub(crate) struct LetterRefusals;
 
 /// What a submission may be refused with.

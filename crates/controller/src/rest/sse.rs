@@ -16,6 +16,33 @@ use crate::app::stream::Frame;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
+/// One event of a stream of changes.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it is described and never made: events are written as text")]
+pub(crate) struct TimelineEvent {
+    /// For `Last-Event-ID`: goes on after this one.
+    id: Option<String>,
+    /// `message` for a change; else `gap`, `lagged` or `end`.
+    event: Option<String>,
+    /// JSON: for a change a `TimelineEntry`; `first` is the first one that is known after a `gap`, `missed` how many a reader who `lagged`
+    /// did not get, `status` how the job stands at the `end`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
+/// One event of a stream of output.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it is described and never made: events are written as text")]
+pub(crate) struct LogEvent {
+    /// For `Last-Event-ID`: goes on after this one.
+    id: Option<String>,
+    /// `message` for output, `end` when there is no more.
+    event: Option<String>,
+    /// JSON: for output a `LogView`, at the end an empty object.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// What a use case produces, as a stream.
 pub(super) fn stream<T: Send + 'static>(mut frames: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
     futures::stream::poll_fn(move |cx| frames.poll_recv(cx))

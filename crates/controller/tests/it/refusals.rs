@@ -201,3 +201,20 @@ async fn bad_queries_are_refused_and_name_the_field() {
     let events = house.request(Method::GET, "/api/v1/jobs/events").header("last-event-id", "x").send().await.unwrap();
     assert_eq!(problem(events).await.code, ErrorCode::BadRequest);
 }
+
+#[tokio::test]
+async fn a_refusal_names_no_other_hosts_to_who_may_not_look_at_the_fleet() {
+    let (house, _agent) = House::with_agent().await;
+    house.request(Method::POST, "/api/v1/agents/web-01/drain").send().await.unwrap();
+    let only = Grant { permissions: Some(vec!["node:read".to_owned()]), ..Grant::new("eve", &["admin"]) };
+    let tokens = [(token::issue(&house.key, &only, Timestamp::now()), false), (house.token(&["admin"]), true)];
+    for (token, may_look) in tokens {
+        for (target, secret) in [("web-02", "web-01"), ("web-01", "by ada")] {
+            let body = json!({"operation": "node.hostname.get", "target": target});
+            let refused = house.bare(Method::POST, "/api/v1/jobs").bearer_auth(&token).json(&body).send().await.unwrap();
+            let found = problem(refused).await;
+            let text = serde_json::to_string(&found).unwrap();
+            assert_eq!((found.status, text.contains(secret)), (409, may_look), "{target}: {text}");
+        }
+    }
+}

@@ -47,7 +47,7 @@ impl FromQuery for ListQuery {
     get, path = "/job", tag = "earlier", operation_id = "earlier_list_jobs", security(("bearer" = ["job:read"])),
     params(
         ("status" = Option<Status>, Query, description = "In this status."),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 1000 unless given."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 1000 unless given."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before, with the same `status`.")
     ),
     responses((status = 200, body = JobList), Refusals)

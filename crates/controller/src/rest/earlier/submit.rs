@@ -17,7 +17,7 @@ use crate::rest::refusals::SubmitRefusals;
 /// Submit a job, in the earlier form.
 #[utoipa::path(
     post, path = "/job", tag = "earlier", operation_id = "earlier_submit_job", security(("bearer" = ["operation", "target"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the first job again.")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same key with the same request gives the first job again.")),
     request_body = CreateJob,
     responses(
         (status = 201, body = CreatedJob, description = "Accepted.", headers(("Location" = String, description = "Where the job is."))),

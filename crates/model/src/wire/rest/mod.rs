@@ -27,6 +27,7 @@ pub use large::LargeResult;
 /// A submission: `POST /api/v1/jobs`.
 #[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"operation": "node.hostname.get", "target": "_any"}))]
 pub struct JobRequest {
     /// Such as `node.hostname.get`; `GET /api/v1/operations` lists them.
     pub operation: String,

@@ -7,7 +7,7 @@ use crate::app::{App, drain as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::{AgentPath, OptionalJson};
 use crate::rest::problem::Failed;
-use crate::rest::refusals::JobRefusals;
+use crate::rest::refusals::StateRefusals;
 
 /// Tell an agent to take no new work.
 ///
@@ -17,7 +17,7 @@ use crate::rest::refusals::JobRefusals;
     post, path = "/api/v1/agents/{agent}/drain", tag = "agents", operation_id = "drain_agent", security(("bearer" = ["agent:write", "target"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     request_body = DrainRequest,
-    responses((status = 200, body = AgentView), JobRefusals)
+    responses((status = 200, body = AgentView), StateRefusals)
 )]
 pub(super) async fn drain(
     State(app): State<App>,
@@ -32,7 +32,7 @@ pub(super) async fn drain(
 #[utoipa::path(
     post, path = "/api/v1/agents/{agent}/undrain", tag = "agents", operation_id = "undrain_agent", security(("bearer" = ["agent:write", "target"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
-    responses((status = 200, body = AgentView), JobRefusals)
+    responses((status = 200, body = AgentView), StateRefusals)
 )]
 pub(super) async fn undrain(
     State(app): State<App>,

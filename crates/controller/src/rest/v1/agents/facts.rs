@@ -15,7 +15,7 @@ use crate::rest::refusals::JobRefusals;
 /// Arguments of jobs may name each value: `@fact.interface.primary` stands for `facts.interface.primary`. Kept for a while after the agent
 /// went (`nats.facts.ttl`).
 #[utoipa::path(
-    get, path = "/api/v1/agents/{agent}/facts", tag = "agents", operation_id = "get_agent_facts",
+    get, path = "/api/v1/agents/{agent}/facts", tag = "agents", operation_id = "get_agent_facts", security(("bearer" = ["agent:read"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     responses((status = 200, body = FactsView), JobRefusals)
 )]

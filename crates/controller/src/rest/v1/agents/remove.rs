@@ -14,7 +14,7 @@ use crate::rest::refusals::LetterRefusals;
 /// Refused while it runs. What it had not finished ends as it would have: what ran is called lost, what waited expires. If it comes back it
 /// is a new agent with its old id, and not drained.
 #[utoipa::path(
-    delete, path = "/api/v1/agents/{agent}", tag = "agents", operation_id = "remove_agent",
+    delete, path = "/api/v1/agents/{agent}", tag = "agents", operation_id = "remove_agent", security(("bearer" = ["agent:write", "target"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     responses((status = 204, description = "Nothing is kept for it any more."), LetterRefusals)
 )]

@@ -12,7 +12,7 @@ use crate::rest::refusals::JobRefusals;
 
 /// One agent, with the history of its drains.
 #[utoipa::path(
-    get, path = "/api/v1/agents/{agent}", tag = "agents", operation_id = "get_agent",
+    get, path = "/api/v1/agents/{agent}", tag = "agents", operation_id = "get_agent", security(("bearer" = ["agent:read"])),
     params(("agent" = String, Path, description = "An agent's id or its host's name.")),
     responses((status = 200, body = AgentDetail), JobRefusals)
 )]

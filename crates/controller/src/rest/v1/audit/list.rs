@@ -85,7 +85,7 @@ fn read_outcomes(words: &str) -> Result<Vec<AuditOutcome>, String> {
         ("action" = Option<String>, Query, description = "An operation such as `command.exec`, a method such as `DELETE`, or what begins with a slash for a part of the path, such as `/cancel`."),
         ("outcome" = Option<Vec<AuditOutcome>>, Query, description = "Any of these; comma-separated, repeatable, or both. `refused` is for want of a valid token or of a permission."),
         ("format" = Option<String>, Query, description = "`json` for pages, the default; `jsonl` for an export."),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 50 unless given."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 50 unless given."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before, with the same filter.")
     ),
     responses((status = 200, content((AuditList = "application/json"), (String = "application/jsonl"))), Refusals)

@@ -14,7 +14,7 @@ const BUNDLE_SIZE: HeaderName = HeaderName::from_static("bundle-size");
 /// Whether a bundle is stored, so that it need not be sent.
 #[utoipa::path(
     head, path = "/api/v1/bundles/{sha256}", tag = "bundles", operation_id = "head_bundle", security(("bearer" = ["workspace:execute"])),
-    params(("sha256" = String, Path, description = "64 lower-case hex digits.")),
+    params(("sha256" = String, Path, pattern = "^[0-9a-f]{64}$", description = "64 lower-case hex digits.")),
     responses((status = 200, description = "It is.", headers(("Bundle-Size" = u64, description = "Its packed size."))), JobRefusals)
 )]
 pub(super) async fn head(

@@ -18,7 +18,7 @@ use crate::rest::refusals::SubmitRefusals;
 /// A bundle that is stored already is not read again: `existed` says so. Safe to repeat.
 #[utoipa::path(
     put, path = "/api/v1/bundles/{sha256}", tag = "bundles", operation_id = "put_bundle", security(("bearer" = ["workspace:execute"])),
-    params(("sha256" = String, Path, description = "64 lower-case hex digits.")),
+    params(("sha256" = String, Path, pattern = "^[0-9a-f]{64}$", description = "64 lower-case hex digits.")),
     request_body(content_type = "application/zstd", description = "The packed directory, at most 4 GiB."),
     responses((status = 201, body = BundleView), (status = 200, body = BundleView, description = "It was there."), SubmitRefusals)
 )]

@@ -50,7 +50,7 @@ fn conditions(words: &str) -> Result<Vec<DeadLetterCondition>, String> {
     get, path = "/api/v1/dead-letters", tag = "dead letters", operation_id = "list_dead_letters", security(("bearer" = ["job:read"])),
     params(
         ("state" = Option<Vec<DeadLetterCondition>>, Query, description = "Any of these, `open` unless given; comma-separated, repeatable, or both."),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 50 unless given."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 50 unless given."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before, with the same `state`.")
     ),
     responses((status = 200, body = DeadLetterList), Refusals)

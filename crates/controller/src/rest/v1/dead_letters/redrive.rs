@@ -10,7 +10,7 @@ use crate::app::{App, dead_letters as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::JobPath;
 use crate::rest::problem::Failed;
-use crate::rest::refusals::LetterRefusals;
+use crate::rest::refusals::StateRefusals;
 
 /// Submit what died again, as a new job for exactly those executions.
 ///
@@ -21,7 +21,7 @@ use crate::rest::refusals::LetterRefusals;
     responses(
         (status = 201, body = JobView, description = "Accepted.", headers(("Location" = String, description = "Where the new job is."))),
         (status = 200, body = JobView, description = "The job of an earlier call."),
-        LetterRefusals
+        StateRefusals
     )
 )]
 pub(super) async fn redrive(State(app): State<App>, Authorized(caller): Authorized, JobPath(id): JobPath) -> Result<Response, Failed> {

@@ -8,7 +8,7 @@ use crate::app::{App, cancel as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::JobPath;
 use crate::rest::problem::Failed;
-use crate::rest::refusals::JobRefusals;
+use crate::rest::refusals::LetterRefusals;
 
 /// End a job before its time.
 ///
@@ -17,7 +17,7 @@ use crate::rest::refusals::JobRefusals;
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", security(("bearer" = ["job:write", "target"])),
     params(("id" = String, Path, description = "The job.")),
-    responses((status = 200, body = CancelView), JobRefusals)
+    responses((status = 200, body = CancelView), LetterRefusals)
 )]
 pub(super) async fn cancel(
     State(app): State<App>,

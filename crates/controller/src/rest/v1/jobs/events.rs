@@ -3,7 +3,6 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use longshore_model::wire::rest::TimelineEntry;
 
 use crate::app::{App, events};
 use crate::hub::EventId;
@@ -20,7 +19,7 @@ use crate::rest::sse;
 #[utoipa::path(
     get, path = "/api/v1/jobs/events", tag = "jobs", operation_id = "follow_jobs", security(("bearer" = ["job:read"])),
     params(("Last-Event-ID" = Option<String>, Header, description = "Go on after this event.")),
-    responses((status = 200, content_type = "text/event-stream", body = TimelineEntry), Refusals)
+    responses((status = 200, content_type = "text/event-stream", body = sse::TimelineEvent), Refusals)
 )]
 pub(super) async fn all(State(app): State<App>, Authorized(caller): Authorized, headers: HeaderMap) -> Result<Response, Failed> {
     let seen = sse::last_event_id::<EventId>(&headers)?;
@@ -37,7 +36,7 @@ pub(super) async fn all(State(app): State<App>, Authorized(caller): Authorized, 
         ("id" = String, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event.")
     ),
-    responses((status = 200, content_type = "text/event-stream", body = TimelineEntry), JobRefusals)
+    responses((status = 200, content_type = "text/event-stream", body = sse::TimelineEvent), JobRefusals)
 )]
 pub(super) async fn one(
     State(app): State<App>,

@@ -21,7 +21,7 @@ use crate::rest::shown;
     get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "get_job", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
-        ("wait" = Option<String>, Query, description = "Answer as soon as the job has ended, at the latest after this long, such as `30s`; at most `5m`.")
+        ("wait" = Option<String>, Query, example = "1s", description = "Answer as soon as the job has ended, at the latest after this long, such as `30s`; at most `5m`.")
     ),
     responses((status = 200, body = JobView), JobRefusals)
 )]

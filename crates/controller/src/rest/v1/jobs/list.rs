@@ -70,7 +70,7 @@ fn annotation(text: &str) -> Result<(String, String), &'static str> {
         ("since" = Option<String>, Query, description = "Submitted at or after: RFC 3339, or how long ago such as `1h`."),
         ("until" = Option<String>, Query, description = "Submitted before: RFC 3339, or how long ago."),
         ("text" = Option<String>, Query, description = "With this text in id, operation, target, host, submitter, annotations or error."),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 50 unless given."),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 50 unless given."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before, with the same filter.")
     ),
     responses((status = 200, body = JobList), Refusals)

@@ -40,7 +40,7 @@ impl FromQuery for LogsQuery {
         ("follow" = Option<bool>, Query, description = "`false` stops at what is stored now."),
         ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event.")
     ),
-    responses((status = 200, content((LogView = "text/event-stream"), (String = "text/plain"))), JobRefusals)
+    responses((status = 200, content((sse::LogEvent = "text/event-stream"), (String = "text/plain"))), JobRefusals)
 )]
 pub(super) async fn logs(
     State(app): State<App>,

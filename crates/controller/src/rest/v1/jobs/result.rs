@@ -35,7 +35,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ExecutionPath {
 ///
 /// An answer that breaks off was damaged in the object store.
 #[utoipa::path(
-    get, path = "/api/v1/jobs/{id}/executions/{execution}/result", tag = "jobs", operation_id = "get_result",
+    get, path = "/api/v1/jobs/{id}/executions/{execution}/result", tag = "jobs", operation_id = "get_result", security(("bearer" = ["job:read"])),
     params(
         ("id" = String, Path, description = "The job."),
         ("execution" = String, Path, description = "`any`, or the agent's id.")

@@ -22,8 +22,8 @@ use crate::rest::shown;
 #[utoipa::path(
     post, path = "/api/v1/jobs", tag = "jobs", operation_id = "submit_job", security(("bearer" = ["operation", "target"])),
     params(
-        ("wait" = Option<String>, Query, description = "Wait up to this long for the job's end, such as `30s`; at most `5m`. Without a value as long as `controller.api.job_timeout`."),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same as the body's `idempotency_key`.")
+        ("wait" = Option<String>, Query, example = "1s", description = "Wait up to this long for the job's end, such as `30s`; at most `5m`. Without a value as long as `controller.api.job_timeout`."),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same as the body's `idempotency_key`.")
     ),
     request_body = JobRequest,
     responses(

@@ -50,10 +50,10 @@ macro_rules! doors {
             $method, path = $path, tag = "nodes", summary = $summary,
             description = "Makes a job, waits for its end, and gives a row for each host.",
             params(
-                ("target" = String, Path, description = "`_any`, `_all`, a host name, an agent id, `KEY:VALUE`, or `_any@KEY:VALUE`."),
-                $(("interface" = String, Path, description = $interface),)?
-                ("wait" = Option<String>, Query, description = "Wait up to this long for the end, such as `30s`; at most `5m`. As long as `controller.api.job_timeout` unless given."),
-                ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same request gives the first job again.")
+                ("target" = String, Path, example = "_any", description = "`_any`, `_all`, a host name, an agent id, `KEY:VALUE`, or `_any@KEY:VALUE`."),
+                $(("interface" = String, Path, example = "lo", description = $interface),)?
+                ("wait" = Option<String>, Query, example = "1s", description = "Wait up to this long for the end, such as `30s`; at most `5m`. As long as `controller.api.job_timeout` unless given."),
+                ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same key with the same request gives the first job again.")
             ),
             $(request_body = $body,)?
             responses(
