@@ -106,6 +106,7 @@ impl Worker {
         let mut interruption = None;
         loop {
             let interrupted = tokio::select! {
+                biased;
                 finished = &mut work => return (finished, interruption),
                 () = self.signals.recheck.notified() => self.look_again(attempt).await,
                 _ = extend.tick() => {
@@ -144,7 +145,7 @@ impl Worker {
             }
             return self.conclude(attempt, finished).await;
         }
-        let now = Timestamp::now();
+        let now = self.ctx.now();
         let not_before = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now);
         let kind = EventKind::Retrying { attempt: attempt.number, error: failure, not_before };
         match self.append(attempt.revision, &Event { schema: SCHEMA, at: now, kind }).await {
@@ -201,7 +202,7 @@ impl Worker {
             error: finished.failure,
             cancel_verified: finished.cancel_verified,
             started_at: Some(attempt.started_at),
-            finished_at: Timestamp::now(),
+            finished_at: self.ctx.now(),
             duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
         };
         let answer = {
@@ -229,6 +230,7 @@ impl Worker {
         extend.reset();
         loop {
             tokio::select! {
+                biased;
                 done = &mut doing => return done,
                 _ = extend.tick() => self.claim.extend().await,
             }
@@ -262,7 +264,7 @@ async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (u32, Opt
         }
     };
     let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
-    let (sink, pump) = output::open(source, ctx.store.logs.clone());
+    let (sink, pump) = output::open(source, &ctx.store);
     let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
     let task = Task { job, execution: key.1, attempt, fence, hostname: ctx.config.hostname(), bundle: path };
     let finished = ctx.executor.run(task, sink, cancel).await;

@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use longshore_exec::Strain;
 use longshore_model::limits::CONDITIONS_MAX;
 use longshore_model::wire::agent::Condition;
+use longshore_store::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::heartbeat::Load;
+use crate::host::Host;
 
 /// From where on something counts as short, each in percent of what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,16 +32,14 @@ impl Default for Thresholds {
 }
 
 /// Looks as often as the agent beats, until `stop`. A change is told at once.
-pub(crate) async fn run(config: Arc<Config>, load: Arc<Load>, stop: CancellationToken) {
+pub(crate) async fn run(config: Arc<Config>, host: Arc<dyn Host>, clock: Clock, load: Arc<Load>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(config.heartbeat_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let machine = config.machine.clone();
-        let looking = tokio::task::spawn_blocking(move || machine.strain());
-        let Some(Ok(strain)) = stop.run_until_cancelled(looking).await else { continue };
+        let Some(strain) = stop.run_until_cancelled(host.strain()).await else { return };
         let mut conditions = load.conditions.lock().expect("no holder of this lock panics");
         let before = conditions.len();
-        *conditions = judge(&strain, config.thresholds, &conditions, Timestamp::now());
+        *conditions = judge(&strain, config.thresholds, &conditions, clock.now());
         if conditions.len() != before {
             load.changed.notify_one();
         }

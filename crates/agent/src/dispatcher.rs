@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use longshore_model::{ExecutionId, JobId};
 
 /// Names a piece of work.
-pub(crate) type Key = (JobId, ExecutionId);
+pub type Key = (JobId, ExecutionId);
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,13 +10,13 @@
 //! While it runs the claim is extended, and the ledger is read again at every extension, at every hint and after every reconnect: a cancel
 //! or a newer attempt ends it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_exec::Executor;
+
 use longshore_model::job::{Claim as Decision, Claimant, DropReason, Execution, InvalidDefinition, Job, claim};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
@@ -31,7 +31,8 @@ use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::facts::Known;
-use crate::journal::{Entry, Journal};
+use crate::host::{Host, Notes};
+use crate::journal::Entry;
 use crate::outbox::Outbox;
 use crate::trust;
 use crate::turn::{Asked, Watch};
@@ -47,14 +48,21 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
-    pub(crate) executor: Executor,
-    pub(crate) journal: Journal,
+    pub(crate) executor: Arc<dyn Host>,
+    pub(crate) journal: Arc<dyn Notes>,
     pub(crate) outbox: Outbox,
     pub(crate) bundles: PathBuf,
     pub(crate) facts: Known,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
-    pub(crate) owed: Mutex<HashMap<Key, Answer>>,
+    pub(crate) owed: Mutex<BTreeMap<Key, Answer>>,
     pub(crate) turns: Watch,
+}
+
+impl Context {
+    /// What time it is for this agent.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.store.clock.now()
+    }
 }
 
 /// What a running worker listens to.
@@ -134,7 +142,7 @@ impl Worker {
             let attempts = standing.execution.attempts();
             let is_holder_gone = *vouched_for.get_or_insert_with(|| vouches(before, &standing).then_some(attempts)) == Some(attempts);
             let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
-            let decision = claim(job, &standing.execution, claimant, Timestamp::now());
+            let decision = claim(job, &standing.execution, claimant, self.ctx.now());
             // Where somebody else had the last word, that stands; where this agent would go on, now or later, it does not.
             let refusal = self.checked.as_ref().err().filter(|_| match &decision {
                 Decision::Start { .. } | Decision::Wait { .. } => true,
@@ -156,7 +164,7 @@ impl Worker {
                     };
                     if let Some(revision) = self.start(attempt, standing.revision).await {
                         let is_the_only_one = job.retry.max_attempts() == 1;
-                        let attempt = Attempt { number: attempt, revision, started_at: Timestamp::now(), is_the_only_one };
+                        let attempt = Attempt { number: attempt, revision, started_at: self.ctx.now(), is_the_only_one };
                         return match fence {
                             None => self.run(job, attempt, None).await,
                             Some(fence) => self.run_in_turn(job, attempt, fence).await,
@@ -173,7 +181,7 @@ impl Worker {
                     return Settled::Done;
                 }
                 Decision::Lose { attempt } => {
-                    let event = Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Lost { attempt } };
+                    let event = Event { schema: SCHEMA, at: self.ctx.now(), kind: EventKind::Lost { attempt } };
                     match self.append(standing.revision, &event).await {
                         Some(Appended::Conflict) => {}
                         Some(Appended::Stored(_)) => {
@@ -196,7 +204,7 @@ impl Worker {
     /// Gives the work back until its time. The broker keeps what it was given back as pending, and only so many of those: a long wait
     /// is left to the controller, which announces the work when it is due.
     pub(crate) async fn wait(self, until: Timestamp) -> Settled {
-        let wait = from_now(until);
+        let wait = from(self.ctx.now(), until);
         if wait > WAIT_AT_BROKER_MAX && self.key.1 == ExecutionId::Any {
             self.claim.done().await;
         } else {
@@ -231,7 +239,7 @@ impl Worker {
     async fn refuse(self, invalid: &InvalidDefinition) -> Settled {
         tracing::error!(job.id = %self.key.0, error = %invalid, "this version cannot take the job; handing it back");
         self.claim.give_back(REFUSED_FOR).await;
-        let until = SignedDuration::try_from(REFUSED_FOR).ok().and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        let until = SignedDuration::try_from(REFUSED_FOR).ok().and_then(|wait| self.ctx.now().checked_add(wait).ok());
         Settled::Waiting(until.unwrap_or(Timestamp::MAX))
     }
 
@@ -287,7 +295,7 @@ impl Worker {
         // Noted first: if we are killed right after the ledger has it, the next start gives the work back at once.
         self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
         let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname() };
-        let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
+        let event = Event { schema: SCHEMA, at: self.ctx.now(), kind };
         while self.claim.is_valid() {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, &event).await {
                 Ok(Appended::Stored(revision)) => return Some(revision),
@@ -355,7 +363,7 @@ impl Worker {
             error: Some(failure),
             cancel_verified: None,
             started_at: execution.started_at(),
-            finished_at: Timestamp::now(),
+            finished_at: self.ctx.now(),
             duration_ms: None,
         }
     }
@@ -370,7 +378,7 @@ fn vouches(before: Before, standing: &Standing) -> bool {
     }
 }
 
-/// How long until then; zero if it has passed.
-pub(crate) fn from_now(until: Timestamp) -> Duration {
-    Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default()
+/// How long it is from `now` until then; zero if it has passed.
+pub(crate) fn from(now: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(now)).unwrap_or_default()
 }

@@ -10,10 +10,12 @@ use longshore_model::operation::Call;
 use longshore_model::wire::facts::{AgentFacts, Facts, FactsRecord};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Failure, SCHEMA};
+use longshore_store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::host::Host;
 
 /// How often facts are gathered, and how long the store keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +36,19 @@ impl Default for FactsPolicy {
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The facts as they were gathered last. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Known(Arc<RwLock<Facts>>);
 
 impl Known {
-    /// Gathers them. Blocks for some milliseconds.
-    pub(crate) fn gather(config: &Config) -> Self {
-        Self(Arc::new(RwLock::new(gather(config))))
+    /// Gathers them.
+    pub(crate) async fn gather(&self, config: &Config, host: &dyn Host) {
+        let label = |label: &longshore_model::Label| (label.key().to_owned(), label.segments().collect::<Vec<_>>().join("."));
+        let facts = Facts {
+            agent: AgentFacts { id: config.id.to_string(), version: env!("CARGO_PKG_VERSION").to_owned() },
+            label: config.labels.iter().map(label).collect(),
+            ..host.facts(&config.hostname()).await
+        };
+        *self.0.write().expect("no holder of this lock panics") = facts;
     }
 
     fn now(&self) -> Facts {
@@ -48,8 +56,8 @@ impl Known {
     }
 
     /// As they are stored; `left` by an agent that says goodbye.
-    pub(crate) fn record(&self, config: &Config, left: bool) -> FactsRecord {
-        FactsRecord { schema: SCHEMA, agent: config.id, gathered_at: Timestamp::now(), left, facts: self.now() }
+    pub(crate) fn record(&self, config: &Config, now: Timestamp, left: bool) -> FactsRecord {
+        FactsRecord { schema: SCHEMA, agent: config.id, gathered_at: now, left, facts: self.now() }
     }
 
     /// The job with the host's facts in its arguments.
@@ -61,24 +69,15 @@ impl Known {
     }
 }
 
-fn gather(config: &Config) -> Facts {
-    let label = |label: &longshore_model::Label| (label.key().to_owned(), label.segments().collect::<Vec<_>>().join("."));
-    Facts {
-        agent: AgentFacts { id: config.id.to_string(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        label: config.labels.iter().map(label).collect(),
-        ..config.machine.facts(&config.hostname())
-    }
-}
-
 /// Keeps the facts fresh until `stop`, and stores them when they have changed or would soon be dropped for their age.
-pub(crate) async fn run(config: Arc<Config>, store: Arc<dyn longshore_store::Facts>, known: Known, stop: CancellationToken) {
+pub(crate) async fn run(config: Arc<Config>, store: Store, known: Known, host: Arc<dyn Host>, stop: CancellationToken) {
     let mut stored: Option<(Instant, Facts)> = None;
     loop {
         let facts = known.now();
         let is_fresh = stored.as_ref().is_some_and(|(at, before)| *before == facts && at.elapsed() < config.facts.kept / 3);
         let mut pause = config.facts.every;
         if !is_fresh {
-            match store.put(&known.record(&config, false)).await {
+            match store.facts.put(&known.record(&config, store.clock.now(), false)).await {
                 Ok(()) => stored = Some((Instant::now(), facts)),
                 Err(error) => {
                     tracing::debug!(%error, "facts not stored");
@@ -89,9 +88,6 @@ pub(crate) async fn run(config: Arc<Config>, store: Arc<dyn longshore_store::Fac
         if stop.run_until_cancelled(tokio::time::sleep(pause.min(config.facts.kept / 3))).await.is_none() {
             return;
         }
-        let asked = Arc::clone(&config);
-        if let Ok(facts) = tokio::task::spawn_blocking(move || gather(&asked)).await {
-            *known.0.write().expect("no holder of this lock panics") = facts;
-        }
+        known.gather(&config, &*host).await;
     }
 }

@@ -39,6 +39,7 @@ pub(crate) async fn run(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = silence.cancelled() => break,
             _ = ticks.tick() => {}
             // Whoever drained this agent waits for its word.
@@ -55,7 +56,7 @@ pub(crate) async fn run(
         }
     }
     // Controllers that do not run now tell by this that it was stopped.
-    if let Err(error) = store.facts.put(&facts.record(&config, true)).await {
+    if let Err(error) = store.facts.put(&facts.record(&config, store.clock.now(), true)).await {
         tracing::debug!(%error, "could not note the goodbye");
     }
     if let Err(error) = store.registry.leave(config.id).await {

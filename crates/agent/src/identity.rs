@@ -9,12 +9,9 @@
 //! Two processes in one place are told apart by the lock on the state directory, so an agent that was killed is bound again at once. One
 //! that was killed somewhere else, by a reboot say, is waited for until its last heartbeat expires.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use longshore_model::wire::agent::{Heartbeat, Process};
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::ErrorCode;
@@ -45,14 +42,9 @@ pub(crate) enum Beat {
 }
 
 impl Binding {
-    /// For a process that has the lock on `state_dir`.
-    pub(crate) fn new(state_dir: &Path) -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
-        let own = || format!("{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
-        let id = read("/proc/sys/kernel/random/uuid").unwrap_or_else(own);
-        let boot = read("/proc/sys/kernel/random/boot_id").unwrap_or_else(own);
-        let inode = std::fs::metadata(state_dir).map_or_else(|_| own(), |found| format!("{:x}-{:x}", found.dev(), found.ino()));
-        Self { process: Process { id, place: format!("{boot}-{inode}") }, last: Mutex::new(None) }
+    /// Of a process that is not bound yet.
+    pub(crate) fn new(process: Process) -> Self {
+        Self { process, last: Mutex::new(None) }
     }
 
     pub(crate) fn is_bound(&self) -> bool {
@@ -122,7 +114,7 @@ pub(crate) async fn refused(store: &Store, heartbeat: &Heartbeat, process: &Proc
     let record = AuditRecord {
         schema: SCHEMA,
         id: process.id.clone(),
-        at: Timestamp::now(),
+        at: store.clock.now(),
         request_id: process.id.clone(),
         who: None,
         remote: None,

@@ -28,13 +28,13 @@ const BYTES_MAX: u64 = 16 << 20;
 
 /// One execution in hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// What the broker takes the work back by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) token: Option<String>,
+    pub token: Option<String>,
     /// The answer, from the moment the work has ended until the ledger has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) answer: Option<Answer>,
+    pub answer: Option<Answer>,
 }
 
 #[derive(Serialize, Deserialize)]

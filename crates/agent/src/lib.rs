@@ -13,6 +13,7 @@ mod dispatcher;
 mod execution;
 mod facts;
 mod heartbeat;
+mod host;
 mod identity;
 mod journal;
 mod news;
@@ -36,7 +37,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use conditions::Thresholds;
+pub use dispatcher::Key;
 pub use facts::FactsPolicy;
+pub use host::{Host, Notes};
+pub use journal::Entry;
 
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
@@ -116,8 +120,8 @@ pub enum Error {
 pub struct Agent {
     config: Arc<Config>,
     store: Store,
-    executor: Executor,
-    journal: journal::Journal,
+    executor: Arc<dyn Host>,
+    journal: Arc<dyn Notes>,
     facts: facts::Known,
     binding: Arc<identity::Binding>,
     started_at: jiff::Timestamp,
@@ -136,8 +140,16 @@ impl Agent {
             kill_grace: config.kill_grace,
         };
         let executor = Executor::open_on(executor, config.machine.clone())?;
-        let (facts, binding) = (facts::Known::gather(&config), Arc::new(identity::Binding::new(&config.state_dir)));
-        Ok(Self { config: Arc::new(config), store, executor, journal, facts, binding, started_at: jiff::Timestamp::now() })
+        let host = host::ThisHost::new(executor, config.machine.clone(), &config.state_dir);
+        Ok(Self::on(config, store, Arc::new(host), Arc::new(journal)))
+    }
+
+    /// An agent on a host and with notes of somebody else's making. Takes no work yet.
+    #[must_use]
+    pub fn on(config: Config, store: Store, executor: Arc<dyn Host>, journal: Arc<dyn Notes>) -> Self {
+        let started_at = store.clock.now();
+        let binding = Arc::new(identity::Binding::new(executor.process()));
+        Self { config: Arc::new(config), store, executor, journal, facts: facts::Known::default(), binding, started_at }
     }
 
     /// Makes itself known: from here on jobs may be addressed to it, and wait until it runs. Safe to repeat.

@@ -9,7 +9,7 @@ use longshore_exec::Output;
 use longshore_model::limits::{LOG_RECORD_BYTES_MAX, LOG_RECORDS_WAITING_MAX};
 use longshore_model::wire::log::{LogRecord, LogStream};
 use longshore_model::{AgentId, ExecutionId, JobId};
-use longshore_store::Logs;
+use longshore_store::{Clock, Logs, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -40,22 +40,23 @@ struct Piece {
 /// The writing end. A full queue drops, and the hole shows in the numbering.
 pub(crate) struct Sink {
     queue: mpsc::Sender<Piece>,
+    clock: Clock,
     has_dropped: AtomicBool,
 }
 
 /// Starts a pump; it ends when the sink is dropped and everything is stored.
-pub(crate) fn open(source: Source, logs: Arc<dyn Logs>) -> (Arc<Sink>, AbortOnDropHandle<()>) {
+pub(crate) fn open(source: Source, store: &Store) -> (Arc<Sink>, AbortOnDropHandle<()>) {
     let (queue, pieces) = mpsc::channel(LOG_RECORDS_WAITING_MAX);
     #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
-    let pump: JoinHandle<()> = tokio::task::spawn(pump(source, logs, pieces));
-    (Arc::new(Sink { queue, has_dropped: AtomicBool::new(false) }), AbortOnDropHandle::new(pump))
+    let pump: JoinHandle<()> = tokio::task::spawn(pump(source, store.logs.clone(), pieces));
+    (Arc::new(Sink { queue, clock: store.clock.clone(), has_dropped: AtomicBool::new(false) }), AbortOnDropHandle::new(pump))
 }
 
 impl Output for Sink {
     fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
         for bytes in bytes.chunks(LOG_RECORD_BYTES_MAX) {
             let after_gap = self.has_dropped.load(Ordering::Relaxed);
-            let piece = Piece { step, time: Timestamp::now(), stream, bytes: bytes.to_vec(), after_gap };
+            let piece = Piece { step, time: self.clock.now(), stream, bytes: bytes.to_vec(), after_gap };
             self.has_dropped.store(self.queue.try_send(piece).is_err(), Ordering::Relaxed);
         }
     }
@@ -115,7 +116,7 @@ mod tests {
     #[tokio::test]
     async fn output_arrives_in_order_and_dropped_pieces_leave_a_hole() {
         let (queue, mut pieces) = mpsc::channel(2);
-        let sink = Sink { queue, has_dropped: AtomicBool::new(false) };
+        let sink = Sink { queue, clock: Clock::default(), has_dropped: AtomicBool::new(false) };
         for text in ["one", "two", "dropped"] {
             sink.write(0, LogStream::Stdout, text.as_bytes());
         }

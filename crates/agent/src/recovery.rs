@@ -1,6 +1,6 @@
 //! What an earlier process of this agent had in hand: its answers are stored, and its work is given back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 use crate::dispatcher::Key;
 use crate::execution::Context;
-use crate::journal::{Entry, Journal};
+use crate::host::Notes;
+use crate::journal::Entry;
 use crate::outbox::Outbox;
 
 /// Between tries to store an earlier process's answer.
@@ -20,8 +21,8 @@ const OWED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Settles what an earlier process had in hand: stores its answers, and gives back what nobody has taken since. Gives the answers that
 /// the ledger does not have yet.
-pub(crate) async fn recover(config: &Config, store: &Store, journal: &Journal, outbox: &Outbox) -> HashMap<Key, Answer> {
-    let mut owed = HashMap::new();
+pub(crate) async fn recover(config: &Config, store: &Store, journal: &dyn Notes, outbox: &Outbox) -> BTreeMap<Key, Answer> {
+    let mut owed = BTreeMap::new();
     for (key, Entry { token, answer }) in journal.left_behind() {
         tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
         if let Some(answer) = answer

@@ -1,12 +1,11 @@
 //! The loop: everything that can happen to an agent becomes one input, the dispatcher decides, and this performs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use longshore_model::{ExecutionId, Label};
 use longshore_store::{Delivery, Error, InboxPage, Wake, WakeStream};
 use tokio::sync::{Notify, mpsc};
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatcher::{Dispatcher, Effect, Input, Key};
-use crate::execution::{Context, Settled, Signals, carry, from_now};
+use crate::execution::{Context, Settled, Signals, carry, from};
 use crate::heartbeat::{self, Load};
 use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
 use crate::outbox::Outbox;
@@ -47,7 +46,7 @@ struct Runtime {
     ctx: Arc<Context>,
     dispatcher: Dispatcher,
     /// Offered, not yet started: what the dispatcher has not decided on, and what it holds.
-    offered: HashMap<Key, Delivery>,
+    offered: BTreeMap<Key, Delivery>,
     workers: JoinSet<(Key, Settled)>,
     signals: BTreeMap<Key, Signals>,
     /// Work in the inbox that is not to be started before this.
@@ -78,15 +77,16 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     }
     let Agent { config, store, executor, journal, facts, binding, started_at } = agent;
     let outbox = Outbox::new(store.clone(), config.state_dir.join("answers"));
-    let owed = recover(&config, &store, &journal, &outbox).await;
+    let owed = recover(&config, &store, &*journal, &outbox).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
     let mut wakes = store.work.wakes(config.id, &groups).await?;
     let load = Arc::new(Load::default());
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
-    background.spawn(facts::run(config.clone(), store.facts.clone(), facts.clone(), silence.clone()));
-    background.spawn(conditions::run(config.clone(), load.clone(), silence.clone()));
+    facts.gather(&config, &*executor).await;
+    background.spawn(facts::run(config.clone(), store.clone(), facts.clone(), executor.clone(), silence.clone()));
+    background.spawn(conditions::run(config.clone(), executor.clone(), store.clock.clone(), load.clone(), silence.clone()));
     // An agent that may no longer be this one ends as if it were told to.
     let stop = stop.child_token();
     let (mut beating, farewell) = (JoinSet::new(), CancellationToken::new());
@@ -111,7 +111,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let mut runtime = Runtime {
         dispatcher: Dispatcher::new(ctx.config.max_jobs),
         ctx: ctx.clone(),
-        offered: HashMap::new(),
+        offered: BTreeMap::new(),
         workers: JoinSet::new(),
         signals: BTreeMap::new(),
         waiting: BTreeMap::new(),
@@ -320,7 +320,7 @@ impl Runtime {
         self.signals.remove(&key);
         self.dispatcher.handle(Input::Finished(key));
         let Settled::Waiting(until) = settled else { return };
-        let due = Instant::now() + from_now(until);
+        let due = Instant::now() + from(self.ctx.now(), until);
         match key.1 {
             ExecutionId::Agent(_) => drop(self.waiting.insert(key, due)),
             // Nobody's pull waits for a group's work.
@@ -408,7 +408,7 @@ impl Runtime {
         let now = Instant::now();
         self.waiting.retain(|_, due| *due > now);
         // Jitter, so that a fleet does not read in one instant.
-        let jitter = Duration::from_millis(u64::from(Timestamp::now().subsec_nanosecond().unsigned_abs()) % 5000);
+        let jitter = Duration::from_millis(u64::from(self.ctx.now().subsec_nanosecond().unsigned_abs()) % 5000);
         self.inbox_due = self.waiting.values().min().copied().unwrap_or(now + INBOX_EVERY).min(now + INBOX_EVERY + jitter);
         self.to_visit.extend(self.groups.iter().cloned());
         if std::mem::replace(&mut self.is_reading, true) {

@@ -2,7 +2,7 @@
 //!
 //! Whose turn it is, and why a turn that was taken over does no harm, is said in `longshore_model::job::turn`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const WATCHED_MAX: usize = 1024;
 
 /// Holders that have not recorded their start, and since when this process has seen them so.
 #[derive(Default)]
-pub(crate) struct Watch(Mutex<HashMap<String, (Revision, Instant)>>);
+pub(crate) struct Watch(Mutex<BTreeMap<String, (Revision, Instant)>>);
 
 impl Watch {
     /// How long the turn at `revision` has been seen to stand still.
@@ -93,7 +93,7 @@ impl Worker {
             return Settled::Done;
         }
         let wait = ASK_EVERY.saturating_mul(u32::try_from(n_before.max(1)).unwrap_or(u32::MAX)).min(ASK_EVERY_MAX);
-        let until = SignedDuration::try_from(wait).ok().and_then(|wait| Timestamp::now().checked_add(wait).ok());
+        let until = SignedDuration::try_from(wait).ok().and_then(|wait| self.ctx.now().checked_add(wait).ok());
         self.wait(until.unwrap_or(Timestamp::MAX)).await
     }
 }
@@ -134,7 +134,7 @@ pub(crate) fn passed_over() -> Failure {
 
 async fn ask(ctx: &Arc<Context>, job: &Job, key: &str, holder: Holder) -> Result<Asked, Error> {
     let turns = &ctx.store.turns;
-    let now = Timestamp::now();
+    let now = ctx.now();
     let waiting = turns.waiting(key).await?;
     let Some(n_before) = ahead(&waiting, job.id, now) else {
         // It lost its place with the records of who waits.

@@ -11,6 +11,7 @@
 mod app;
 mod audit;
 mod fleet;
+mod headless;
 mod hex;
 mod hub;
 mod index;
@@ -27,5 +28,6 @@ mod watch;
 
 use hex::hex;
 
+pub use headless::{Headless, Refusal};
 pub use rest::{is_origin, openapi};
 pub use server::{BindError, Config, Controller, RunError, SigningKey};

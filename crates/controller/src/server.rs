@@ -161,11 +161,7 @@ impl Controller {
     pub async fn run(self, drain: CancellationToken) -> Result<(), RunError> {
         let Self { app, listener, address } = self;
         let mut tasks = JoinSet::new();
-        tasks.spawn(index::follow(app.clone()));
-        tasks.spawn(fleet::follow(app.clone()));
-        tasks.spawn(letters::follow(app.clone()));
-        tasks.spawn(strangers::follow(app.clone()));
-        reconcile::spawn(&app, &mut tasks);
+        spawn(&app, &mut tasks);
         let (mut writer, calls_ended) = (JoinSet::new(), CancellationToken::new());
         writer.spawn(audit::write(app.clone(), calls_ended.clone()));
         tracing::info!(%address, "the controller serves");
@@ -201,4 +197,13 @@ impl Controller {
         }
         ended
     }
+}
+
+/// Starts everything that follows the stores and repairs them.
+pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
+    tasks.spawn(index::follow(app.clone()));
+    tasks.spawn(fleet::follow(app.clone()));
+    tasks.spawn(letters::follow(app.clone()));
+    tasks.spawn(strangers::follow(app.clone()));
+    reconcile::spawn(app, tasks);
 }

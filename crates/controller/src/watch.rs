@@ -13,6 +13,7 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) async fn for_ever<F: Future<Output = Result<(), StoreError>>>(app: &App, what: &'static str, mut read: impl FnMut() -> F) {
     while !app.drain.is_cancelled() {
         let ended = tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             ended = read() => ended,
         };
@@ -20,6 +21,7 @@ pub(crate) async fn for_ever<F: Future<Output = Result<(), StoreError>>>(app: &A
             tracing::warn!(what, error = %chain(&error), "a watch ended and is opened again");
         }
         tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             () = tokio::time::sleep(REOPEN_AFTER) => {}
         }

@@ -7,6 +7,7 @@
 //! [`Error::Unavailable`], never as a success or a failure.
 
 mod audit;
+mod clock;
 mod dead_letters;
 mod error;
 mod facts;
@@ -24,6 +25,7 @@ mod work;
 use std::sync::Arc;
 
 pub use audit::{Audit, AuditPage, StoredAudit};
+pub use clock::Clock;
 pub use dead_letters::{DeadLetters, LetterEvent, LetterPut, LetterStream, StoredLetter};
 pub use error::Error;
 pub use facts::Facts;
@@ -60,6 +62,8 @@ pub struct Store {
     pub objects: Arc<dyn Objects>,
     /// The connection itself.
     pub broker: Arc<dyn Broker>,
+    /// The time that whoever uses the stores stamps its records with.
+    pub clock: Clock,
 }
 
 /// The connection to whatever keeps the stores.

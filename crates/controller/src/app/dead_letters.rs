@@ -124,7 +124,7 @@ pub(crate) async fn discard(app: &App, caller: &Caller, id: JobId) -> Result<(),
 /// The job that does it again: made now, or by an earlier try.
 async fn submit_again(app: &App, caller: &Caller, of: JobId, job: Job, dead: Vec<ExecutionId>) -> Result<Submitted, Error> {
     let key = redrive_key(of);
-    let wanted = Reservation { schema: SCHEMA, job: submit::new_id(), body_sha256: key.clone(), deleted: false };
+    let wanted = Reservation { schema: SCHEMA, job: submit::new_id(app), body_sha256: key.clone(), deleted: false };
     let mut held = reserve(app, of, &key, &wanted).await?;
     if held != wanted.job {
         if let Some(record) = app.load(held).await? {

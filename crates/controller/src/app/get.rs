@@ -93,6 +93,7 @@ async fn wait_until_final(app: &App, id: JobId, ticket: &mut Ticket, wait: Durat
         }
     };
     tokio::select! {
+        biased;
         () = ended => true,
         () = tokio::time::sleep(wait.min(WAIT_MAX)) => false,
         () = app.drain.cancelled() => false,

@@ -64,6 +64,6 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
     let now = app.now();
     let submission = Submission { target, ..Submission::again(job, now) };
     submit::check_retention(app, &submission, now)?;
-    let placed = submit::Placed { id: submit::new_id(), executions, retry_of: Some(id), key_sha256: None };
+    let placed = submit::Placed { id: submit::new_id(app), executions, retry_of: Some(id), key_sha256: None };
     submit::accept(app, caller, submission, placed).await
 }

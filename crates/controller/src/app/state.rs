@@ -84,9 +84,9 @@ impl Deref for App {
 }
 
 impl Inner {
-    /// The edge's clock; what is below is handed the time.
+    /// The stores' clock; what is below is handed the time.
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp::now()
+        self.store.clock.now()
     }
 
     /// Reads a job from the ledger. One that is gone, deleted elsewhere or dropped by its age, leaves the index too: deletions are told

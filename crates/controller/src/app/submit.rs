@@ -72,10 +72,10 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
     check_retention(app, &submission, now)?;
 
     let (Some(key), Some(body_sha256)) = (submission.idempotency_key.clone(), body_sha256) else {
-        return accept_new(app, caller, submission, new_id(), None).await;
+        return accept_new(app, caller, submission, new_id(app), None).await;
     };
     let key = key_hash(&caller.name, &key);
-    let wanted = Reservation { schema: SCHEMA, job: new_id(), body_sha256, deleted: false };
+    let wanted = Reservation { schema: SCHEMA, job: new_id(app), body_sha256, deleted: false };
     let mut held = reserve(app, &key, &wanted).await?;
     if held != wanted.job {
         if let Some(record) = app.load(held).await? {
@@ -163,8 +163,8 @@ pub(super) fn check_retention(app: &App, submission: &Submission, now: Timestamp
 }
 
 /// A new job's id: sorts by time.
-pub(super) fn new_id() -> JobId {
-    JobId::from_bits(uuid::Uuid::now_v7().as_u128())
+pub(super) fn new_id(app: &App) -> JobId {
+    JobId::from_bits(app.store.clock.unique())
 }
 
 fn key_hash(caller: &str, key: &str) -> String {

@@ -18,6 +18,7 @@ pub(crate) async fn follow(app: App) {
     let mut position = Position::default();
     while !app.drain.is_cancelled() {
         let ended = tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             ended = read(&app, &mut position) => ended,
         };
@@ -25,6 +26,7 @@ pub(crate) async fn follow(app: App) {
             tracing::warn!(error = %crate::app::chain(&error), "the feed ended and is opened again");
         }
         tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             () = tokio::time::sleep(REOPEN_AFTER) => {}
         }

@@ -52,6 +52,7 @@ where
     let mut cursor = None;
     loop {
         tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             _ = turns.tick() => {}
         }
@@ -59,6 +60,7 @@ where
             continue;
         }
         let done = tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             done = pass(app.clone(), cursor, app.now()) => done,
         };

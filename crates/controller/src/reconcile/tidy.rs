@@ -8,6 +8,7 @@ pub(super) async fn run(app: App) {
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = app.drain.cancelled() => return,
             _ = turns.tick() => app.index_mut().pass_time(app.config.retention, app.now()),
         }

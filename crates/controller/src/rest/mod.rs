@@ -29,6 +29,7 @@ pub use cors::is_origin;
 
 #[cfg(test)]
 pub(crate) use encode::base64;
+pub(crate) use problem::Failed;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(

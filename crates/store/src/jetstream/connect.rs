@@ -13,7 +13,7 @@ use super::mux::Mux;
 use super::tls::TlsFault;
 use super::{audit as trail, dead_letters, facts, feed, ledger, logs, objects, registry, setup, turns, work};
 use crate::layout::Layout;
-use crate::{Broker, Error, Store};
+use crate::{Broker, Clock, Error, Store};
 
 /// The oldest nats-server that has what Longshore relies on: 2.12 brought guards over a filter and limit markers of age.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 0);
@@ -93,6 +93,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         turns: Arc::new(turns::JetStreamTurns::open(link.clone()).await.map_err(ConnectError::Setup)?),
         objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
         broker: link,
+        clock: Clock::default(),
     })
 }
 

@@ -24,8 +24,8 @@ pub(super) struct Trail {
 #[async_trait]
 impl Audit for Memory {
     async fn append(&self, records: &[AuditRecord]) -> Result<(), Error> {
-        let trail = &mut self.0.state().audit;
-        records.iter().try_for_each(|record| trail.append(record))
+        let (trail, now) = (&mut self.0.state().audit, self.0.options.clock.now());
+        records.iter().try_for_each(|record| trail.append(record, now))
     }
 
     async fn before(&self, place: Option<Revision>, limit: usize) -> Result<AuditPage, Error> {
@@ -44,13 +44,13 @@ impl Audit for Memory {
 }
 
 impl Trail {
-    fn append(&mut self, record: &AuditRecord) -> Result<(), Error> {
+    fn append(&mut self, record: &AuditRecord, now: Timestamp) -> Result<(), Error> {
         measure(record)?;
         if !self.ids.insert(record.id.clone()) {
             return Ok(());
         }
         self.newest += 1;
-        let stored = StoredAudit { place: self.newest, stored_at: Timestamp::now(), record: record.clone() };
+        let stored = StoredAudit { place: self.newest, stored_at: now, record: record.clone() };
         self.records.insert(self.newest, stored);
         if self.records.len() > KEPT_MAX
             && let Some((_, oldest)) = self.records.pop_first()

@@ -8,7 +8,6 @@ use futures::StreamExt;
 use futures::stream;
 use longshore_model::JobId;
 use longshore_model::wire::dead_letter::DeadLetter;
-use tokio::sync::watch;
 
 use super::records::measure;
 use super::{Memory, Shared};
@@ -24,7 +23,6 @@ pub(super) struct Letters {
 
 struct Reader {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     after: Revision,
     phase: Phase,
 }
@@ -39,7 +37,7 @@ enum Phase {
 impl DeadLetters for Memory {
     async fn put(&self, letter: &DeadLetter, after: Revision) -> Result<LetterPut, Error> {
         let put = self.0.state().letters.put(letter, after)?;
-        self.0.signals.letters.send_replace(());
+        self.0.signals.letters.notify_waiters();
         Ok(put)
     }
 
@@ -53,9 +51,8 @@ impl DeadLetters for Memory {
     }
 
     async fn follow(&self) -> Result<LetterStream, Error> {
-        let changed = self.0.signals.letters.subscribe();
         let until = self.0.state().letters.newest;
-        let reader = Reader { shared: Arc::clone(&self.0), changed, after: 0, phase: Phase::CatchingUp { until } };
+        let reader = Reader { shared: Arc::clone(&self.0), after: 0, phase: Phase::CatchingUp { until } };
         Ok(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|event| (Ok(event), reader)) }).boxed())
     }
 }
@@ -92,11 +89,12 @@ impl Letters {
 impl Reader {
     async fn next(&mut self) -> Option<LetterEvent> {
         loop {
-            self.changed.borrow_and_update();
+            let shared = Arc::clone(&self.shared);
+            let changed = shared.signals.letters.notified();
             if let Some(event) = self.advance() {
                 return Some(event);
             }
-            self.changed.changed().await.ok()?;
+            changed.await;
         }
     }
 

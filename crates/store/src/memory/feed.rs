@@ -5,14 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream;
-use tokio::sync::watch;
 
 use super::{Memory, Shared};
 use crate::{Error, Feed, FeedItem, FeedStream, Position, Revision};
 
 struct Reader {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     position: Position,
     phase: Phase,
     deletions_told: u64,
@@ -28,13 +26,12 @@ enum Phase {
 #[async_trait]
 impl Feed for Memory {
     async fn follow(&self, from: Position) -> Result<FeedStream, Error> {
-        let changed = self.0.signals.records.subscribe();
         let (end, deletions_told) = {
             let records = &self.0.state().records;
             (records.end(), records.deletions())
         };
         let phase = Phase::CatchingUp { end };
-        let reader = Reader { shared: Arc::clone(&self.0), changed, position: from, phase, deletions_told };
+        let reader = Reader { shared: Arc::clone(&self.0), position: from, phase, deletions_told };
         Ok(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|item| (Ok(item), reader)) }).boxed())
     }
 }
@@ -42,11 +39,12 @@ impl Feed for Memory {
 impl Reader {
     async fn next(&mut self) -> Option<FeedItem> {
         loop {
-            self.changed.borrow_and_update();
+            let shared = Arc::clone(&self.shared);
+            let changed = shared.signals.records.notified();
             if let Some(item) = self.advance() {
                 return Some(item);
             }
-            self.changed.changed().await.ok()?;
+            changed.await;
         }
     }
 

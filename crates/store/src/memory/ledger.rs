@@ -22,20 +22,20 @@ impl Ledger for Memory {
             }
             created
         };
-        self.0.signals.records.send_replace(());
-        self.0.signals.work.send_replace(());
+        self.0.signals.records.notify_waiters();
+        self.0.signals.work.notify_waiters();
         Ok(created)
     }
 
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
         let appended = self.0.state().records.append(job, execution, after, event, self.0.options.max_records_bytes)?;
-        self.0.signals.records.send_replace(());
+        self.0.signals.records.notify_waiters();
         Ok(appended)
     }
 
     async fn answer(&self, answer: &Answer) -> Result<Answered, Error> {
         let answered = self.0.state().records.answer(answer, self.0.options.max_records_bytes)?;
-        self.0.signals.records.send_replace(());
+        self.0.signals.records.notify_waiters();
         Ok(answered)
     }
 
@@ -62,7 +62,7 @@ impl Ledger for Memory {
 
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         self.0.state().records.delete(job);
-        self.0.signals.records.send_replace(());
+        self.0.signals.records.notify_waiters();
         Ok(())
     }
 }

@@ -8,7 +8,6 @@ use futures::StreamExt;
 use futures::stream;
 use longshore_model::wire::log::LogRecord;
 use longshore_model::{ExecutionId, JobId};
-use tokio::sync::watch;
 
 use super::{Memory, Shared};
 use crate::{Error, LogStream, Logs, Revision, StoredLog};
@@ -27,7 +26,6 @@ struct JobOutput {
 
 struct Reader {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     job: JobId,
     after: Revision,
 }
@@ -41,12 +39,12 @@ impl Logs for Memory {
                 output.append(record);
             }
         }
-        self.0.signals.logs.send_replace(());
+        self.0.signals.logs.notify_waiters();
         Ok(())
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {
-        let reader = Reader { shared: Arc::clone(&self.0), changed: self.0.signals.logs.subscribe(), job, after };
+        let reader = Reader { shared: Arc::clone(&self.0), job, after };
         Ok(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|record| (Ok(record), reader)) }).boxed())
     }
 
@@ -79,13 +77,13 @@ impl Output {
 impl Reader {
     async fn next(&mut self) -> Option<StoredLog> {
         loop {
-            self.changed.borrow_and_update();
+            let changed = self.shared.signals.logs.notified();
             let next = self.shared.state().logs.next(self.job, self.after);
             if let Some(record) = next {
                 self.after = record.place;
                 return Some(record);
             }
-            self.changed.changed().await.ok()?;
+            changed.await;
         }
     }
 }

@@ -22,9 +22,9 @@ mod work;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-use crate::{Broker, Store};
+use crate::{Broker, Clock, Store};
 
 /// The bounds of the twin.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct MemoryOptions {
     pub max_records_bytes: Option<u64>,
     /// How long an agent's facts are kept.
     pub facts_ttl: Duration,
+    /// When its records are stored.
+    pub clock: Clock,
 }
 
 impl Default for MemoryOptions {
@@ -46,6 +48,7 @@ impl Default for MemoryOptions {
             registry_ttl: Duration::from_secs(30),
             max_records_bytes: None,
             facts_ttl: Duration::from_secs(24 * 3600),
+            clock: Clock::default(),
         }
     }
 }
@@ -53,7 +56,9 @@ impl Default for MemoryOptions {
 /// Opens empty stores in this process. They last as long as a [`Store`] or one of its streams does.
 #[must_use]
 pub fn open(options: MemoryOptions) -> Store {
-    let memory = Memory(Arc::new(Shared { options, state: Mutex::default(), signals: Signals::default() }));
+    let clock = options.clock.clone();
+    let state = State { records: records::Records::stamped_by(clock.clone()), ..State::default() };
+    let memory = Memory(Arc::new(Shared { options, state: Mutex::new(state), signals: Signals::default() }));
     Store {
         ledger: Arc::new(memory.clone()),
         work: Arc::new(memory.clone()),
@@ -66,6 +71,7 @@ pub fn open(options: MemoryOptions) -> Store {
         turns: Arc::new(memory.clone()),
         objects: Arc::new(memory.clone()),
         broker: Arc::new(memory),
+        clock,
     }
 }
 
@@ -92,14 +98,15 @@ struct State {
     objects: objects::Shelf,
 }
 
-/// Says that something changed. Sent after the lock is released; a stream that has seen the newest state waits for the next one.
+/// Says that something changed. Sent after the lock is released; a stream asks to be told before it looks, and those who wait are woken in
+/// the order in which they came, so that equal runs stay equal.
 #[derive(Default)]
 struct Signals {
-    records: watch::Sender<()>,
-    work: watch::Sender<()>,
-    logs: watch::Sender<()>,
-    fleet: watch::Sender<()>,
-    letters: watch::Sender<()>,
+    records: Notify,
+    work: Notify,
+    logs: Notify,
+    fleet: Notify,
+    letters: Notify,
 }
 
 impl Shared {

@@ -6,7 +6,6 @@ use std::io::Cursor;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
@@ -24,7 +23,7 @@ impl Objects for Memory {
             .read_to_end(&mut bytes)
             .await
             .map_err(|error| Error::Refused { doing: "reading the content of an object", reason: error.to_string() })?;
-        let info = ObjectInfo { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)), stored_at: Timestamp::now() };
+        let info = ObjectInfo { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)), stored_at: self.0.options.clock.now() };
         self.0.state().objects.0.insert(name.to_owned(), (info.clone(), Bytes::from(bytes)));
         Ok(info)
     }

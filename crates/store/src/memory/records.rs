@@ -11,13 +11,14 @@ use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
 use serde::Serialize;
 
-use crate::{Answered, Appended, Created, Error, ExecutionRecord, Fact, JobRecord, Position, Revision};
+use crate::{Answered, Appended, Clock, Created, Error, ExecutionRecord, Fact, JobRecord, Position, Revision};
 
 /// Deletions that followers can still be told of. They are hints, so a follower this far behind may miss some.
 const DELETIONS_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Records {
+    clock: Clock,
     jobs: BTreeMap<JobId, JobRecord>,
     queue: BTreeMap<Revision, QueueEntry>,
     queue_newest: Revision,
@@ -45,6 +46,10 @@ struct StoredAnswer {
 }
 
 impl Records {
+    pub(super) fn stamped_by(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub(super) fn create(&mut self, definition: &Definition, bytes_max: Option<u64>) -> Result<Created, Error> {
         let bytes = measure(definition)?;
         if self.jobs.contains_key(&definition.id) {
@@ -110,7 +115,7 @@ impl Records {
         self.responses_bytes = within(self.responses_bytes, bytes, bytes_max, "answers")?;
         self.responses_newest += 1;
         self.answer_of.insert((answer.job, answer.execution), self.responses_newest);
-        self.responses.insert(self.responses_newest, StoredAnswer { answer: answer.clone(), at: Timestamp::now(), bytes });
+        self.responses.insert(self.responses_newest, StoredAnswer { answer: answer.clone(), at: self.clock.now(), bytes });
         Ok(Answered::Stored)
     }
 
@@ -155,7 +160,7 @@ impl Records {
             self.queue_bytes -= self.queue.remove(&revision).map_or(0, |entry| entry.bytes);
         }
         self.deletions_newest += 1;
-        self.deletions.insert(self.deletions_newest, (Timestamp::now(), job));
+        self.deletions.insert(self.deletions_newest, (self.clock.now(), job));
         while self.deletions.len() > DELETIONS_MAX {
             self.deletions.pop_first();
         }
@@ -201,7 +206,7 @@ impl Records {
     fn enqueue(&mut self, job: JobId, bytes: u64, bytes_max: Option<u64>) -> Result<(Revision, Timestamp), Error> {
         self.queue_bytes = within(self.queue_bytes, bytes, bytes_max, "definitions and events")?;
         self.queue_newest += 1;
-        let at = Timestamp::now();
+        let at = self.clock.now();
         self.queue.insert(self.queue_newest, QueueEntry { job, at, bytes });
         Ok((self.queue_newest, at))
     }

@@ -12,7 +12,6 @@ use futures::stream;
 use longshore_model::AgentId;
 use longshore_model::limits::DRAINS_KEPT;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
@@ -38,7 +37,6 @@ struct Standing {
 
 struct Watcher {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     after: Revision,
     phase: Phase,
 }
@@ -53,7 +51,7 @@ enum Phase {
 impl Registry for Memory {
     async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
         self.0.state().fleet.beat(heartbeat, Instant::now(), self.0.options.registry_ttl);
-        self.0.signals.fleet.send_replace(());
+        self.0.signals.fleet.notify_waiters();
         Ok(())
     }
 
@@ -67,7 +65,7 @@ impl Registry for Memory {
             fleet.beat(heartbeat, Instant::now(), self.0.options.registry_ttl);
             fleet.newest
         };
-        self.0.signals.fleet.send_replace(());
+        self.0.signals.fleet.notify_waiters();
         Ok(Some(revision))
     }
 
@@ -86,13 +84,13 @@ impl Registry for Memory {
         shared.facts.forget(agent);
         shared.work.clear_inbox(agent);
         shared.fleet.forget(agent);
-        self.0.signals.fleet.send_replace(());
+        self.0.signals.fleet.notify_waiters();
         Ok(())
     }
 
     async fn leave(&self, agent: AgentId) -> Result<(), Error> {
         self.0.state().fleet.leave(agent, Instant::now());
-        self.0.signals.fleet.send_replace(());
+        self.0.signals.fleet.notify_waiters();
         Ok(())
     }
 
@@ -100,7 +98,7 @@ impl Registry for Memory {
         let shared = &mut *self.0.state();
         shared.fleet.set_state(state);
         shared.work.wake(state.agent, Wake::State);
-        self.0.signals.fleet.send_replace(());
+        self.0.signals.fleet.notify_waiters();
         Ok(())
     }
 
@@ -109,13 +107,12 @@ impl Registry for Memory {
     }
 
     async fn watch(&self) -> Result<RegistryStream, Error> {
-        let changed = self.0.signals.fleet.subscribe();
         let until = {
             let fleet = &mut self.0.state().fleet;
             fleet.expire(Instant::now());
             fleet.newest
         };
-        let watcher = Watcher { shared: Arc::clone(&self.0), changed, after: 0, phase: Phase::CatchingUp { until } };
+        let watcher = Watcher { shared: Arc::clone(&self.0), after: 0, phase: Phase::CatchingUp { until } };
         Ok(stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|event| (Ok(event), watcher)) }).boxed())
     }
 }
@@ -197,13 +194,15 @@ impl Fleet {
 impl Watcher {
     async fn next(&mut self) -> Option<RegistryEvent> {
         loop {
-            self.changed.borrow_and_update();
+            let shared = Arc::clone(&self.shared);
+            let changed = shared.signals.fleet.notified();
             let (event, next_expiry) = self.advance();
             if event.is_some() {
                 return event;
             }
             tokio::select! {
-                changed = self.changed.changed() => changed.ok()?,
+                biased;
+                () = changed => {}
                 () = sleep_until_some(next_expiry) => {}
             }
         }

@@ -21,7 +21,7 @@ use futures::stream;
 use longshore_model::job::Shares;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
@@ -69,7 +69,6 @@ struct Taken {
 
 struct Puller {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     left: usize,
     until: Instant,
 }
@@ -97,8 +96,7 @@ impl Work for Memory {
     }
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
-        let puller =
-            Puller { shared: Arc::clone(&self.0), changed: self.0.signals.work.subscribe(), left: max, until: Instant::now() + PULL_LASTS };
+        let puller = Puller { shared: Arc::clone(&self.0), left: max, until: Instant::now() + PULL_LASTS };
         Ok(stream::unfold(puller, |mut puller| async move { puller.next().await.map(|delivery| (delivery, puller)) }).boxed())
     }
 
@@ -169,8 +167,8 @@ impl Work for Memory {
             state.work.announce(definition, execution, revision, Before::Announcement(seen))
         };
         drop(state);
-        self.0.signals.records.send_replace(());
-        self.0.signals.work.send_replace(());
+        self.0.signals.records.notify_waiters();
+        self.0.signals.work.notify_waiters();
         Ok(was_missing)
     }
 
@@ -307,14 +305,14 @@ impl Shared {
     fn give_back(&self, place: Place, delay: Duration) {
         let now = Instant::now();
         self.state().work.wait(place, now, now + delay);
-        self.signals.work.send_replace(());
+        self.signals.work.notify_waiters();
     }
 }
 
 impl Puller {
     async fn next(&mut self) -> Option<Delivery> {
         while self.left > 0 {
-            self.changed.borrow_and_update();
+            let changed = self.shared.signals.work.notified();
             let now = Instant::now();
             let (taken, next_ready) = {
                 let work = &mut self.shared.state().work;
@@ -328,7 +326,8 @@ impl Puller {
                 return None;
             }
             tokio::select! {
-                changed = self.changed.changed() => changed.ok()?,
+                biased;
+                () = changed => {}
                 () = sleep_until(next_ready.map_or(self.until, |at| at.min(self.until))) => {}
             }
         }
