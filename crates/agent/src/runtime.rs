@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use longshore_model::{ExecutionId, Label};
 use longshore_store::{Delivery, Error, InboxPage, Wake, WakeStream};
 use tokio::sync::{Notify, mpsc};
@@ -80,7 +80,11 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     let owed = recover(&config, &store, &*journal, &outbox).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
-    let mut wakes = store.work.wakes(config.id, &groups).await?;
+    let mut wakes = match store.work.wakes(config.id, &groups).await {
+        // Hints only: it works without them, and asks again.
+        Err(error) if error.is_retryable() => stream::empty().boxed(),
+        wakes => wakes?,
+    };
     let load = Arc::new(Load::default());
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
@@ -355,7 +359,9 @@ impl Runtime {
             }
             None => {
                 tokio::time::sleep(PULL_PAUSE).await;
-                return self.ctx.store.work.wakes(self.ctx.config.id, &self.groups).await.ok();
+                let again = self.ctx.store.work.wakes(self.ctx.config.id, &self.groups).await;
+                // The old one has ended, and must not be asked again.
+                return Some(again.unwrap_or_else(|_| stream::empty().boxed()));
             }
         }
         None

@@ -10,8 +10,11 @@ use jiff::Timestamp;
 use longshore_model::job::Job;
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation};
-use longshore_model::{ExecutionId, JobId};
-use longshore_store::{Answered, Appended, Created, Error, ExecutionRecord, JobRecord, Ledger, Revision, Store, memory};
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
+use longshore_store::{
+    Announcement, Answered, Appended, Created, Delivery, Error, ExecutionRecord, InboxPage, JobRecord, Ledger, PullStream, Revision, Store,
+    WakeStream, Work, memory,
+};
 use longshore_testkit::{eventually, sample};
 
 use super::{Bench, PATIENCE, n_starts, started};
@@ -117,4 +120,86 @@ async fn a_loss_that_is_refused_is_not_decided_again_at_once() {
         bench.answer(other.id, ExecutionId::Any).await;
     }
     assert!(ledger.n_refused.load(Ordering::Relaxed) <= 5, "{} tries", ledger.n_refused.load(Ordering::Relaxed));
+}
+
+/// A store that tells no hints at first.
+struct Speechless {
+    store: Store,
+    n_refusals: AtomicUsize,
+}
+
+impl Speechless {
+    fn word(&self) -> Result<(), Error> {
+        let refuses = self.n_refusals.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if refuses { Err(Error::Unavailable { doing: "saying anything", source: None }) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Work for Speechless {
+    fn lease_duration(&self) -> Duration {
+        self.store.work.lease_duration()
+    }
+
+    async fn pull(&self, max: usize) -> Result<PullStream, Error> {
+        self.store.work.pull(max).await
+    }
+
+    async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {
+        self.store.work.take(group, max).await
+    }
+
+    async fn has_work(&self, group: &Label) -> Result<bool, Error> {
+        self.store.work.has_work(group).await
+    }
+
+    async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
+        self.store.work.inbox(agent, after).await
+    }
+
+    async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {
+        self.word()?;
+        self.store.work.wakes(agent, groups).await
+    }
+
+    async fn give_back(&self, token: &str) -> Result<(), Error> {
+        self.store.work.give_back(token).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        self.store.work.flush().await
+    }
+
+    async fn join(&self) -> Result<(), Error> {
+        self.store.work.join().await
+    }
+
+    async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
+        self.store.work.signal_cancel(agent, job).await
+    }
+
+    async fn announce(&self, definition: &Definition, announcement: Announcement) -> Result<bool, Error> {
+        self.store.work.announce(definition, announcement).await
+    }
+
+    async fn withdraw(&self, definition: &Definition) -> Result<(), Error> {
+        self.store.work.withdraw(definition).await
+    }
+}
+
+/// A bench whose store is speechless for so many questions.
+fn speechless(n_refusals: usize) -> (Bench, Arc<Speechless>) {
+    let store = memory::open(memory::MemoryOptions { lease: Duration::from_secs(2), ..memory::MemoryOptions::default() });
+    let speechless = Arc::new(Speechless { store: store.clone(), n_refusals: n_refusals.into() });
+    (Bench::on(Store { work: speechless.clone(), ..store }), speechless)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_told_no_hints_works_and_asks_for_them_again() {
+    let (mut bench, stores) = speechless(1);
+    bench.start_agent(sample::agent_id(1), 1).await;
+    let job = sample::query_any(sample::job_id(1), Timestamp::now());
+    bench.submit(&job).await;
+    bench.answer(job.id, ExecutionId::Any).await;
+    assert_eq!(stores.n_refusals.load(Ordering::Relaxed), 0);
 }

@@ -46,6 +46,8 @@ pub(crate) struct Index {
     bundles: BTreeMap<String, usize>,
     retries: BTreeMap<JobId, BTreeSet<JobId>>,
     orphans: Orphans,
+    /// Deleted jobs that records came of since.
+    late: BTreeSet<JobId>,
     deleted: HashSet<JobId>,
     deleted_order: VecDeque<JobId>,
     is_caught_up: bool,
@@ -117,6 +119,7 @@ impl Index {
             && let Some(oldest) = self.deleted_order.pop_front()
         {
             self.deleted.remove(&oldest);
+            self.late.remove(&oldest);
         }
     }
 
@@ -140,8 +143,21 @@ impl Index {
         self.scheduled.first().is_some_and(|(at, _)| *at <= now)
     }
 
+    /// Up to `limit` jobs that have records, but no definition that was told: of a deleted job, most likely, whose agent answered since.
+    pub(crate) fn leftovers(&self, limit: usize) -> Vec<JobId> {
+        self.late.iter().copied().chain(self.orphans.jobs()).take(limit).collect()
+    }
+
+    /// Forgets what came of a job that is gone.
+    pub(crate) fn forget_leftovers(&mut self, id: JobId) {
+        self.late.remove(&id);
+        self.orphans.take(id);
+    }
+
     fn keep_aside(&mut self, id: JobId, orphan: Orphan) {
-        if !self.deleted.contains(&id) {
+        if self.deleted.contains(&id) {
+            self.late.insert(id);
+        } else {
             self.orphans.keep(id, orphan);
         }
     }

@@ -44,6 +44,11 @@ impl Orphans {
         }
     }
 
+    /// Whose records are kept.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.keys().copied()
+    }
+
     /// Takes a job's records: events before answers, each in the order they came.
     pub(super) fn take(&mut self, job: JobId) -> Vec<Orphan> {
         let mut records = self.jobs.remove(&job).unwrap_or_default();

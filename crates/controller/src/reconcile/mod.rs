@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod expired;
+mod leftovers;
 mod lost;
 mod owed;
 mod tidy;
@@ -36,6 +37,7 @@ pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(app.clone(), "expired", expired::pass));
     tasks.spawn(every(app.clone(), "owed", owed::pass));
     tasks.spawn(every(app.clone(), "lost", lost::pass));
+    tasks.spawn(every(app.clone(), "leftovers", leftovers::pass));
     tasks.spawn(every(app.clone(), "dead_letters", dead_letters::pass));
     tasks.spawn(every(app.clone(), "turns", turns::pass));
     tasks.spawn(tidy::run(app.clone()));

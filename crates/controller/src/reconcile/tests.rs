@@ -9,7 +9,7 @@ use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Answered, Appended, Created, JobRecord, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
-use super::{dead_letters, expired, lost, owed, turns, unannounced};
+use super::{dead_letters, expired, leftovers, lost, owed, turns, unannounced};
 use crate::app::{App, fold};
 use crate::{Config, SigningKey};
 
@@ -275,6 +275,29 @@ async fn silent_work_is_lost_until_its_late_answer() {
     bench.index(|index| index.get(job).unwrap().status(Timestamp::now()) == JobStatus::Completed).await;
     assert_eq!(bench.app.index().counts()["failed"], 0);
     assert_eq!(load(&store, job).await.1, ExecutionState::Completed);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_its_job_was_deleted_is_removed() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let (kept, _) = create(&store, 1).await;
+    let (job, _) = create(&store, 2).await;
+    bench.index(|index| index.get(job).is_some()).await;
+    store.ledger.delete(job).await.unwrap();
+    bench.index(|index| index.get(job).is_none()).await;
+    store.ledger.answer(&answer(kept)).await.unwrap();
+    store.ledger.answer(&answer(job)).await.unwrap();
+    bench.index(|index| index.leftovers(10) == [job]).await;
+    // One that was started since knows nothing of the job.
+    let other = Bench::on(&store);
+    other.index(|index| index.leftovers(10) == [job]).await;
+    for controller in [&bench, &other] {
+        leftovers::pass(controller.app.clone(), None, at(0)).await.unwrap();
+        assert!(controller.app.index().leftovers(10).is_empty());
+    }
+    assert_eq!(store.ledger.load_answer(job, ExecutionId::Any).await.unwrap(), None);
+    assert!(store.ledger.load_answer(kept, ExecutionId::Any).await.unwrap().is_some());
 }
 
 #[tokio::test]
