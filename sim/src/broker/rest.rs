@@ -1,0 +1,75 @@
+//! Dead letters and output.
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
+use longshore_model::JobId;
+use longshore_model::wire::dead_letter::DeadLetter;
+use longshore_model::wire::log::LogRecord;
+use longshore_store::{DeadLetters, Error, LetterPut, LetterStream, LogStream, Logs, Revision, StoredLetter};
+
+use super::Kind::{Read, Write};
+use super::Link;
+use crate::plant::Bug;
+
+#[async_trait]
+impl DeadLetters for Link {
+    async fn put(&self, letter: &DeadLetter, after: Revision) -> Result<LetterPut, Error> {
+        if self.world.is(Bug::DeadLetterDropped) {
+            return Ok(LetterPut::Stored(after + 1));
+        }
+        let (world, me, letter) = (self.world.clone(), self.me, letter.clone());
+        self.ask(Write, "writing a letter", String::new, async move {
+            let put = world.raw.dead_letters.put(&letter, after).await?;
+            world.note(me, || format!("letter of {} after {after} {:?}: {put:?}", letter.job.short(), letter.state));
+            Ok(put)
+        })
+        .await
+    }
+
+    async fn load(&self, job: JobId) -> Result<Option<StoredLetter>, Error> {
+        let world = self.world.clone();
+        self.ask(Read, "reading a letter", || job.short(), async move { world.raw.dead_letters.load(job).await }).await
+    }
+
+    async fn delete(&self, job: JobId) -> Result<(), Error> {
+        let world = self.world.clone();
+        self.ask(Write, "removing a letter", || job.short(), async move { world.raw.dead_letters.delete(job).await }).await
+    }
+
+    async fn follow(&self) -> Result<LetterStream, Error> {
+        let world = self.world.clone();
+        let inner = self.ask(Read, "following letters", String::new, async move { world.raw.dead_letters.follow().await }).await?;
+        let next = |(link, mut inner): (Self, LetterStream)| async move {
+            let event = inner.next().await?;
+            link.world.connected(link.me).await;
+            link.travel().await;
+            if link.strikes(link.world.weather().broken) {
+                return None;
+            }
+            Some((event, (link, inner)))
+        };
+        Ok(stream::unfold((self.clone(), inner), next).boxed())
+    }
+}
+
+#[async_trait]
+impl Logs for Link {
+    async fn append(&self, records: &[LogRecord]) -> Result<(), Error> {
+        let (world, records) = (self.world.clone(), records.to_vec());
+        self.ask(Write, "storing output", String::new, async move { world.raw.logs.append(&records).await }).await
+    }
+
+    async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {
+        self.world.raw.logs.follow(job, after).await
+    }
+
+    async fn last(&self, job: JobId) -> Result<Revision, Error> {
+        let world = self.world.clone();
+        self.ask(Read, "reading output", || job.short(), async move { world.raw.logs.last(job).await }).await
+    }
+
+    async fn delete(&self, job: JobId) -> Result<(), Error> {
+        let world = self.world.clone();
+        self.ask(Write, "removing output", || job.short(), async move { world.raw.logs.delete(job).await }).await
+    }
+}

@@ -1,0 +1,362 @@
+//! Deliveries, claims, inboxes and hints, with everything that can go wrong on the way.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use jiff::SignedDuration;
+use longshore_model::wire::record::Definition;
+use longshore_model::{AgentId, ExecutionId, JobId, Label};
+use longshore_store::{Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
+
+use super::Kind::{Read, Write};
+use super::{Link, ledger::short};
+use crate::plant::Bug;
+use crate::world::{Actor, agent_id};
+
+/// Work that the broker offers although somebody has it: it has forgotten to whom it gave it, as it does when a consumer is made again.
+#[derive(Default)]
+pub(crate) struct Strays {
+    waiting: Mutex<Vec<Stray>>,
+    arrived: Notify,
+    /// What an offer says of what came before, when the broker has forgotten every delivery; and how often it was given since it was made.
+    origins: Mutex<BTreeMap<JobId, (Before, usize)>>,
+}
+
+struct Stray {
+    /// Who has it already.
+    holder: Actor,
+    definition: Definition,
+    revision: Revision,
+    lease: Arc<dyn Lease>,
+    /// Set when it is offered: the broker knows nothing of the first claim any more.
+    is_forgotten: Arc<AtomicBool>,
+    /// How often the broker had given it.
+    n_given: usize,
+}
+
+impl Strays {
+    pub(crate) fn began(&self, job: JobId, before: Before) {
+        self.origins.lock().expect("no holder of this lock panics").insert(job, (before, 0));
+    }
+
+    fn n_given(&self, job: JobId) -> usize {
+        self.origins.lock().expect("no holder of this lock panics").get(&job).map_or(0, |(_, n)| *n)
+    }
+
+    fn given(&self, job: JobId) {
+        if let Some((_, n)) = self.origins.lock().expect("no holder of this lock panics").get_mut(&job) {
+            *n += 1;
+        }
+    }
+
+    fn before(&self, job: JobId) -> Before {
+        self.origins.lock().expect("no holder of this lock panics").get(&job).map_or(Before::Nothing, |(before, _)| *before)
+    }
+
+    fn push(&self, stray: Stray) {
+        self.waiting.lock().expect("no holder of this lock panics").push(stray);
+        self.arrived.notify_waiters();
+    }
+
+    fn pop(&self, who: Actor) -> Option<Stray> {
+        let mut waiting = self.waiting.lock().expect("no holder of this lock panics");
+        waiting.retain(|stray| self.n_given(stray.definition.id) == stray.n_given);
+        let idx = waiting.iter().position(|stray| stray.holder != who)?;
+        Some(waiting.remove(idx))
+    }
+}
+
+struct Pull {
+    link: Link,
+    inner: BoxStream<'static, Delivery>,
+    left: usize,
+}
+
+/// A claim as the process that has it sees it.
+struct Claim {
+    link: Link,
+    inner: Arc<dyn Lease>,
+    job: JobId,
+    execution: ExecutionId,
+    is_forgotten: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Work for Link {
+    fn lease_duration(&self) -> Duration {
+        self.world.raw.work.lease_duration()
+    }
+
+    async fn pull(&self, max: usize) -> Result<PullStream, Error> {
+        let (world, me) = (self.world.clone(), self.me);
+        let inner = self.ask(Read, "pulling", String::new, async move {
+            if world.is(Bug::GroupIgnored) && me == Actor::Agent(0) {
+                let group = crate::agents::GROUP.parse().expect("it is a label");
+                let foreign = world.raw.work.take(&group, max).await?;
+                return Ok(stream::iter(foreign).chain(world.raw.work.pull(max).await?).boxed());
+            }
+            world.raw.work.pull(max).await
+        });
+        let pull = Pull { link: self.clone(), inner: inner.await?, left: max };
+        Ok(stream::unfold(pull, |mut pull| async move { pull.next().await.map(|delivery| (delivery, pull)) }).boxed())
+    }
+
+    async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {
+        let (world, group) = (self.world.clone(), group.clone());
+        let taken = self.ask(Write, "taking a group's work", String::new, async move { world.raw.work.take(&group, max).await }).await?;
+        Ok(taken.into_iter().filter_map(|delivery| self.arrive(delivery, false)).collect())
+    }
+
+    async fn has_work(&self, group: &Label) -> Result<bool, Error> {
+        let (world, group) = (self.world.clone(), group.clone());
+        self.ask(Read, "looking for a group's work", String::new, async move { world.raw.work.has_work(&group).await }).await
+    }
+
+    async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
+        let world = self.world.clone();
+        let page = self.ask(Read, "reading the inbox", String::new, async move { world.raw.work.inbox(agent, after).await }).await?;
+        let deliveries = page.deliveries.into_iter().map(|delivery| self.wrapped(delivery, Arc::default())).collect();
+        Ok(InboxPage { deliveries, next: page.next })
+    }
+
+    async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {
+        let (world, groups) = (self.world.clone(), groups.to_vec());
+        let inner = self.ask(Read, "listening", String::new, async move { world.raw.work.wakes(agent, &groups).await }).await?;
+        let next = |(link, mut inner, mut reconnects): (Self, WakeStream, broadcast::Receiver<Actor>)| async move {
+            loop {
+                let wake = tokio::select! {
+                    biased;
+                    wake = inner.next() => wake?,
+                    who = reconnects.recv() => match who {
+                        Ok(who) if who != link.me => continue,
+                        Ok(_) | Err(_) => Wake::Reconnected,
+                    },
+                };
+                let weather = link.world.weather();
+                if wake != Wake::Reconnected && (link.world.cut_until(link.me).is_some() || link.strikes(weather.lost)) {
+                    continue;
+                }
+                if link.strikes(weather.broken) {
+                    return None;
+                }
+                link.travel().await;
+                return Some((wake, (link, inner, reconnects)));
+            }
+        };
+        Ok(stream::unfold((self.clone(), inner, self.world.reconnects.subscribe()), next).boxed())
+    }
+
+    async fn give_back(&self, token: &str) -> Result<(), Error> {
+        let (world, token) = (self.world.clone(), token.to_owned());
+        self.ask(Write, "giving back", String::new, async move { world.raw.work.give_back(&token).await }).await
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn join(&self) -> Result<(), Error> {
+        let world = self.world.clone();
+        self.ask(Read, "joining", String::new, async move { world.raw.work.join().await }).await
+    }
+
+    async fn signal_cancel(&self, agent: AgentId, job: JobId) -> Result<(), Error> {
+        let world = self.world.clone();
+        if self.strikes(self.world.weather().lost) {
+            return Ok(());
+        }
+        self.ask(Write, "signalling", || job.short(), async move { world.raw.work.signal_cancel(agent, job).await }).await
+    }
+
+    async fn announce(&self, definition: &Definition, announcement: Announcement) -> Result<bool, Error> {
+        if self.world.is(Bug::NeverAnnouncedAgain) {
+            return Ok(false);
+        }
+        let (world, me, definition) = (self.world.clone(), self.me, definition.clone());
+        let job = definition.id;
+        self.ask(Write, "announcing", || job.short(), async move {
+            let was_missing = world.raw.work.announce(&definition, announcement).await?;
+            if was_missing {
+                world.note(me, || format!("announced {} {} again, seen {}", job.short(), short(announcement.execution), announcement.seen));
+                if announcement.execution == ExecutionId::Any {
+                    world.strays.began(job, Before::Announcement(announcement.seen));
+                }
+            }
+            Ok(was_missing)
+        })
+        .await
+    }
+
+    async fn withdraw(&self, definition: &Definition) -> Result<(), Error> {
+        let (world, definition) = (self.world.clone(), definition.clone());
+        self.ask(Write, "withdrawing", String::new, async move { world.raw.work.withdraw(&definition).await }).await
+    }
+}
+
+impl Pull {
+    async fn next(&mut self) -> Option<Delivery> {
+        while self.left > 0 {
+            let world = self.link.world.clone();
+            let stray_arrived = world.strays.arrived.notified();
+            if let Some(Stray { definition, revision, lease, is_forgotten, .. }) = world.strays.pop(self.link.me) {
+                // Offered anew: whatever the broker waited for before, it waits for this claim now.
+                is_forgotten.store(true, Ordering::Relaxed);
+                let _ = lease.extend().await;
+                self.left -= 1;
+                let (job, before) = (definition.id, self.link.world.strays.before(definition.id));
+                self.link.world.note(self.link.me, || format!("was offered {} although somebody has it", job.short()));
+                let stray = Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(Shared(lease)) };
+                return Some(self.link.wrapped(stray, Arc::default()));
+            }
+            let delivery = tokio::select! {
+                biased;
+                delivery = self.inner.next() => delivery?,
+                () = stray_arrived => continue,
+            };
+            world.strays.given(delivery.definition.id);
+            self.left -= 1;
+            // What is sent to nobody is lost, and its claim has to lapse.
+            if self.link.world.cut_until(self.link.me).is_some() || self.link.strikes(self.link.world.weather().broken) {
+                return None;
+            }
+            self.link.travel().await;
+            if let Some(delivery) = self.link.arrive(delivery, true) {
+                return Some(delivery);
+            }
+        }
+        None
+    }
+}
+
+impl Link {
+    /// A delivery that arrives, or does not; sometimes somebody else is offered the same.
+    fn arrive(&self, delivery: Delivery, is_for_anybody: bool) -> Option<Delivery> {
+        let astray = self.world.weather().astray;
+        let job = delivery.definition.id;
+        if self.strikes(astray) {
+            self.world.note(self.me, || format!("an offer of {} was lost on its way", job.short()));
+            return None;
+        }
+        let Delivery { definition, revision, before, received, lease } = delivery;
+        let lease: Arc<dyn Lease> = Arc::from(lease);
+        let is_forgotten = Arc::new(AtomicBool::new(false));
+        // Not while it says that an earlier claim has lapsed: whoever is told so takes the newest attempt for that claim's, and a broker that
+        // forgets in the same moment would prove it wrong. See the map of this module.
+        if is_for_anybody && before != Before::LapsedClaim && self.strikes(astray) {
+            self.world.strays.push(Stray {
+                holder: self.me,
+                definition: definition.clone(),
+                revision,
+                lease: lease.clone(),
+                is_forgotten: is_forgotten.clone(),
+                n_given: self.world.strays.n_given(job),
+            });
+        }
+        Some(self.wrapped(Delivery { definition, revision, before, received, lease: Box::new(Shared(lease)) }, is_forgotten))
+    }
+
+    /// A delivery as this process sees it.
+    fn wrapped(&self, delivery: Delivery, is_forgotten: Arc<AtomicBool>) -> Delivery {
+        let Delivery { mut definition, revision, mut before, received: _, lease } = delivery;
+        let (job, execution) = (definition.id, definition.executions.first().copied().unwrap_or(ExecutionId::Any));
+        self.world.note(self.me, || format!("received {} {} {before:?}", job.short(), short(execution)));
+        self.claimed(job, execution);
+        match self.world.bug {
+            Some(Bug::DeliveryIsPermission) => before = Before::LapsedClaim,
+            Some(Bug::ExpiryIgnored) => definition.expires_at += SignedDuration::from_hours(1000),
+            Some(Bug::NotBeforeIgnored) => definition.not_before = None,
+            Some(Bug::PolicyIgnored) => definition.max_attempts += 2,
+            Some(Bug::BackoffIgnored) => definition.backoff_ms = vec![0],
+            _ => {}
+        }
+        let claim = Claim { link: self.clone(), inner: Arc::from(lease), job, execution, is_forgotten };
+        Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(claim) }
+    }
+
+    fn claimed(&self, job: JobId, execution: ExecutionId) {
+        if let Actor::Agent(n) = self.me {
+            let now = self.world.now();
+            self.world.history().claim((job, execution), agent_id(n), now);
+        }
+    }
+}
+
+#[async_trait]
+impl Lease for Claim {
+    async fn extend(&self) -> Result<(), Error> {
+        if self.link.world.is(Bug::NeverExtended) {
+            return Ok(());
+        }
+        let (link, inner, job, execution) = (self.link.clone(), self.inner.clone(), self.job, self.execution);
+        self.link
+            .ask(Write, "extending", || job.short(), async move {
+                inner.extend().await?;
+                link.claimed(job, execution);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        let job = self.job;
+        if self.link.world.cut_until(self.link.me).is_some() || self.link.strikes(self.link.world.weather().lost) {
+            self.link.world.note(self.link.me, || format!("the end of its claim on {} was lost", job.short()));
+            return Ok(());
+        }
+        let (link, inner, execution) = (self.link.clone(), self.inner.clone(), self.execution);
+        // Nobody waits for it.
+        self.link.world.later(async move {
+            link.travel().await;
+            link.world.note(link.me, || format!("ended its claim on {} {}", job.short(), short(execution)));
+            drop(inner.done().await);
+        });
+        Ok(())
+    }
+
+    async fn give_back(&self, delay: Duration) -> Result<(), Error> {
+        let (world, me, inner, job) = (self.link.world.clone(), self.link.me, self.inner.clone(), self.job);
+        let is_forgotten = self.is_forgotten.clone();
+        self.link
+            .ask(Write, "giving back", || job.short(), async move {
+                world.note(me, || format!("gave {} back for {delay:?}", job.short()));
+                if is_forgotten.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                inner.give_back(delay).await
+            })
+            .await
+    }
+
+    fn token(&self) -> Option<String> {
+        self.inner.token()
+    }
+}
+
+/// One claim of the broker's in several hands.
+struct Shared(Arc<dyn Lease>);
+
+#[async_trait]
+impl Lease for Shared {
+    async fn extend(&self) -> Result<(), Error> {
+        self.0.extend().await
+    }
+
+    async fn done(&self) -> Result<(), Error> {
+        self.0.done().await
+    }
+
+    async fn give_back(&self, delay: Duration) -> Result<(), Error> {
+        self.0.give_back(delay).await
+    }
+
+    fn token(&self) -> Option<String> {
+        self.0.token()
+    }
+}

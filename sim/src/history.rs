@@ -1,0 +1,171 @@
+//! What really happened, as far as the simulation itself saw it: what was asked for and answered, what took effect in the ledger, and when
+//! work began and ended. No opinion of the product's is in here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Answer, Definition, Event, Outcome};
+use longshore_model::wire::rest::JobRequest;
+use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
+
+use crate::world::Actor;
+
+/// Names an execution.
+pub(crate) type Key = (JobId, ExecutionId);
+/// Counts everything that is noted here: what is smaller was earlier.
+pub(crate) type Seq = u64;
+
+/// Everything that was noted.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    seq: Seq,
+    /// By the number that is in the submission's annotation.
+    pub(crate) intents: BTreeMap<u64, Intent>,
+    pub(crate) defined: BTreeMap<JobId, Defined>,
+    pub(crate) written: BTreeMap<Key, Vec<Written>>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) cancels: Vec<Acknowledged>,
+    pub(crate) deletes: Vec<Acknowledged>,
+    /// When the ledger's records of a job went.
+    pub(crate) removed: BTreeMap<JobId, Timestamp>,
+    /// When an agent's claim was last known to the broker: delivered or extended.
+    pub(crate) claims: BTreeMap<(Key, AgentId), Vec<Timestamp>>,
+    pub(crate) drains: Vec<(AgentId, Seq, Drain)>,
+    pub(crate) beats: BTreeMap<AgentId, Vec<Timestamp>>,
+    pub(crate) views: Vec<Seen>,
+    /// Repeats that were asked for: of which job, and what was made.
+    pub(crate) repeats: Vec<(JobId, Repeat, Option<JobId>)>,
+    /// When a process of an agent ended, however.
+    pub(crate) process_ends: Vec<(AgentId, Timestamp)>,
+}
+
+/// A submission that somebody means to make, once.
+#[derive(Debug)]
+pub(crate) struct Intent {
+    pub(crate) request: JobRequest,
+    /// Uses the key of this other one, with another body.
+    pub(crate) clashes_with: Option<u64>,
+    pub(crate) accepted: Vec<JobId>,
+    pub(crate) refused: Option<ErrorCode>,
+    /// A call ended without a word on whether it had an effect.
+    pub(crate) is_unknown: bool,
+}
+
+/// A definition that took effect.
+#[derive(Debug)]
+pub(crate) struct Defined {
+    pub(crate) definition: Definition,
+    pub(crate) at: Timestamp,
+    /// How often a definition of this id was stored.
+    pub(crate) times: usize,
+}
+
+/// What took effect in the ledger.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) seq: Seq,
+    pub(crate) at: Timestamp,
+    pub(crate) by: Actor,
+    pub(crate) record: Record,
+}
+
+#[derive(Debug)]
+pub(crate) enum Record {
+    Event(u64, Event),
+    Answer(Answer),
+}
+
+/// Work that began.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) seq: Seq,
+    pub(crate) key: Key,
+    pub(crate) attempt: u32,
+    pub(crate) agent: AgentId,
+    /// Of what was to be done, as the host was told.
+    pub(crate) task: String,
+    /// Whether it writes output, which its answer has to wait for.
+    pub(crate) talks: bool,
+    pub(crate) began: Timestamp,
+    pub(crate) ended: Option<(Timestamp, End)>,
+}
+
+/// How work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By itself, or because it was told to.
+    Finished { outcome: Outcome, transient: bool },
+    /// With its agent.
+    Killed,
+}
+
+/// A call about a job that was answered.
+#[derive(Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) job: JobId,
+    pub(crate) seq: Seq,
+}
+
+/// What is known of an agent's drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// The wish took effect.
+    Wanted,
+    /// The agent said that it takes no work and has none.
+    Confirmed,
+    /// Somebody began to say otherwise.
+    Lifted,
+    /// A process of the agent began.
+    ProcessBegan,
+}
+
+/// How a repeat was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Retry,
+    Redrive,
+}
+
+/// What a client was shown of a job.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) job: JobId,
+    pub(crate) seq: Seq,
+    pub(crate) states: BTreeMap<ExecutionId, (ExecutionState, Option<Timestamp>)>,
+}
+
+impl History {
+    pub(crate) fn next(&mut self) -> Seq {
+        self.seq += 1;
+        self.seq
+    }
+
+    pub(crate) fn define(&mut self, definition: &Definition, at: Timestamp) {
+        let defined = self.defined.entry(definition.id).or_insert_with(|| Defined { definition: definition.clone(), at, times: 0 });
+        defined.times += 1;
+    }
+
+    /// Notes a record that the ledger has; the repeat of a write is no other record.
+    pub(crate) fn write(&mut self, key: Key, by: Actor, at: Timestamp, record: Record) {
+        let seq = self.next();
+        let written = self.written.entry(key).or_default();
+        let is_known = written.iter().any(|known| match (&known.record, &record) {
+            (Record::Event(known, _), Record::Event(new, _)) => known == new,
+            (Record::Answer(known), Record::Answer(new)) => known == new,
+            (Record::Event(..), Record::Answer(_)) | (Record::Answer(_), Record::Event(..)) => false,
+        });
+        if !is_known {
+            written.push(Written { seq, at, by, record });
+        }
+    }
+
+    pub(crate) fn claim(&mut self, key: Key, agent: AgentId, at: Timestamp) {
+        self.claims.entry((key, agent)).or_default().push(at);
+    }
+
+    pub(crate) fn drain(&mut self, agent: AgentId, what: Drain) {
+        let seq = self.next();
+        self.drains.push((agent, seq, what));
+    }
+}

@@ -1,0 +1,103 @@
+//! Bugs that are planted on purpose: the measure of what the simulation is able to see. Each is a lie of the layer between a process and its
+//! stores, host or notes, and makes the process behave as it would with that bug in its own code. None of them exists in a product crate.
+
+/// A planted bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A start is recorded without its guard, whatever was written since the decision.
+    StartUnguarded,
+    /// A redelivery is decided on as if nothing had been recorded.
+    LedgerNotFolded,
+    /// Work begins although its start was not recorded.
+    StartUnrecorded,
+    /// A second answer takes the place of the first.
+    AnswersOverwrite,
+    /// An agent does not look at the expiry.
+    ExpiryIgnored,
+    /// An agent does not look at the earliest start.
+    NotBeforeIgnored,
+    /// An agent does not see that a job was cancelled.
+    CancelIgnored,
+    /// A claim is never extended.
+    NeverExtended,
+    /// Every delivery is taken for the proof that an earlier holder is gone.
+    DeliveryIsPermission,
+    /// What runs is declared lost after a few seconds.
+    LostTooEarly,
+    /// A failed attempt is repeated beyond the job's policy.
+    PolicyIgnored,
+    /// A failed attempt is repeated at once.
+    BackoffIgnored,
+    /// Nobody announces again what was lost on its way.
+    NeverAnnouncedAgain,
+    /// The notes forget the answers in them.
+    NotedAnswerLost,
+    /// An agent does not look at whether it is drained.
+    DrainIgnored,
+    /// Dead letters are not written.
+    DeadLetterDropped,
+    /// Idempotency keys are not reserved.
+    KeyNotReserved,
+    /// A job whose write failed is reported as accepted.
+    FailureIsSuccess,
+    /// The index misses an answer now and then.
+    IndexMissesAnswers,
+    /// A delete leaves the ledger's records.
+    DeleteForgotten,
+    /// A cancel is reported without having been recorded.
+    CancelUnrecorded,
+    /// An agent takes the work of a group that it does not belong to.
+    GroupIgnored,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Self; 22] = [
+        Self::StartUnguarded,
+        Self::LedgerNotFolded,
+        Self::StartUnrecorded,
+        Self::AnswersOverwrite,
+        Self::ExpiryIgnored,
+        Self::NotBeforeIgnored,
+        Self::CancelIgnored,
+        Self::NeverExtended,
+        Self::DeliveryIsPermission,
+        Self::LostTooEarly,
+        Self::PolicyIgnored,
+        Self::BackoffIgnored,
+        Self::NeverAnnouncedAgain,
+        Self::NotedAnswerLost,
+        Self::DrainIgnored,
+        Self::DeadLetterDropped,
+        Self::KeyNotReserved,
+        Self::FailureIsSuccess,
+        Self::IndexMissesAnswers,
+        Self::DeleteForgotten,
+        Self::CancelUnrecorded,
+        Self::GroupIgnored,
+    ];
+
+    /// The promises, one of which it must be seen to break: numbers of invariants, or words.
+    #[must_use]
+    pub fn breaks(self) -> &'static [&'static str] {
+        match self {
+            Self::StartUnguarded | Self::LedgerNotFolded => &["INV-08", "INV-15"],
+            Self::StartUnrecorded => &["INV-15"],
+            Self::AnswersOverwrite => &["INV-09"],
+            Self::ExpiryIgnored | Self::NotBeforeIgnored => &["INV-19"],
+            Self::CancelIgnored => &["INV-25"],
+            Self::NeverExtended | Self::DeliveryIsPermission | Self::LostTooEarly => &["INV-17"],
+            Self::PolicyIgnored | Self::BackoffIgnored => &["INV-49"],
+            Self::NeverAnnouncedAgain => &["INV-58", "INV-01"],
+            Self::NotedAnswerLost => &["the notes"],
+            Self::DrainIgnored => &["INV-34"],
+            Self::DeadLetterDropped => &["INV-36"],
+            Self::KeyNotReserved => &["INV-03"],
+            Self::FailureIsSuccess => &["INV-01"],
+            Self::IndexMissesAnswers => &["INV-13"],
+            Self::DeleteForgotten => &["a deleted job"],
+            Self::CancelUnrecorded => &["INV-25", "INV-27"],
+            Self::GroupIgnored => &["INV-21"],
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Seeds, replayed, and bugs that have to be found.
+
+mod planted;
+mod seeds;
