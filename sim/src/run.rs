@@ -125,6 +125,7 @@ impl Director {
         sleep(QUIET).await;
         let mut violations = check::all(&self.world, &self.controllers, self.seats.len(), healed).await;
         violations.extend(late);
+        violations.extend(self.look_anew().await);
         violations.extend(
             self.seats.iter_mut().filter_map(|seat| seat.has_died().then(|| Violation::new("an agent ended by itself", hostname(seat.n)))),
         );
@@ -292,6 +293,16 @@ impl Director {
             late.push(Violation::new("somebody still waits", format!("{} people", self.people.len())));
         }
         late
+    }
+
+    /// Controllers that begin with nothing come to know the same.
+    async fn look_anew(&mut self) -> Vec<Violation> {
+        for n in 0..self.controllers.n() {
+            self.controllers.kill(n);
+            self.controllers.start(n);
+        }
+        sleep(Duration::from_secs(5)).await;
+        check::views(&self.world, &self.controllers, self.seats.len()).await
     }
 
     /// People look after what died.

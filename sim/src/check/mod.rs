@@ -50,6 +50,13 @@ pub(crate) async fn all(world: &World, controllers: &Controllers, n_agents: usiz
         work::check(&history, &mut found);
         people::check(&history, &mut found);
     }
+    found.extend(self::views(world, controllers, n_agents).await);
+    found
+}
+
+/// What the controllers and the stores say at the moment.
+pub(crate) async fn views(world: &World, controllers: &Controllers, n_agents: usize) -> Vec<Violation> {
+    let mut found = Vec::new();
     views::check(world, controllers, n_agents, &mut found).await;
     found
 }
