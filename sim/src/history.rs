@@ -20,6 +20,8 @@ pub(crate) type Seq = u64;
 #[derive(Debug, Default)]
 pub(crate) struct History {
     seq: Seq,
+    /// Since when nothing goes wrong.
+    pub(crate) calm_since: Option<Timestamp>,
     /// By the number that is in the submission's annotation.
     pub(crate) intents: BTreeMap<u64, Intent>,
     pub(crate) defined: BTreeMap<JobId, Defined>,

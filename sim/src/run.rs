@@ -119,6 +119,7 @@ impl Director {
         self.storm().await;
         self.heal().await;
         let healed = self.world.now();
+        self.world.history().calm_since.get_or_insert(healed);
         let mut late = self.settle().await;
         self.redrive().await;
         late.extend(self.settle().await);
@@ -160,6 +161,8 @@ impl Director {
             self.people.spawn(declare_lost(self.world.clone(), self.heals_at));
         }
         if is_calm {
+            let now = self.world.now();
+            self.world.history().calm_since = Some(now);
             sleep_until(self.heals_at).await;
         }
     }

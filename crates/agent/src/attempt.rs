@@ -105,15 +105,30 @@ impl Worker {
         extend.reset();
         let mut interruption = None;
         loop {
+            let is_to_extend = tokio::select! {
+                biased;
+                finished = &mut work => return (finished, interruption),
+                () = self.signals.stop.cancelled(), if interruption.is_none() => {
+                    interruption = Some(Interruption::Stopping);
+                    cancel.cancel();
+                    continue;
+                }
+                () = self.signals.recheck.notified() => false,
+                _ = extend.tick() => true,
+            };
+            let stop = self.signals.stop.clone();
+            let look = async {
+                if is_to_extend {
+                    self.claim.extend().await;
+                }
+                self.look_again(attempt).await
+            };
+            // A broker that is slow keeps neither the end of the work from being noted nor a stop from being heard.
             let interrupted = tokio::select! {
                 biased;
                 finished = &mut work => return (finished, interruption),
-                () = self.signals.recheck.notified() => self.look_again(attempt).await,
-                _ = extend.tick() => {
-                    self.claim.extend().await;
-                    self.look_again(attempt).await
-                }
-                () = self.signals.stop.cancelled(), if interruption.is_none() => Some(Interruption::Stopping),
+                () = stop.cancelled(), if interruption.is_none() => Some(Interruption::Stopping),
+                looked = look => looked,
             };
             if let (None, Some(reason)) = (&interruption, interrupted) {
                 interruption = Some(reason);

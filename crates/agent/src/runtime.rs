@@ -55,6 +55,9 @@ struct Runtime {
     /// Short questions to the broker.
     looks: JoinSet<()>,
     is_reading: bool,
+    /// One look at a time at what people want, so that an answer never overtakes a newer one; and whether another is due.
+    is_looking: bool,
+    is_look_due: bool,
     pulls_end: CancellationToken,
     /// What pulls and looks tell. None of them is waited for here: a broker that is slow must not keep a cancel from its work.
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
@@ -122,6 +125,8 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         pulls: JoinSet::new(),
         looks: JoinSet::new(),
         is_reading: false,
+        is_looking: false,
+        is_look_due: false,
         pulls_end: CancellationToken::new(),
         news: mpsc::channel(NEWS_WAITING_MAX),
         inbox_due: Instant::now(),
@@ -234,10 +239,18 @@ impl Runtime {
                 self.to_visit.extend(unfinished);
             }
             News::Inbox(page) => self.take_page(page),
-            News::Drained(Some(drained)) => self.pause_or_resume(drained),
-            News::Drained(None) if self.is_in_doubt => self.look_at_state_after(PULL_PAUSE),
-            // It goes on as before, and looks again at the next chance.
-            News::Drained(None) => {}
+            News::Drained(drained) => {
+                self.is_looking = false;
+                match drained {
+                    Some(drained) => self.pause_or_resume(drained),
+                    None if self.is_in_doubt => self.look_at_state_after(PULL_PAUSE),
+                    // It goes on as before, and looks again at the next chance.
+                    None => {}
+                }
+                if std::mem::take(&mut self.is_look_due) {
+                    self.look_at_state();
+                }
+            }
         }
     }
 
@@ -369,13 +382,14 @@ impl Runtime {
 
     /// Asks whether people want it to take work.
     fn look_at_state(&mut self) {
-        // In doubt it asks all the time.
-        if !self.is_in_doubt {
-            self.look_at_state_after(Duration::ZERO);
-        }
+        self.look_at_state_after(Duration::ZERO);
     }
 
     fn look_at_state_after(&mut self, pause: Duration) {
+        if std::mem::replace(&mut self.is_looking, true) {
+            self.is_look_due = true;
+            return;
+        }
         let (registry, me, news) = (self.ctx.store.registry.clone(), self.ctx.config.id, self.news.0.clone());
         self.looks.spawn(async move {
             tokio::time::sleep(pause).await;

@@ -7,7 +7,7 @@ use longshore_model::ExecutionId;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Definition, EventKind, Outcome};
 
-use super::{Line, Violation, executions, lease};
+use super::{Line, Violation, executions, lease, rests_on_an_older_offer};
 use crate::history::{End, History, Run};
 use crate::world::{Actor, agent_id};
 
@@ -82,6 +82,11 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
                 if place != Place::Running || *attempt != attempts {
                     broken("INV-08 only what runs is lost", format!("{kind:?} while {place:?}"));
                 }
+                if let (Some((_, since)), Some(calm)) = (holder, history.calm_since)
+                    && since >= calm
+                {
+                    broken("INV-17 whoever works and is cut off by nothing keeps its claim", format!("{kind:?} {}", written.at));
+                }
                 if let Some((agent, since)) = holder {
                     let claims = history.claims.get(&((definition.id, id), agent));
                     let known = claims.into_iter().flatten().filter(|at| **at <= written.at).max().copied().unwrap_or(since);
@@ -90,7 +95,10 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
                     let is_gone = history.process_ends.iter().any(|(of, at)| *of == agent && (since..=written.at).contains(at));
                     let is_early = match written.by {
                         _ if is_gone => false,
-                        Actor::Agent(_) => written.at < known + lease(),
+                        Actor::Agent(n) => {
+                            let is_known_weakness = rests_on_an_older_offer(history, (definition.id, id), agent_id(n), since);
+                            written.at < known + lease() && !is_known_weakness
+                        }
                         Actor::Controller(_) | Actor::Client => written.at < busy,
                     };
                     if is_early {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome};
-use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
+use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
 
 use crate::controllers::Controllers;
 use crate::history::{History, Key, Record, Written};
@@ -238,7 +238,14 @@ pub(crate) fn status(states: &[ExecutionState]) -> JobStatus {
     }
 }
 
-/// A lease as records count time.
+/// A known weakness, which is not counted: an agent that was slow to look at what it was offered may take an attempt that began meanwhile,
+/// on another offer of the same work, for the one whose claim had lapsed. Only what may be repeated runs twice by it.
+pub(crate) fn rests_on_an_older_offer(history: &History, key: Key, agent: AgentId, began: Timestamp) -> bool {
+    let claims = history.claims.get(&(key, agent));
+    claims.into_iter().flatten().any(|at| *at <= began && began.duration_since(*at) < lease())
+}
+
+/// How long a claim holds for certain: the broker counts from before the delivery arrived, so an agent trusts it for nine tenths.
 pub(crate) fn lease() -> SignedDuration {
-    SignedDuration::try_from(LEASE).unwrap_or_default()
+    SignedDuration::try_from(LEASE.mul_f64(0.9)).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::{ExecutionState, JobId};
+use longshore_model::{AgentId, ExecutionState, JobId};
 
 use super::Violation;
 use crate::clients::INTENT;
@@ -52,6 +52,10 @@ fn definitions(history: &History, found: &mut Vec<Violation>) {
             broken("INV-02 every job is somebody's submission", format!("{:?}", defined.definition));
             continue;
         };
+        let is_heard = |agent: AgentId| history.beats.get(&agent).is_some_and(|beats| beats.iter().any(|at| *at <= defined.at));
+        if let Some(agent) = defined.definition.executions.iter().filter_map(|id| id.agent()).find(|agent| !is_heard(*agent)) {
+            broken("INV-20 nobody is told to do what was submitted before it was there", agent.to_string());
+        }
         match defined.definition.retry_of {
             Some(of) if !history.repeats.iter().any(|(job, ..)| *job == of) => {
                 broken("INV-02 nothing is repeated that nobody repeated", format!("of {}", of.short()));

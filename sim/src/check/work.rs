@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use longshore_model::wire::record::EventKind;
 use longshore_model::{AgentId, ExecutionId};
 
-use super::{Line, Violation, lease};
+use super::{Line, Violation, lease, rests_on_an_older_offer};
 use crate::agents::is_labelled;
 use crate::clients::INTENT;
 use crate::history::{Drain, History, Run, Seq};
@@ -91,9 +91,14 @@ fn overlaps(history: &History, found: &mut Vec<Violation>) {
             if earlier.seq >= later.seq || !still_ran {
                 continue;
             }
+            if history.calm_since.is_some_and(|calm| earlier.began >= calm) {
+                let what = format!("{} {}: attempts {} and {}", key.0.short(), key.1, earlier.attempt, later.attempt);
+                found.push(Violation::new("INV-17 whoever works and is cut off by nothing keeps its claim", what));
+            }
             let claims = history.claims.get(&(key, earlier.agent));
             let known = claims.into_iter().flatten().filter(|at| **at <= later.began).max().copied().unwrap_or(earlier.began);
-            if earlier.agent == later.agent || later.began < known + lease() {
+            let is_known_weakness = earlier.agent != later.agent && rests_on_an_older_offer(history, key, later.agent, earlier.began);
+            if earlier.agent == later.agent || (later.began < known + lease() && !is_known_weakness) {
                 let what = format!("{} {}: attempts {} and {}", key.0.short(), key.1, earlier.attempt, later.attempt);
                 found.push(Violation::new("INV-17 attempts overlap only if the earlier one's claim had lapsed", what));
             }

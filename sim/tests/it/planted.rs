@@ -3,7 +3,7 @@
 use longshore_sim::{Bug, Options, run};
 
 /// Seeds that are tried for one bug.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 
 #[test]
 fn every_planted_bug_is_found() {
