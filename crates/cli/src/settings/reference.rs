@@ -46,8 +46,16 @@ const EFFECTS: &[(&str, &[&str])] = &[
         &["without_a_word_it_waits_as_long_as_the_configuration_says", "the_agent_and_the_controller_follow_their_settings"],
     ),
     ("controller.api.listen", &[OWN]),
+    ("controller.api.security.cors.allow_origins", &["pages_of_configured_origins_may_call_and_all_others_may_not"]),
     ("controller.api.security.roles", &[OWN]),
     ("controller.api.security.signing_key", &[OWN]),
+    (
+        "controller.api.security.verify_keys",
+        &[
+            "tokens_of_private_keys_are_taken_for_each_public_key_that_is_configured",
+            "a_token_of_a_private_key_is_signed_and_understood_without_the_controllers_own_key",
+        ],
+    ),
     ("controller.client.security.bearer_token", &[OWN, "a_token_goes_to_the_controller_it_is_for_and_to_no_other"]),
     ("controller.client.url", &[OWN]),
     (
