@@ -8,7 +8,7 @@ use longshore_exec::{Archive, Finished, Task};
 use longshore_model::job::{Execution, Job};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
-use longshore_store::{Appended, Revision};
+use longshore_store::{Appended, ExecutionRecord, Revision};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatcher::Key;
@@ -140,12 +140,17 @@ impl Worker {
     /// Whether the ledger ends this attempt. If it cannot be read, the next look will tell.
     async fn look_again(&self, attempt: u32) -> Option<Interruption> {
         let record = self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await.ok()?;
-        let Some(record) = record else { return Some(Interruption::Superseded) };
-        let execution = Execution::fold(&record.events, record.answer.as_ref()).ok()?;
-        if execution.is_answered() || execution.attempts() > attempt {
-            return Some(Interruption::Superseded);
+        interruption(record.as_ref(), attempt)
+    }
+
+    /// The same, however long the broker is away; `None` also if we are to stop.
+    async fn look_until_known(&mut self, attempt: u32) -> Option<Interruption> {
+        loop {
+            match self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await {
+                Err(error) if error.is_retryable() => self.broker_fault("reading the ledger", &error).await?,
+                looked => return interruption(looked.ok()?.as_ref(), attempt),
+            }
         }
-        execution.cancel_requested_by().map(|by| Interruption::Cancelled { by: by.to_owned() })
     }
 
     /// Records that it is to be tried again, and gives it back; or that it has failed, if its attempts are used up.
@@ -170,7 +175,7 @@ impl Worker {
                 self.wait(not_before).await
             }
             // Somebody else wrote in between: a cancel, most likely. Our own work has ended, so nothing can start twice.
-            Some(Appended::Conflict) => match self.look_again(attempt.number).await {
+            Some(Appended::Conflict) => match self.look_until_known(attempt.number).await {
                 Some(Interruption::Cancelled { by }) => self.cancelled(attempt, finished, &by).await,
                 Some(Interruption::Superseded | Interruption::Stopping) | None => {
                     self.claim.give_back(Duration::ZERO).await;
@@ -230,6 +235,16 @@ impl Worker {
         }
         self.answer(answer).await
     }
+}
+
+/// Whether what the ledger has ends this attempt.
+fn interruption(record: Option<&ExecutionRecord>, attempt: u32) -> Option<Interruption> {
+    let Some(record) = record else { return Some(Interruption::Superseded) };
+    let execution = Execution::fold(&record.events, record.answer.as_ref()).ok()?;
+    if execution.is_answered() || execution.attempts() > attempt {
+        return Some(Interruption::Superseded);
+    }
+    execution.cancel_requested_by().map(|by| Interruption::Cancelled { by: by.to_owned() })
 }
 
 impl Worker {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
@@ -267,7 +267,7 @@ impl Link {
         let Delivery { mut definition, revision, mut before, received: _, lease } = delivery;
         let (job, execution) = (definition.id, definition.executions.first().copied().unwrap_or(ExecutionId::Any));
         self.world.note(self.me, || format!("received {} {} {before:?}", job.short(), short(execution)));
-        self.claimed(job, execution);
+        self.claimed(job, execution, self.world.now());
         match self.world.bug {
             Some(Bug::DeliveryIsPermission) => before = Before::LapsedClaim,
             Some(Bug::ExpiryIgnored) => definition.expires_at += SignedDuration::from_hours(1000),
@@ -280,10 +280,9 @@ impl Link {
         Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(claim) }
     }
 
-    fn claimed(&self, job: JobId, execution: ExecutionId) {
+    fn claimed(&self, job: JobId, execution: ExecutionId, at: Timestamp) {
         if let Actor::Agent(n) = self.me {
-            let now = self.world.now();
-            self.world.history().claim((job, execution), agent_id(n), now);
+            self.world.history().claim((job, execution), agent_id(n), at);
         }
     }
 }
@@ -294,14 +293,11 @@ impl Lease for Claim {
         if self.link.world.is(Bug::NeverExtended) {
             return Ok(());
         }
-        let (link, inner, job, execution) = (self.link.clone(), self.inner.clone(), self.job, self.execution);
-        self.link
-            .ask(Write, "extending", || job.short(), async move {
-                inner.extend().await?;
-                link.claimed(job, execution);
-                Ok(())
-            })
-            .await
+        let (inner, job, asked) = (self.inner.clone(), self.job, self.link.world.now());
+        self.link.ask(Write, "extending", || job.short(), async move { inner.extend().await }).await?;
+        // Only what was confirmed counts, from when it was asked for.
+        self.link.claimed(job, self.execution, asked);
+        Ok(())
     }
 
     async fn done(&self) -> Result<(), Error> {

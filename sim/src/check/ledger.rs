@@ -168,10 +168,9 @@ fn answer(history: &History, definition: &Definition, id: ExecutionId, line: &Li
         && let Some(run) = run_of(history, definition, id, answer.attempts)
         && let Some((ended, End::Finished { outcome, .. })) = run.ended
         && outcome != Outcome::Cancelled
-        && history
-            .process_ends
-            .iter()
-            .any(|(agent, at)| *agent == run.agent && *at > ended + SignedDuration::from_secs(if run.talks { 31 } else { 0 }))
+        && let Some(process_end) =
+            history.process_ends.iter().filter(|(agent, at)| *agent == run.agent && *at >= ended).map(|(_, at)| *at).min()
+        && process_end > ended + SignedDuration::from_secs(if run.talks { 31 } else { 0 })
         && !matches!(written.by, Actor::Agent(n) if agent_id(n) != run.agent)
     {
         broken("the notes keep what was done", format!("{answer:?} although it had ended at {ended}"));
