@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::Kind::{Read, Write};
 use super::{Link, ledger::short};
 use crate::plant::Bug;
-use crate::world::{Actor, agent_id};
+use crate::world::{Actor, LEASE, agent_id};
 
 /// Work that the broker offers although somebody has it: it has forgotten to whom it gave it, as it does when a consumer is made again.
 #[derive(Default)]
@@ -280,6 +280,15 @@ impl Link {
         Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(claim) }
     }
 
+    /// Whether this agent's claim certainly holds, with the margin that agents leave.
+    fn is_claimed(&self, job: JobId, execution: ExecutionId) -> bool {
+        let Actor::Agent(n) = self.me else { return false };
+        let history = self.world.history();
+        let last = history.claims.get(&((job, execution), agent_id(n))).and_then(|claims| claims.last());
+        let lasts = SignedDuration::try_from(LEASE.mul_f64(0.9)).unwrap_or(SignedDuration::MAX);
+        last.is_some_and(|last| self.world.now().duration_since(*last) < lasts)
+    }
+
     fn claimed(&self, job: JobId, execution: ExecutionId, at: Timestamp) {
         if let Actor::Agent(n) = self.me {
             self.world.history().claim((job, execution), agent_id(n), at);
@@ -295,8 +304,10 @@ impl Lease for Claim {
         }
         let (inner, job, asked) = (self.inner.clone(), self.job, self.link.world.now());
         self.link.ask(Write, "extending", || job.short(), async move { inner.extend().await }).await?;
-        // Only what was confirmed counts, from when it was asked for.
-        self.link.claimed(job, self.execution, asked);
+        // Only what was confirmed counts, from when it was asked for; and not once the claim may have lapsed.
+        if self.link.is_claimed(job, self.execution) {
+            self.link.claimed(job, self.execution, asked);
+        }
         Ok(())
     }
 

@@ -183,6 +183,7 @@ async fn call(house: &House, operation: &Described, job: JobId, token: Option<&s
         ("{agent}", "web-01".to_owned()),
         ("{target}", "web-01".to_owned()),
         ("{interface}", "eth0".to_owned()),
+        ("{execution}", "any".to_owned()),
         ("{sha256}", "0".repeat(64)),
         ("{path}", "x".to_owned()),
         ("{code}", "forbidden".to_owned()),
