@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_change_of_any_field_changes_what_is_signed() {
-        let whole = definition(3);
+        let whole = Definition { usual_backoff: false, ..definition(3) };
         let signed = signed_text(&whole).unwrap();
         let form = serde_json::to_value(&whole).unwrap();
         let full = Definition {

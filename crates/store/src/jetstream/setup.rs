@@ -29,6 +29,8 @@ const GROUP_IDLE_MAX: Duration = Duration::from_secs(600);
 const NO_ROOM: u64 = 10047;
 /// The broker's codes for "replicas > 1 not supported in non-clustered mode" and "no suitable peers for placement".
 const NO_COPIES: [u64; 2] = [10074, 10005];
+/// Who waits for a turn: a quarter of a million jobs.
+const TURN_BYTES_MAX: u64 = 64 << 20;
 /// How long a starting broker may take until its streams answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -153,7 +155,7 @@ fn inbox(link: &Link) -> Config {
 
 /// Kept as long as the jobs that it tells of.
 fn turns(link: &Link) -> Config {
-    bucket(link, &link.layout.turn_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
+    bucket(link, &link.layout.turn_bucket, link.config.kv.ttl, TURN_BYTES_MAX)
 }
 
 /// One letter a job. Kept as long as the ledger keeps the job, or longer: a letter that says that its job was redriven must not go first,

@@ -327,6 +327,7 @@ async fn holds(broker: &Context, config: &Config) {
         ("AUDIT", limits, old, audit.max_age, Some(audit.max_bytes), -1),
         // Heartbeats expire one by one.
         ("KV_agent-registry", limits, new, Duration::ZERO, None, 1),
+        ("KV_job-turns", limits, new, kv.ttl, None, 1),
         ("KV_agent-state", limits, new, Duration::ZERO, None, 16),
         ("OBJ_objects", limits, new, objects.max_age, Some(objects.max_bytes), -1),
     ];
