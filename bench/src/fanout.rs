@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::system::Controller;
+use crate::system::{Controller, resident_kib};
 
 /// Agents that come up at once.
 const AT_ONCE: usize = 32;
@@ -58,7 +58,7 @@ async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
-    let (memory_before, since) = (resident()?, Instant::now());
+    let (memory_before, since) = (resident_kib("self")?, Instant::now());
     let mut coming = futures::stream::iter(0..size)
         .map(|n| {
             let (url, state_dir, stop) = (server.url(), dir.path().join(n.to_string()), stop.clone());
@@ -77,7 +77,7 @@ async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
     };
     tokio::time::timeout(PATIENCE, everybody_is_there).await.context("some agents never came")??;
     let up = since.elapsed();
-    let memory = resident()?.saturating_sub(memory_before) / size as u64;
+    let memory = resident_kib("self")?.saturating_sub(memory_before) / size as u64;
 
     let (mut accepted, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -150,13 +150,6 @@ async fn agent(
 fn median(mut values: Vec<Duration>) -> Duration {
     values.sort_unstable();
     values[values.len() / 2]
-}
-
-/// KiB of this process that are in memory.
-fn resident() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the system does not tell what this process takes")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// Consumers on the broker.

@@ -1,4 +1,4 @@
-//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout`.
+//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout|list`.
 //!
 //! The floor is the least that any job system on this broker must do: the same durable writes, sent and received with async-nats directly,
 //! no HTTP, no checks, no state. Figures are medians over rounds that alternate between the two, so that a machine whose speed drifts
@@ -8,6 +8,7 @@
 mod fanout;
 mod floor;
 mod jobs;
+mod list;
 mod system;
 
 use anyhow::{Context, bail};
@@ -20,7 +21,8 @@ async fn main() -> anyhow::Result<()> {
             jobs::run(&jobs::Settings::parse(args).context("usage: bench jobs [--quick] [--sync-always | --sync-default]")?).await
         }
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
-        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout"),
+        Some("list") => list::run(&list::Settings::parse(args).context("usage: bench list [JOBS…]")?).await,
+        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout, list"),
         None => bail!("say which benchmark: jobs"),
     }
 }

@@ -21,33 +21,53 @@ pub(crate) struct System {
 /// A controller; ends when dropped.
 pub(crate) struct Controller {
     pub(crate) client: Client,
-    _process: Process,
+    process: Process,
     dir: tempfile::TempDir,
 }
 
 impl Controller {
     pub(crate) async fn start(nats_url: &str) -> anyhow::Result<Self> {
+        Self::start_with(nats_url, &[]).await
+    }
+
+    /// The same with settings from these variables.
+    pub(crate) async fn start_with(nats_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
-        let process = role(&["controller", "start", "--listen", "127.0.0.1:0"], dir.path(), "controller", nats_url)?;
+        let process = role(&["controller", "start", "--listen", "127.0.0.1:0"], dir.path(), "controller", nats_url, settings)?;
         let ready: Value = serde_json::from_str(&process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await)?;
         let text = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("the controller did not say its {key}"));
         let token = std::fs::read_to_string(text("token_file")?)?.trim().to_owned();
         let client = Client::new(ClientConfig { url: text("url")?, token: Some(token) })?;
-        Ok(Self { client, _process: process, dir })
+        Ok(Self { client, process, dir })
     }
 }
 
-fn role(words: &[&str], dir: &Path, data: &str, nats_url: &str) -> anyhow::Result<Process> {
+impl Controller {
+    /// Memory that its process has, in KiB.
+    pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
+        resident_kib(&self.process.pid().to_string())
+    }
+}
+
+/// Memory that a process has, in KiB: by its id, or `self`.
+pub(crate) fn resident_kib(process: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the system does not tell what a process takes")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+fn role(words: &[&str], dir: &Path, data: &str, nats_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
     let mut command = Command::new(binary()?);
     command.args(words).args(["-o", "json", "--nats-url", nats_url, "--data"]).arg(dir.join(data));
     command.env("XDG_CONFIG_HOME", dir).env("LONGSHORE_LOG", "error");
+    command.envs(settings.iter().copied());
     Ok(Process::spawn(command))
 }
 
 impl System {
     pub(crate) async fn start(nats_url: &str, max_jobs: usize) -> anyhow::Result<Self> {
         let controller = Controller::start(nats_url).await?;
-        let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], controller.dir.path(), "agent", nats_url)?;
+        let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], controller.dir.path(), "agent", nats_url, &[])?;
         agent.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
         Ok(Self { client: controller.client.clone(), _agent: agent, _controller: controller })
     }
