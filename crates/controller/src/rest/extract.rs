@@ -88,6 +88,11 @@ async fn read_bounded(request: Request) -> Result<Vec<u8>, Failed> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failed> {
+    // The library would take the fields of an object from a list as well, in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let field = FieldError { pointer: String::new(), detail: "is a list, and must be an object".to_owned() };
+        return Err(Failed::new(ErrorCode::BadRequest, "the body is a list, and must be an object").fields(vec![field]));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());

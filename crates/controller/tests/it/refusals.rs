@@ -22,6 +22,7 @@ async fn bad_bodies_are_refused_and_name_the_place() {
         ("", 400, ErrorCode::BadRequest, None),
         (r#"{"operation": "node.hostname.get"} {}"#, 400, ErrorCode::BadRequest, None),
         ("[]", 400, ErrorCode::BadRequest, Some("")),
+        (r#" ["node.hostname.get", {}, "_any"]"#, 400, ErrorCode::BadRequest, Some("")),
         ("{}", 400, ErrorCode::BadRequest, Some("")),
         (r#"{"operation": 7}"#, 400, ErrorCode::BadRequest, Some("/operation")),
         (r#"{"operation": "node.hostname.get", "tarjet": "x"}"#, 400, ErrorCode::BadRequest, Some("/tarjet")),
