@@ -1,0 +1,154 @@
+//! What is taken for an operation and what is refused, by rows.
+
+use serde_json::json;
+
+use super::*;
+
+#[track_caller]
+fn refused(operation: &str, args: serde_json::Value) -> String {
+    Call::parse(operation, args).unwrap_err().to_string()
+}
+
+#[test]
+fn arguments_round_trip() {
+    for (operation, args) in [
+        ("node.hostname.get", json!({})),
+        ("network.dns.get", json!({})),
+        ("network.dns.get", json!({"interface": "eth0"})),
+        ("network.dns.set", json!({"servers": ["192.0.2.1", "2001:db8::1"]})),
+        ("network.dns.set", json!({"interface": "eth0", "servers": ["192.0.2.1"], "search": []})),
+        ("network.dns.set", json!({"servers": ["192.0.2.1"], "search": ["example.com"]})),
+        ("network.ping.run", json!({"address": "fe80::1%eth0", "count": 100, "interval": "1s", "timeout": "500ms"})),
+        ("node.hostname.set", json!({"hostname": "Web-01.example"})),
+        ("node.uptime.get", json!({})),
+        ("command.exec", json!({"command": ["uname", "-a"], "cwd": "/tmp", "env": {"A": "b"}})),
+        ("command.exec", json!({"command": ["dmesg"], "max_output": "64MiB"})),
+        ("command.shell", json!({"command": "dmesg", "max_output": "0B"})),
+        ("command.shell", json!({"command": "echo 'quoted'"})),
+        (
+            "workspace.run",
+            json!({"steps": ["make", {"run": "./x", "timeout": "30s", "continue_on_error": true}], "shell": "bash", "artifacts": ["*.o"]}),
+        ),
+    ] {
+        let call = Call::parse(operation, args.clone()).unwrap();
+        assert_eq!(call.args_json(), args, "{operation}");
+        assert_eq!(call.operation().name(), operation);
+    }
+}
+
+#[test]
+fn refusals_name_the_field() {
+    for (operation, args, expected) in [
+        ("node.hostname.get", json!({"verbose": true}), "/args/verbose: unknown field"),
+        ("node.hostname.set", json!({}), "/args: missing field `hostname`"),
+        ("node.hostname.set", json!({"hostname": "web_01"}), "/args/hostname: \"web_01\" is not a host's name"),
+        ("network.dns.get", json!({"interface": "../eth0"}), "/args/interface: \"../eth0\" is not an interface"),
+        ("network.dns.set", json!({"servers": []}), "/args/servers: 1 to 8"),
+        ("network.dns.set", json!({"servers": ["192.0.2.1", "192.0.2.1"]}), "/args/servers/1: 192.0.2.1 is there twice"),
+        ("network.dns.set", json!({"servers": ["dns.example"]}), "/args/servers/0: \"dns.example\" is not an IP address"),
+        ("network.dns.set", json!({"servers": ["224.0.0.1"]}), "/args/servers/0: 224.0.0.1 is not the address of one host"),
+        ("network.dns.set", json!({"servers": ["192.0.2.1"], "search": ["a b"]}), "/args/search/0: \"a b\" is not a domain"),
+        ("network.ping.run", json!({"address": "127.1"}), "/args/address: \"127.1\" ends in a number"),
+        ("network.ping.run", json!({"address": "::1", "count": 0}), "/args/count: 1 to 100"),
+        ("network.ping.run", json!({"address": "::1", "count": 101}), "/args/count: 1 to 100"),
+        ("network.ping.run", json!({"address": "::1", "count": -1}), "/args/count: invalid value"),
+        ("network.ping.run", json!({"address": "::1", "interval": "199ms"}), "/args/interval: 200ms to 1m"),
+        ("network.ping.run", json!({"address": "::1", "timeout": "0s"}), "/args/timeout: 1ms to 1m"),
+        ("network.ping.run", json!({"address": "::1", "timeout": "5"}), "/args/timeout: \"5\" is not a duration"),
+        ("command.exec", json!({}), "/args: missing field `command`"),
+        ("command.exec", json!({"command": "ls"}), "/args/command: invalid type"),
+        ("command.exec", json!({"command": []}), "/args/command: needs at least"),
+        ("command.exec", json!({"command": ["a\0b"]}), "/args/command: must not contain NUL"),
+        ("command.exec", json!({"command": ["ls", 7]}), "/args/command/1: invalid type"),
+        ("command.exec", json!({"command": ["ls"], "cwd": "../x"}), "/args/cwd: must be an absolute path"),
+        ("command.exec", json!({"command": ["ls"], "max_output": "67108865"}), "/args/max_output: at most 64MiB; the log keeps more"),
+        (
+            "command.shell",
+            json!({"command": "ls", "max_output": "much"}),
+            "/args/max_output: \"much\" is not a size: write it such as `512KiB`, `100MiB`, `4GiB`, or in bytes",
+        ),
+        ("command.exec", json!({"command": ["ls"], "env": {"A=B": ""}}), "/args/env: \"A=B\" is not"),
+        ("command.shell", json!({"command": "  "}), "/args/command: is empty"),
+        ("workspace.run", json!({"steps": []}), "/args/steps: 1 to 256"),
+        ("workspace.run", json!({"steps": ["x"], "bundle": "../x"}), "/args/bundle: must be"),
+        ("workspace.run", json!({"steps": [{"run": "x", "timeout": "5"}]}), "/args/steps/0/timeout: \"5\" is not a duration"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"output": "1TiB"}}), "/args/limits/output: 1B to 64MiB"),
+    ] {
+        let text = refused(operation, args.clone());
+        assert!(text.starts_with(expected), "{operation} {args}: {text}");
+    }
+}
+
+/// What no host must ever be handed as a name or an address: refused before anything is stored.
+#[test]
+fn hostile_text_is_refused_in_every_name_and_address() {
+    let long = "a".repeat(300);
+    let hostile = [
+        "",
+        " ",
+        "-f",
+        "--help",
+        "'",
+        "\"",
+        "a'b",
+        "; id",
+        "$(id)",
+        "`id`",
+        "a|b",
+        "a\nb",
+        "\n",
+        "a\rb",
+        "a\tb",
+        "a\0b",
+        "\u{1b}[31m",
+        "\u{7f}",
+        "\u{202e}a",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "..",
+        "@file",
+        "+short",
+        "%s",
+        "a=b",
+        "a,b",
+        "a:b c",
+        "ü",
+        "*",
+        "~",
+        "#",
+        &long,
+    ];
+    type Make = fn(&str) -> serde_json::Value;
+    let fields: [(&str, &str, Make); 8] = [
+        ("node.hostname.set", "/args/hostname", |text| json!({ "hostname": text })),
+        ("network.dns.get", "/args/interface", |text| json!({ "interface": text })),
+        ("network.dns.set", "/args/interface", |text| json!({ "servers": ["192.0.2.1"], "interface": text })),
+        ("network.dns.set", "/args/servers/0", |text| json!({ "servers": [text] })),
+        ("network.dns.set", "/args/search/0", |text| json!({ "servers": ["192.0.2.1"], "search": [text] })),
+        ("network.ping.run", "/args/address", |text| json!({ "address": text })),
+        ("network.ping.run", "/args/interval", |text| json!({ "address": "::1", "interval": text })),
+        ("network.ping.run", "/args/timeout", |text| json!({ "address": "::1", "timeout": text })),
+    ];
+    for (operation, pointer, make) in fields {
+        for text in hostile {
+            let refusal = refused(operation, make(text));
+            assert!(refusal.starts_with(pointer) && refusal.len() < 400, "{operation} {text:?}: {refusal}");
+            assert!(!refusal.contains(|c: char| c.is_control()), "{operation} {text:?}: {refusal:?}");
+        }
+    }
+}
+
+/// Where text is the user's own program or script, it stays as it is, except for what the system cannot pass.
+#[test]
+fn hostile_text_passes_unharmed_through_commands_except_for_nul() {
+    let long = "a".repeat(300);
+    for text in ["-f", "'", "\"", "; id", "$(id)", "a\nb", "../x", "\u{1b}[31m", &long] {
+        let call = Call::parse("command.exec", json!({"command": ["echo", text], "env": {"A": text}})).unwrap();
+        let Call::CommandExec(Command { words, env, .. }) = call else { panic!("{call:?}") };
+        assert_eq!((words[1].as_str(), env["A"].as_str()), (text, text));
+        let call = Call::parse("command.shell", json!({ "command": text })).unwrap();
+        assert!(matches!(&call, Call::CommandShell { script, .. } if script == text), "{call:?}");
+        assert!(refused("command.exec", json!({"command": ["echo", format!("{text}\0")]})).contains("NUL"));
+    }
+}
