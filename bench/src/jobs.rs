@@ -7,7 +7,7 @@ use futures::StreamExt;
 use longshore_testkit::{NatsOptions, NatsServer};
 
 use crate::floor::Floor;
-use crate::system::System;
+use crate::system::{System, processor_time};
 
 /// How much is measured.
 pub(crate) struct Settings {
@@ -42,6 +42,8 @@ struct Round {
     p50: Duration,
     p99: Duration,
     per_second: f64,
+    /// Microseconds of processor time that a job of the busy part took from each process.
+    spent: Vec<f64>,
 }
 
 pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
@@ -62,19 +64,24 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
         let server = NatsServer::start_with(NatsOptions { sync_always, ..NatsOptions::default() }).await;
         let floor = Floor::start(&server.url(), settings.workers).await?;
         let system = System::start(&server.url(), settings.workers).await?;
-        measure(settings, async || floor.job().await).await?;
-        measure(settings, async || system.job().await).await?;
+        let mut processes = vec![("bench", std::process::id()), ("nats-server", server.pid())];
+        let few = processes.clone();
+        processes.extend(system.processes());
+        measure(settings, &few, async || floor.job().await).await?;
+        measure(settings, &processes, async || system.job().await).await?;
         let (mut floors, mut systems) = (Vec::new(), Vec::new());
         for _ in 0..settings.rounds {
-            floors.push(measure(settings, async || floor.job().await).await?);
-            systems.push(measure(settings, async || system.job().await).await?);
+            floors.push(measure(settings, &few, async || floor.job().await).await?);
+            systems.push(measure(settings, &processes, async || system.job().await).await?);
         }
         report(name, &floors, &systems);
+        report_spent("floor", &few, &floors);
+        report_spent("longshore", &processes, &systems);
     }
     Ok(())
 }
 
-async fn measure(settings: &Settings, job: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<Round> {
+async fn measure(settings: &Settings, processes: &[(&str, u32)], job: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<Round> {
     let mut times = Vec::with_capacity(settings.n_idle);
     for _ in 0..settings.n_idle {
         let since = Instant::now();
@@ -82,23 +89,38 @@ async fn measure(settings: &Settings, job: impl AsyncFn() -> anyhow::Result<()>)
         times.push(since.elapsed());
     }
     times.sort_unstable();
+    let before = times_of(processes)?;
     let since = Instant::now();
     let mut jobs = futures::stream::iter(0..settings.n_busy).map(|_| job()).buffer_unordered(settings.in_flight);
     while let Some(done) = jobs.next().await {
         done?;
     }
     let per_second = settings.n_busy as f64 / since.elapsed().as_secs_f64();
-    Ok(Round { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100], per_second })
+    let a_job = |(before, after): (&Duration, Duration)| (after - *before).as_secs_f64() * 1e6 / settings.n_busy as f64;
+    let spent = before.iter().zip(times_of(processes)?).map(a_job).collect();
+    Ok(Round { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100], per_second, spent })
+}
+
+fn times_of(processes: &[(&str, u32)]) -> anyhow::Result<Vec<Duration>> {
+    processes.iter().map(|&(_, id)| processor_time(id)).collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What a busy job takes of the processors, which says more than its rate while others work on the same machine.
+fn report_spent(who: &str, processes: &[(&str, u32)], rounds: &[Round]) {
+    let spent: Vec<f64> = (0..processes.len()).map(|i| median(rounds.iter().map(|round| round.spent[i]).collect())).collect();
+    let parts: Vec<String> = processes.iter().zip(&spent).map(|((name, _), spent)| format!("{name} {spent:.0}")).collect();
+    println!("{who:<14} {:>6.0} µs of processor a busy job: {}", spent.iter().sum::<f64>(), parts.join(", "));
 }
 
 fn report(name: &str, floors: &[Round], systems: &[Round]) {
     println!("\n{name:<14} {:>12} {:>12} {:>14}", "idle p50", "idle p99", "jobs/s");
     let figures = |rounds: &[Round]| {
-        let median = |figure: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(figure).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
+        let median = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
         [median(|round| round.p50.as_secs_f64() * 1e3), median(|round| round.p99.as_secs_f64() * 1e3), median(|round| round.per_second)]
     };
     let (floor, system) = (figures(floors), figures(systems));

@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A controller and an agent; end when dropped.
 pub(crate) struct System {
     pub(crate) client: Client,
-    _agent: Process,
-    _controller: Controller,
+    agent: Process,
+    controller: Controller,
 }
 
 /// A controller; ends when dropped.
@@ -56,6 +56,16 @@ pub(crate) fn resident_kib(process: &str) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// Processor time that a process has had, by its id.
+pub(crate) fn processor_time(process: u32) -> anyhow::Result<Duration> {
+    let mut spent = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let Ok(line) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        spent += line.split(' ').next().context("the system does not tell what a process spends")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(spent))
+}
+
 fn role(words: &[&str], dir: &Path, data: &str, nats_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
     let mut command = Command::new(binary()?);
     command.args(words).args(["-o", "json", "--nats-url", nats_url, "--data"]).arg(dir.join(data));
@@ -69,7 +79,12 @@ impl System {
         let controller = Controller::start(nats_url).await?;
         let agent = role(&["agent", "start", "--max-jobs", &max_jobs.to_string()], controller.dir.path(), "agent", nats_url, &[])?;
         agent.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
-        Ok(Self { client: controller.client.clone(), _agent: agent, _controller: controller })
+        Ok(Self { client: controller.client.clone(), agent, controller })
+    }
+
+    /// The processes that it consists of.
+    pub(crate) fn processes(&self) -> [(&'static str, u32); 2] {
+        [("controller", self.controller.process.pid()), ("agent", self.agent.pid())]
     }
 
     /// One job: submitted over HTTP, run by the agent, its answer in hand.
