@@ -124,12 +124,14 @@ fn responses(link: &Link) -> Config {
     bucket(link, &link.layout.response_bucket, link.config.kv.ttl, link.config.kv.max_bytes)
 }
 
+/// A source for each transform: the broker writes all transforms of a source into the header of each message that comes from it.
 fn sourced(link: &Link, transforms: Vec<(String, String)>) -> Option<Vec<Source>> {
-    Some(vec![Source {
+    let of = |(source, destination)| Source {
         name: Layout::bucket_stream(&link.layout.queue_bucket),
-        subject_transforms: transforms.into_iter().map(|(source, destination)| SubjectTransform { source, destination }).collect(),
+        subject_transforms: vec![SubjectTransform { source, destination }],
         ..Source::default()
-    }])
+    };
+    Some(transforms.into_iter().map(of).collect())
 }
 
 fn work(link: &Link) -> Config {

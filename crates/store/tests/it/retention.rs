@@ -96,6 +96,44 @@ fn named(name: &str, subjects: &[&str]) -> stream::Config {
 }
 
 #[tokio::test]
+async fn what_the_broker_adds_to_announced_work_is_small() {
+    let server = NatsServer::start().await;
+    let store = connect(&config(&server)).await.unwrap();
+    for work in [any_job(1), group_work(2, "rack:a.b.c.d"), host_job(3, agent_id(1)), host_query(4, agent_id(1))] {
+        create(&store, &work).await;
+    }
+    let broker = broker(&server).await;
+    for name in ["JOBS", "KV_agent-inbox"] {
+        let mut stream = broker.get_stream(name).await.unwrap();
+        eventually("all is announced", PATIENCE, async || (stream.info().await.unwrap().state.messages == 2).then_some(())).await;
+        for sequence in 1..=2 {
+            let headers = stream.get_raw_message(sequence).await.unwrap().headers;
+            let bytes: usize = headers.iter().flat_map(|(_, values)| values).map(|value| value.as_str().len()).sum();
+            assert!(bytes < 400, "{bytes} bytes beside each message of {name}: {headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_whose_transforms_are_all_of_one_source_are_taken_as_they_are() {
+    let server = NatsServer::start().await;
+    let config = config(&server);
+    drop(connect(&config).await.unwrap());
+    let broker = broker(&server).await;
+    for name in ["JOBS", "KV_agent-inbox"] {
+        let mut earlier = settings(&broker, name).await;
+        let sources = earlier.sources.take().unwrap();
+        let transforms = sources.iter().flat_map(|source| source.subject_transforms.clone()).collect();
+        earlier.sources = Some(vec![stream::Source { subject_transforms: transforms, ..sources[0].clone() }]);
+        broker.delete_stream(name).await.unwrap();
+        broker.create_stream(earlier).await.unwrap();
+    }
+    let store = connect(&config).await.unwrap();
+    create(&store, &any_job(1)).await;
+    assert_eq!(Puller::new(&store).await.next().await.definition, any_job(1));
+}
+
+#[tokio::test]
 async fn a_full_ledger_refuses_new_work_and_keeps_everything_unfinished() {
     let server = NatsServer::start().await;
     let mut config = config(&server);
