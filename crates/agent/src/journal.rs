@@ -7,7 +7,7 @@
 //!
 //! The file survives the process, not a power cut; after one, the broker's own time-outs give the work back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -56,9 +56,13 @@ pub(crate) struct Journal {
 #[derive(Debug)]
 struct State {
     file: File,
+    /// Answered work that is forgotten. It is written with the next record, or when nothing is in hand: whoever finds it still noted
+    /// finds its answer stored.
+    unwritten: Vec<u8>,
     bytes: u64,
     rewrite_at: u64,
-    in_hand: BTreeSet<Key>,
+    /// And whether its answer is noted.
+    in_hand: BTreeMap<Key, bool>,
 }
 
 impl Journal {
@@ -95,7 +99,10 @@ impl Journal {
 
     /// What an earlier process had in hand. What cannot be read is left out: the broker's time-outs stand in for it.
     pub(crate) fn left_behind(&self) -> Vec<(Key, Entry)> {
-        let _still = self.state.lock().expect("no holder of this lock panics");
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        if let Err(error) = state.write() {
+            tracing::warn!(%error, path = %self.path.display(), "could not write to the journal");
+        }
         match fs::read(&self.path) {
             Ok(text) => newest(&text).into_iter().collect(),
             Err(error) => {
@@ -116,7 +123,7 @@ impl State {
         };
         let draft = path.with_extension("draft");
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-        let mut state = Self { file, bytes: 0, rewrite_at: 0, in_hand: BTreeSet::new() };
+        let mut state = Self { file, unwritten: Vec::new(), bytes: 0, rewrite_at: 0, in_hand: BTreeMap::new() };
         for (key, entry) in newest(&text) {
             state.append(key, Some(&entry))?;
         }
@@ -126,21 +133,31 @@ impl State {
     }
 
     fn append(&mut self, key: Key, entry: Option<&Entry>) -> io::Result<()> {
-        let was_in_hand = match entry {
-            Some(_) => !self.in_hand.insert(key),
-            None => self.in_hand.remove(&key),
+        let can_wait = match entry {
+            Some(entry) => {
+                self.in_hand.insert(key, entry.answer.is_some());
+                false
+            }
+            None => match self.in_hand.remove(&key) {
+                Some(is_answered) => is_answered && !self.in_hand.is_empty(),
+                None => return Ok(()),
+            },
         };
-        if entry.is_none() && !was_in_hand {
-            return Ok(());
-        }
-        let mut line = vec![b'\n'];
-        serde_json::to_writer(&mut line, &Record { job: key.0, execution: key.1, entry })?;
-        self.bytes += line.len() as u64;
-        self.file.write_all(&line)
+        self.unwritten.push(b'\n');
+        serde_json::to_writer(&mut self.unwritten, &Record { job: key.0, execution: key.1, entry })?;
+        if can_wait { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.bytes += self.unwritten.len() as u64;
+        let written = self.file.write_all(&self.unwritten);
+        self.unwritten.clear();
+        written
     }
 
     fn shorten(&mut self, path: &Path) -> io::Result<()> {
         if self.bytes > self.rewrite_at || (self.in_hand.is_empty() && self.bytes > IDLE_BYTES_MAX) {
+            self.write()?;
             *self = Self::rewritten(path)?;
         }
         Ok(())
@@ -165,10 +182,32 @@ fn newest(text: &[u8]) -> BTreeMap<Key, Entry> {
 
 #[cfg(test)]
 mod tests {
+    use longshore_model::wire::record::{Outcome, SCHEMA};
+
     use super::*;
 
     fn key(n: u128) -> Key {
         (JobId::from_bits(n), ExecutionId::Any)
+    }
+
+    fn answer(n: u128) -> Answer {
+        Answer {
+            schema: SCHEMA,
+            job: key(n).0,
+            execution: ExecutionId::Any,
+            outcome: Outcome::Completed,
+            agent: None,
+            hostname: None,
+            attempts: 1,
+            changed: None,
+            result: None,
+            result_object: None,
+            error: None,
+            cancel_verified: None,
+            started_at: None,
+            finished_at: jiff::Timestamp::UNIX_EPOCH,
+            duration_ms: None,
+        }
     }
 
     fn entry(token: &str) -> Entry {
@@ -193,6 +232,25 @@ mod tests {
         journal.forget(key(1));
         journal.forget(key(3));
         assert_eq!(journal.left_behind(), []);
+    }
+
+    #[test]
+    fn answered_work_is_forgotten_on_disk_with_the_next_record_and_at_the_latest_when_nothing_is_in_hand() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        // What another process would find after a kill at this point.
+        let on_disk = || newest(&fs::read(dir.path().join("in-hand")).unwrap()).into_keys().collect::<Vec<_>>();
+        let answered = Entry { answer: Some(answer(1)), ..entry("token") };
+        journal.note(key(1), &answered);
+        journal.note(key(2), &entry("unanswered"));
+        journal.note(key(3), &answered);
+        journal.forget(key(1));
+        assert_eq!(on_disk(), [key(1), key(2), key(3)]);
+        // Without an answer it was given back, and must not be given back again.
+        journal.forget(key(2));
+        assert_eq!(on_disk(), [key(3)]);
+        journal.forget(key(3));
+        assert_eq!(on_disk(), []);
     }
 
     #[test]
