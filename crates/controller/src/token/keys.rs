@@ -1,7 +1,8 @@
 //! The keys of tokens. Each is for one algorithm, which is part of the key and never read from a token: what a token's header says only
 //! chooses among the keys, and must then agree with the one it chose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
@@ -14,6 +15,8 @@ use super::{Claims, ISSUER, TokenError};
 const KEY_ID_BYTES_MAX: usize = 128;
 /// Bytes of a token. Ours have a few hundred.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Tokens that are remembered.
+const REMEMBERED_MAX: usize = 1024;
 
 /// A file that is no key of the kind that is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +113,15 @@ pub struct Keyring {
     own: Option<Checker>,
     /// For tokens that name theirs.
     public: BTreeMap<String, Checker>,
+    /// Tokens whose signature was right: nothing about that changes, and those who call often are checked once.
+    remembered: Mutex<HashMap<String, Arc<Signed>>>,
+}
+
+/// What a token says whose signature is right.
+pub(super) struct Signed {
+    pub(super) claims: Claims,
+    /// Which key it was checked with; the controller's own has no id.
+    pub(super) key_id: Option<String>,
 }
 
 impl Keyring {
@@ -125,11 +137,29 @@ impl Keyring {
             }
         }
         let own = own.map(|key| Checker::new(DecodingKey::from_secret(key.bytes()), Algorithm::HS256));
-        Ok(Self { own, public: keys })
+        Ok(Self { own, public: keys, remembered: Mutex::default() })
     }
 
-    /// What a token says whose signature is right, and which key that is by its id; the controller's own has none.
-    pub(super) fn claims(&self, token: &str) -> Result<(Claims, Option<String>), TokenError> {
+    /// What a token says. Neither its times nor its roles are looked at.
+    pub(super) fn signed(&self, token: &str) -> Result<Arc<Signed>, TokenError> {
+        if let Some(signed) = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(token) {
+            return Ok(signed.clone());
+        }
+        let signed = Arc::new(self.check(token)?);
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(token.to_owned(), signed.clone());
+        Ok(signed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn n_remembered(&self) -> usize {
+        self.remembered.lock().unwrap().len()
+    }
+
+    fn check(&self, token: &str) -> Result<Signed, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid);
         }
@@ -138,7 +168,7 @@ impl Keyring {
             None => self.own.as_ref(),
             Some(id) => self.public.get(id),
         };
-        Ok((checker.ok_or(TokenError::Invalid)?.claims(token)?, header.kid))
+        Ok(Signed { claims: checker.ok_or(TokenError::Invalid)?.claims(token)?, key_id: header.kid })
     }
 }
 

@@ -41,7 +41,7 @@ pub enum TokenError {
     Target(#[from] ParseTargetError),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Claims {
     iss: String,
     sub: String,
@@ -133,9 +133,10 @@ impl Keyring {
     /// As [`Keyring::verify`].
     pub fn read(&self, known: &Roles, token: &str, now: Timestamp) -> Result<Valid, TokenError> {
         self.verify(known, token, now)?;
-        let (Claims { sub, roles, permissions, targets, exp, .. }, key_id) = self.claims(token)?;
+        let signed = self.signed(token)?;
+        let Claims { sub, roles, permissions, targets, exp, .. } = signed.claims.clone();
         let expires_at = exp.and_then(|exp| Timestamp::from_second(exp).ok());
-        Ok(Valid { subject: sub, roles, permissions, targets, expires_at, key_id })
+        Ok(Valid { subject: sub, roles, permissions, targets, expires_at, key_id: signed.key_id.clone() })
     }
 
     /// Checks a token and gives who it stands for.
@@ -143,7 +144,8 @@ impl Keyring {
     /// # Errors
     /// The token is not ours, is over or early, or carries a role or a target that cannot be.
     pub fn verify(&self, known: &Roles, token: &str, now: Timestamp) -> Result<Caller, TokenError> {
-        let (claims, _) = self.claims(token)?;
+        let signed = self.signed(token)?;
+        let claims = &signed.claims;
         let time = |second: i64| Timestamp::from_second(second).map_err(|_| TokenError::Invalid);
         if let Some(at) = claims.exp.map(time).transpose()?
             && at <= now
@@ -155,8 +157,8 @@ impl Keyring {
         {
             return Err(TokenError::Early(at));
         }
-        let targets = claims.targets.map(|targets| targets.iter().map(|target| target.parse()).collect()).transpose()?;
-        Ok(Caller::new(claims.sub, known, &claims.roles, claims.permissions.as_deref(), targets)?)
+        let targets = claims.targets.as_ref().map(|targets| targets.iter().map(|target| target.parse()).collect()).transpose()?;
+        Ok(Caller::new(claims.sub.clone(), known, &claims.roles, claims.permissions.as_deref(), targets)?)
     }
 }
 

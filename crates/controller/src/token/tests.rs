@@ -76,6 +76,22 @@ fn a_token_says_who_and_what_until_its_time_is_over() {
 }
 
 #[test]
+fn a_token_that_is_remembered_still_ends_and_its_memory_is_bounded() {
+    let ring = own();
+    let token = issue(&key(), &Grant { lifetime: Some(Duration::from_secs(60)), ..Grant::new("ada", &["write"]) }, at(100));
+    for _ in 0..2 {
+        assert_eq!(ring.verify(&Roles::default(), &token, at(159)).unwrap().name, "ada");
+    }
+    assert_eq!(ring.verify(&Roles::default(), &token, at(160)), Err(TokenError::Expired(at(160))));
+    let many = |n: usize| issue(&key(), &Grant::new(&format!("caller-{n}"), &["read"]), at(100));
+    for n in 0..3000 {
+        assert_eq!(verify(&ring, &many(n)).unwrap().name, format!("caller-{n}"));
+    }
+    assert!(ring.n_remembered() <= 1024);
+    assert!(verify(&ring, &format!("{token}x")).is_err());
+}
+
+#[test]
 fn foreign_and_altered_tokens_are_refused() {
     let token = issue(&key(), &Grant::new("ada", &["read"]), at(100));
     assert!(own().verify(&Roles::default(), &token, at(1_000_000_000)).is_ok());
