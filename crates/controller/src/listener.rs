@@ -1,10 +1,13 @@
 //! Accepts connections and serves each. A client that says nothing holds its place for a bounded time, and all of them together are a
 //! bounded number.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -34,7 +37,10 @@ impl Default for Bounds {
 }
 
 /// Serves until `drain` is set, then takes no more requests and ends with the last answer. Dropping it cuts everybody off.
-pub(crate) async fn serve(mut listener: TcpListener, router: Router, bounds: Bounds, drain: CancellationToken) {
+pub(crate) async fn serve<S>(mut listener: TcpListener, service: S, bounds: Bounds, drain: CancellationToken)
+where
+    S: tower::Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         let (stream, remote) = tokio::select! {
@@ -42,7 +48,7 @@ pub(crate) async fn serve(mut listener: TcpListener, router: Router, bounds: Bou
             Some(_) = connections.join_next() => continue,
             accepted = accept(&mut listener), if connections.len() < bounds.connections => accepted,
         };
-        connections.spawn(converse(stream, Remote(remote), router.clone(), bounds, drain.clone()));
+        connections.spawn(converse(stream, Remote(remote), service.clone(), bounds, drain.clone()));
     }
     // Whoever connects from now on is refused rather than left waiting.
     drop(listener);
@@ -54,13 +60,17 @@ async fn accept(listener: &mut TcpListener) -> (TcpStream, SocketAddr) {
     axum::serve::Listener::accept(listener).await
 }
 
-async fn converse(stream: TcpStream, remote: Remote, router: Router, bounds: Bounds, drain: CancellationToken) {
+async fn converse<S>(stream: TcpStream, remote: Remote, service: S, bounds: Bounds, drain: CancellationToken)
+where
+    S: tower::Service<Request, Response = Response, Error = Infallible> + Clone,
+{
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.head_within);
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
         request.extensions_mut().insert(remote);
-        router.call(request)
+        service.call(request)
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
@@ -78,6 +88,7 @@ async fn converse(stream: TcpStream, remote: Remote, router: Router, bounds: Bou
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

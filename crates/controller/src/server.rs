@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use longshore_model::access::Roles;
 use longshore_seal::{JobSigner, SealingKey};
 use longshore_store::Store;
@@ -11,9 +12,11 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tower::Layer as _;
 
 use crate::app::App;
 use crate::listener::{self, Bounds};
+use crate::rest::Api;
 use crate::token::VerifyKey;
 use crate::{audit, fleet, index, letters, reconcile, rest, strangers};
 
@@ -166,8 +169,11 @@ impl Controller {
         writer.spawn(audit::write(app.clone(), calls_ended.clone()));
         tracing::info!(%address, "the controller serves");
 
-        let serve = listener::serve(listener, rest::router(app.clone()), Bounds::default(), app.drain.clone());
-        let mut serve = Box::pin(serve);
+        let (api, drained) = (Api::new(app.clone()), app.drain.clone());
+        let mut serve = match rest::cors(&app.config.allow_origins) {
+            None => listener::serve(listener, api, Bounds::default(), drained).boxed(),
+            Some(cors) => listener::serve(listener, cors.layer(api), Bounds::default(), drained).boxed(),
+        };
         let ended = tokio::select! {
             () = drain.cancelled() => Ok(()),
             () = serve.as_mut() => Err(RunError::Task(None)),

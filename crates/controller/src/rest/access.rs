@@ -3,14 +3,13 @@
 //! Every operation names what it needs in its `security`, as scopes of the bearer token: permissions that the token must grant, and two
 //! words for what only the request can tell, which the use case checks then. An operation that names nothing is served to nobody.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, Response, header};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{Extensions, HeaderValue, Method, Response, header};
 use axum::response::IntoResponse as _;
+use longshore_model::access::Caller;
 use longshore_model::wire::problem::ErrorCode;
 use serde_json::Value;
 use utoipa::openapi::{OpenApi, security::SecurityRequirement};
@@ -54,9 +53,13 @@ pub(super) fn declare_doors(description: &mut OpenApi) {
     }
 }
 
-/// What every operation needs, by the routes' paths.
-#[derive(Debug, Default)]
-struct Table(HashMap<String, Vec<Door>>);
+/// The operations of a path.
+#[derive(Debug)]
+struct Doors {
+    /// As the routes have it.
+    path: Arc<str>,
+    doors: Vec<Door>,
+}
 
 #[derive(Debug)]
 struct Door {
@@ -78,27 +81,67 @@ enum Needs {
     Undeclared,
 }
 
-/// What the middleware has at hand. Cheap to clone.
+/// Who was let in, and where.
 #[derive(Clone)]
+struct LetIn {
+    caller: Caller,
+    path: Arc<str>,
+}
+
+/// Stands before all routes, and knows what each of them needs.
 pub(super) struct Gate {
     app: App,
-    table: Arc<Table>,
+    /// Finds a path as the routes' own router does: it is the same.
+    paths: matchit::Router<Doors>,
 }
 
 impl Gate {
     /// For the routes of this description.
     pub(super) fn new(app: App, description: &OpenApi) -> Self {
         let description = serde_json::to_value(description).expect("the description is JSON");
-        Self { app, table: Arc::new(Table::of(&description)) }
+        let mut paths = matchit::Router::new();
+        for (path, item) in description["paths"].as_object().into_iter().flatten() {
+            let doors = item.as_object().into_iter().flatten().filter_map(door).collect();
+            paths.insert(path.as_str(), Doors { path: path.as_str().into(), doors }).expect("the routes have taken it");
+        }
+        Self { app, paths }
+    }
+
+    /// Lets in who may come in, and tells the handler who it is.
+    ///
+    /// # Errors
+    /// The answer to who may not.
+    pub(super) fn check(&self, request: &mut Request) -> Result<(), Box<Response<Body>>> {
+        let Ok(Doors { path, doors }) = self.paths.at(request.uri().path()).map(|found| found.value) else { return Ok(()) };
+        // Who asks for the head alone asks at the door that a GET goes to.
+        let door = |method: &Method| doors.iter().find(|door| door.method == method);
+        let declared = door(request.method()).or_else(|| if request.method() == Method::HEAD { door(&Method::GET) } else { None });
+        // Without one there is no handler either, and the router says so.
+        let Some(declared) = declared else { return Ok(()) };
+        match &declared.needs {
+            Needs::Nothing => Ok(()),
+            Needs::Undeclared => {
+                tracing::error!(path = &**path, "the description does not say what this operation needs");
+                let failed = Failed::new(ErrorCode::Internal, "the controller does not know who may do this");
+                Err(Box::new(failed.into_response()))
+            }
+            Needs::Permissions { addresses_hosts: true, .. } if declared.method != request.method() => Err(Box::new(only(doors))),
+            Needs::Permissions { permissions, .. } => match let_in(&self.app, declared, permissions, request) {
+                Ok(caller) => {
+                    request.extensions_mut().insert(LetIn { caller, path: path.clone() });
+                    Ok(())
+                }
+                Err(failed) => Err(Box::new(failed.into_response())),
+            },
+        }
     }
 }
 
-impl Table {
-    fn of(description: &Value) -> Self {
-        let methods = |item: &Value| item.as_object().map(|methods| methods.iter().filter_map(door).collect());
-        let paths = description["paths"].as_object().into_iter().flatten();
-        Self(paths.filter_map(|(path, item)| Some((path.clone(), methods(item)?))).collect())
-    }
+/// Who was let in to the route at which the request has arrived.
+pub(super) fn taken(extensions: &mut Extensions) -> Result<Caller, Failed> {
+    let LetIn { caller, path } = extensions.remove().ok_or_else(nobody)?;
+    let is_here = extensions.get::<MatchedPath>().is_some_and(|matched| matched.as_str() == &*path);
+    if is_here { Ok(caller) } else { Err(nobody()) }
 }
 
 fn door((method, operation): (&String, &Value)) -> Option<Door> {
@@ -121,30 +164,7 @@ fn needs(operation: &Value) -> Needs {
     Needs::Permissions { permissions, addresses_hosts: scopes.contains(&OF_TARGET) }
 }
 
-/// Lets in who may come in, and tells the handler who it is.
-pub(super) async fn check(State(gate): State<Gate>, matched: Option<MatchedPath>, mut request: Request, next: Next) -> Response<Body> {
-    let doors = matched.as_ref().and_then(|path| gate.table.0.get(path.as_str())).map_or(&[][..], Vec::as_slice);
-    // Who asks for the head alone asks at the door that a GET goes to.
-    let door = |method: &Method| doors.iter().find(|door| door.method == method);
-    let declared = door(request.method()).or_else(|| if request.method() == Method::HEAD { door(&Method::GET) } else { None });
-    // Without one there is no handler either, and the router says so.
-    let Some(declared) = declared else { return next.run(request).await };
-    match &declared.needs {
-        Needs::Nothing => {}
-        Needs::Undeclared => {
-            tracing::error!(path = matched.as_ref().map(MatchedPath::as_str), "the description does not say what this operation needs");
-            return Failed::new(ErrorCode::Internal, "the controller does not know who may do this").into_response();
-        }
-        Needs::Permissions { addresses_hosts: true, .. } if declared.method != request.method() => return only(doors),
-        Needs::Permissions { permissions, .. } => match let_in(&gate.app, declared, permissions, &mut request) {
-            Ok(()) => {}
-            Err(failed) => return failed.into_response(),
-        },
-    }
-    next.run(request).await
-}
-
-fn let_in(app: &App, door: &Door, permissions: &[String], request: &mut Request) -> Result<(), Failed> {
+fn let_in(app: &App, door: &Door, permissions: &[String], request: &Request) -> Result<Caller, Failed> {
     let known = request.extensions().get::<Known>().cloned().unwrap_or_default();
     if let Some(operation) = &door.operation {
         known.asks(operation, None);
@@ -159,8 +179,7 @@ fn let_in(app: &App, door: &Door, permissions: &[String], request: &mut Request)
     {
         return Err(bad_query(name, "is not known: there are none here"));
     }
-    request.extensions_mut().insert(caller);
-    Ok(())
+    Ok(caller)
 }
 
 /// A GET that has somebody do something is no GET to ask the head of: whoever does so means no harm, and would make a job.
@@ -173,8 +192,8 @@ fn only(doors: &[Door]) -> Response<Body> {
     response
 }
 
-/// Nobody was let in, and yet a handler runs.
-pub(super) fn nobody() -> Failed {
+/// Nobody was let in here, and yet a handler runs.
+fn nobody() -> Failed {
     tracing::error!("a handler that needs a caller has none: its path is not in the description");
     Failed::new(ErrorCode::Internal, "the controller does not know who may do this")
 }

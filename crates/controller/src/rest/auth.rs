@@ -16,7 +16,7 @@ impl FromRequestParts<App> for Authorized {
     type Rejection = Failed;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Failed> {
-        parts.extensions.remove().map(Self).ok_or_else(access::nobody)
+        access::taken(&mut parts.extensions).map(Self)
     }
 }
 

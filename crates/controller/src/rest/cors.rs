@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -35,15 +34,15 @@ pub fn is_origin(text: &str) -> Result<(), String> {
     ))
 }
 
-/// Tells browsers whose pages may call these routes. Without origins they are left as they are: nobody's may.
-pub(super) fn on(routes: Router, origins: &[String]) -> Router {
+/// Tells browsers whose pages may call the API. Without origins there is nothing to tell: nobody's may.
+pub(crate) fn layer(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
-        [] => return routes,
+        [] => return None,
         origins if origins.iter().any(|origin| origin == ANY) => AllowOrigin::any(),
         origins => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
     };
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods(METHODS).allow_headers(TAKEN.map(HeaderName::from_static));
-    routes.layer(layer.expose_headers(SHOWN.map(HeaderName::from_static)).max_age(REMEMBERED_FOR))
+    Some(layer.expose_headers(SHOWN.map(HeaderName::from_static)).max_age(REMEMBERED_FOR))
 }
 
 #[cfg(test)]

@@ -17,7 +17,16 @@ mod shown;
 mod sse;
 mod v1;
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
 use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use futures::future::BoxFuture;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use utoipa::OpenApi as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -26,6 +35,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 
 pub use cors::is_origin;
+pub(crate) use cors::layer as cors;
 
 #[cfg(test)]
 pub(crate) use encode::base64;
@@ -76,18 +86,53 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     description
 }
 
-/// Everything that is served.
-pub(crate) fn router(app: App) -> Router {
-    let (routes, description) = declared();
-    let gate = access::Gate::new(app.clone(), &description);
-    let origins = app.config.allow_origins.clone();
-    let routes = routes
-        // The extractors have bounds of their own; uploads are larger than the framework's.
-        .layer(axum::extract::DefaultBodyLimit::disable())
-        .layer(axum::middleware::from_fn_with_state(gate, access::check))
-        .layer(observe::catch_panics())
-        .layer(axum::middleware::from_fn_with_state(app.clone(), audit::record))
-        .layer(axum::middleware::from_fn(observe::observe))
-        .with_state(app);
-    cors::on(routes, &origins)
+/// Everything that is served. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Served>);
+
+struct Served {
+    app: App,
+    gate: access::Gate,
+    routes: TowerToHyperService<Router>,
+}
+
+impl Api {
+    pub(crate) fn new(app: App) -> Self {
+        let (routes, description) = declared();
+        let gate = access::Gate::new(app.clone(), &description);
+        let routes = TowerToHyperService::new(routes.with_state(app.clone()));
+        Self(Arc::new(Served { app, gate, routes }))
+    }
+}
+
+impl tower::Service<Request> for Api {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let served = self.0.clone();
+        Box::pin(async move { Ok(served.serve(request).await) })
+    }
+}
+
+impl Served {
+    /// What surrounds every request, in its order. Here and not as layers: the framework would copy each layer of a route, with all
+    /// that is inside it, for each request.
+    async fn serve(&self, request: Request) -> Response {
+        let recorded = |request| audit::record(self.app.clone(), request, |request| observe::catch_panics(self.answer(request)));
+        observe::observe(request, recorded).await
+    }
+
+    async fn answer(&self, mut request: Request) -> Response {
+        if let Err(refusal) = self.gate.check(&mut request) {
+            return *refusal;
+        }
+        let Ok(response) = self.routes.call(request).await;
+        response
+    }
 }

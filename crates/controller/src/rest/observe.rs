@@ -1,15 +1,15 @@
 //! What surrounds every request: its id, its span, its line in the log, and the form of every error.
 
 use std::any::Any;
+use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Response, header};
-use axum::middleware::Next;
 use axum::response::IntoResponse as _;
+use futures::FutureExt as _;
 use longshore_model::wire::problem::{ErrorCode, Problem};
 use tokio::time::Instant;
-use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
 use super::problem::{self, Failed};
@@ -22,12 +22,15 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 pub(super) struct RequestId(pub(super) String);
 
 /// Gives the request its id, and errors their form.
-pub(super) async fn observe(mut request: Request, next: Next) -> Response<Body> {
+pub(super) async fn observe<F>(mut request: Request, answer: impl FnOnce(Request) -> F) -> Response<Body>
+where
+    F: Future<Output = Response<Body>>,
+{
     let id = request_id(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
     let started = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = answer(request).instrument(span.clone()).await;
     let elapsed_ms = started.elapsed().as_millis();
     span.in_scope(|| tracing::debug!(status = response.status().as_u16(), elapsed_ms, "answered"));
     if response.status().is_client_error() || response.status().is_server_error() {
@@ -59,14 +62,13 @@ fn as_problem(mut response: Response<Body>, id: &str) -> Response<Body> {
     Response::from_parts(parts, Body::from(body))
 }
 
-type PanicHandler = fn(Box<dyn Any + Send>) -> Response<Body>;
-
 /// A panic of ours ends its request with a problem, not its connection.
-pub(super) fn catch_panics() -> CatchPanicLayer<PanicHandler> {
-    CatchPanicLayer::custom(panicked)
+pub(super) async fn catch_panics(answer: impl Future<Output = Response<Body>>) -> Response<Body> {
+    // Nothing of the request is used after it.
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|payload| panicked(&*payload))
 }
 
-fn panicked(payload: Box<dyn Any + Send>) -> Response<Body> {
+fn panicked(payload: &(dyn Any + Send)) -> Response<Body> {
     let message = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     tracing::error!(panic = message.unwrap_or("without words"), "a handler panicked");
     Failed::new(ErrorCode::Internal, "the controller could not do it; its log has the details under the request id").into_response()
@@ -78,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_with_the_requests_id_and_no_details() {
-        let response = panicked(Box::new("the secret cause".to_owned()));
+        let response = panicked(&"the secret cause".to_owned());
         let response = as_problem(response, "r-1");
         assert_eq!(response.status(), 500);
         assert_eq!(response.headers()[header::CONTENT_TYPE], problem::MEDIA_TYPE);
@@ -88,26 +90,15 @@ mod tests {
         assert!(!found.detail.contains("secret"));
     }
 
-    async fn explode() -> &'static str {
-        std::future::ready(()).await;
-        panic!("the secret cause")
-    }
-
     #[tokio::test]
-    async fn a_handler_that_panics_ends_its_request_and_not_its_connection() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let router =
-            axum::Router::new().route("/", axum::routing::get(explode)).layer(catch_panics()).layer(axum::middleware::from_fn(observe));
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move { axum::serve(listener, router).await });
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let client = reqwest::Client::new();
-        for _ in 0..2 {
-            let response = client.get(&url).send().await.unwrap();
-            assert_eq!(response.status(), 500);
-            assert_eq!(response.headers()["content-type"], problem::MEDIA_TYPE);
-            assert!(response.json::<Problem>().await.unwrap().request_id.is_some());
-        }
+    async fn a_handler_that_panics_ends_its_request_and_nothing_else() {
+        let explode = async |_| -> Response<Body> {
+            std::future::ready(()).await;
+            panic!("the secret cause")
+        };
+        let response = observe(Request::default(), |request| catch_panics(explode(request))).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], problem::MEDIA_TYPE);
+        assert!(response.headers().contains_key(REQUEST_ID));
     }
 }

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -15,6 +14,9 @@ use super::problem::Failed;
 use super::sse;
 use crate::app::{App, Error};
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Bytes that most answers have room in.
+const USUAL_BYTES: usize = 2048;
 /// Bytes of a piece that is handed to the connection.
 const PIECE_BYTES: usize = 256 * 1024;
 /// Pieces that may wait for the connection.
@@ -28,9 +30,13 @@ pub(crate) async fn json<T: Serialize + Send + 'static>(
     body: T,
     room: Option<OwnedSemaphorePermit>,
 ) -> Result<Response, Failed> {
-    let Some(room) = room else { return Ok(Json(body).into_response()) };
-    let encoding = tokio::task::spawn_blocking(move || serde_json::to_vec(&body));
     let unreadable = |error: String| Failed::from(Error::Result { problem: error });
+    let Some(room) = room else {
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut bytes, &body).map_err(|error| unreadable(error.to_string()))?;
+        return Ok(([(header::CONTENT_TYPE, JSON)], bytes).into_response());
+    };
+    let encoding = tokio::task::spawn_blocking(move || serde_json::to_vec(&body));
     let encoded = encoding.await.map_err(|error| unreadable(error.to_string()))?.map_err(|error| unreadable(error.to_string()))?;
     let mut left = Bytes::from(encoded);
     let length = left.len();
@@ -45,6 +51,6 @@ pub(crate) async fn json<T: Serialize + Send + 'static>(
             }
         }
     });
-    let headers = [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, length.to_string())];
+    let headers = [(header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, HeaderValue::from(length))];
     Ok((headers, Body::from_stream(sse::stream(pieces))).into_response())
 }

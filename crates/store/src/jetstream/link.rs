@@ -236,8 +236,13 @@ fn store_of(subject: &str) -> String {
     key.split('.').next().unwrap_or_default().to_owned()
 }
 
+/// Bytes that most records have room in.
+const USUAL_BYTES: usize = 1024;
+
 pub(super) fn to_json(value: &impl Serialize, what: &'static str) -> Result<Bytes, Error> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|source| Error::Corrupt { key: what.to_owned(), source: Box::new(source) })
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    serde_json::to_writer(&mut bytes, value).map_err(|source| Error::Corrupt { key: what.to_owned(), source: Box::new(source) })?;
+    Ok(bytes.into())
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Error> {
