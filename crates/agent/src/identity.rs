@@ -127,6 +127,7 @@ pub(crate) async fn refused(store: &Store, heartbeat: &Heartbeat, process: &Proc
         code: Some(ErrorCode::Forbidden),
         reason: Some(refused.to_string()),
         dropped_before: 0,
+        link: None,
         more: 0,
     };
     if let Err(error) = store.audit.append(&[record]).await {

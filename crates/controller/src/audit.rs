@@ -1,12 +1,14 @@
 //! From a finished call to the audit trail: a bounded queue that nobody waits for, and one writer that waits for the broker.
 //!
 //! The first record after a pause is written at once; what follows it closely is written together.
+//! The records of one writer are a chain, so that what is altered or removed in the trail is found (`longshore_model::chain`).
 //! What finds no room is counted, and the next record that does says how many there were: a gap in the trail is never silent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use longshore_model::chain::ChainEnd;
 use longshore_model::limits::AUDIT_RECORDS_WAITING_MAX;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_store::Error as StoreError;
@@ -72,6 +74,7 @@ impl Recorder {
 pub(crate) async fn write(app: App, closing: CancellationToken) {
     let taken = app.audit.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut waiting) = taken else { return };
+    let mut chain = ChainEnd::new(uuid::Uuid::now_v7().to_string());
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let n_records = tokio::select! {
@@ -85,7 +88,12 @@ pub(crate) async fn write(app: App, closing: CancellationToken) {
         if n_records == 0 {
             return;
         }
-        store(&app, &batch).await;
+        let mut longer = chain.clone();
+        batch.iter_mut().for_each(|record| longer.add(record));
+        // What was given up is not missing: the next record says how many there were.
+        if store(&app, &batch).await {
+            chain = longer;
+        }
         batch.clear();
         tokio::select! {
             () = closing.cancelled() => {}
@@ -94,13 +102,13 @@ pub(crate) async fn write(app: App, closing: CancellationToken) {
     }
 }
 
-/// Tries until the batch is stored, or can never be.
-async fn store(app: &App, batch: &[AuditRecord]) {
+/// Tries until the batch is stored, or can never be; says which.
+async fn store(app: &App, batch: &[AuditRecord]) -> bool {
     let mut pause = PAUSE_MIN;
     loop {
         let tried = tokio::time::timeout(TRY_WITHIN, app.store.audit.append(batch)).await;
         let error = match tried {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
             Err(_) => StoreError::Unavailable { doing: "storing audit records", source: None },
         };
@@ -108,7 +116,7 @@ async fn store(app: &App, batch: &[AuditRecord]) {
             let n_records = batch.iter().map(|record| record.dropped_before + 1).sum();
             tracing::error!(error = %chain(&error), n_records, "audit records cannot be stored");
             app.audit.give_up(n_records, "they cannot be stored");
-            return;
+            return false;
         }
         tracing::debug!(error = %chain(&error), "audit records wait for the broker");
         // Of several controllers that wait for the same broker each comes at another time.
@@ -173,6 +181,7 @@ mod tests {
             reason: None,
             more: 0,
             dropped_before: 0,
+            link: None,
         }
     }
 

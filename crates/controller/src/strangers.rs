@@ -132,6 +132,7 @@ mod tests {
             reason: None,
             more: 0,
             dropped_before: 0,
+            link: None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! [`job`]), and what somebody may do is decided in [`access`].
 
 pub mod access;
+pub mod chain;
 pub mod fact;
 pub mod id;
 pub mod job;

@@ -3,10 +3,15 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
-use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
-use longshore_client::{AuditFilter, AuditList, AuditOutcome, Client};
+use longshore_client::{AuditFilter, AuditList, AuditOutcome, AuditRecord, Client};
+use longshore_model::chain::Verifier;
+use serde::Serialize;
+use tokio_util::io::ReaderStream;
 
 use crate::app::App;
 use crate::exit::Exit;
@@ -22,6 +27,9 @@ pub(crate) enum Audit {
     /// Write all of them as lines of JSON, oldest first.
     #[command(after_help = "Examples\n  longshore audit export --out audit.jsonl\n  longshore audit export --since 24h | jq -r .path")]
     Export(Export),
+    /// Look whether records were altered, removed or put in since they were written.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -29,6 +37,14 @@ Examples
   longshore audit list --outcome refused --since 1h       who was not let in lately
   longshore audit list --actor ada --action command.exec  which commands she ran
   longshore audit list --action /cancel -o jsonl          what was cancelled, for programs";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples
+  longshore audit verify              the whole trail, as the controller has it
+  longshore audit verify audit.jsonl  what `longshore audit export --out audit.jsonl` has written
+
+Each controller chains its records: a record carries a digest over itself and the one before it. Who can write to the broker could write
+a whole new trail; keep exports elsewhere and compare. Records at the end that are missing do not show.";
 
 /// Which of them.
 #[derive(Debug, Args)]
@@ -73,6 +89,25 @@ pub(crate) struct Export {
     out: Option<PathBuf>,
 }
 
+/// Verify the audit trail.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// An export, from its beginning and with nothing left out. The controller's trail unless given.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    is_whole: bool,
+    n_records: u64,
+    /// Records that are in no chain.
+    n_without: u64,
+    n_writers: usize,
+    breaks: Vec<String>,
+}
+
 fn outcome(word: &str) -> Result<AuditOutcome, String> {
     let words = || format!("the ends are {}", AuditOutcome::ALL.map(AuditOutcome::as_str).join(", "));
     AuditOutcome::from_word(word).ok_or_else(words)
@@ -83,6 +118,7 @@ impl Audit {
         match self {
             Self::List(list) => list.perform(app).await,
             Self::Export(export) => export.perform(app).await,
+            Self::Verify(verify) => verify.perform(app).await,
         }
     }
 }
@@ -170,4 +206,47 @@ impl Export {
         app.out.say(format!("{n_records} records in {}", path.display()));
         Ok(Exit::Done)
     }
+}
+
+impl Verify {
+    async fn perform(self, app: &App) -> Result<Exit, Failure> {
+        let mut lines: BoxStream<'_, Result<Bytes, Failure>> = match &self.file {
+            Some(path) => {
+                let failed =
+                    |error: std::io::Error| Failure::new(Exit::Failed, format!("{} cannot be read", path.display())).caused_by(&error);
+                let file = tokio::fs::File::open(path).await.map_err(failed)?;
+                ReaderStream::new(file).map_err(failed).boxed()
+            }
+            None => app.client()?.audit_export(&AuditFilter::default()).await?.map_err(Failure::from).boxed(),
+        };
+        let (mut verifier, mut breaks) = (Verifier::default(), Vec::new());
+        let mut rest = Vec::new();
+        while let Some(chunk) = lines.next().await {
+            rest.extend_from_slice(&chunk?);
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            for line in rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                breaks.extend(verifier.take(read(line)?));
+            }
+            rest.drain(..whole);
+        }
+        if !rest.is_empty() {
+            breaks.extend(verifier.take(read(&rest)?));
+        }
+        breaks.extend(verifier.finish());
+        let (n_records, n_without, n_writers) = (verifier.n_records(), verifier.n_without(), verifier.n_writers());
+        let breaks: Vec<_> = breaks.iter().map(ToString::to_string).collect();
+        let verdict = Verdict { is_whole: breaks.is_empty(), n_records, n_without, n_writers, breaks };
+        let word = if verdict.is_whole { "whole" } else { "broken" };
+        let table = |_| {
+            let without = if n_without == 0 { String::new() } else { format!(", {n_without} of them in no chain") };
+            let end = format!("The trail is {word}: {n_records} records of {n_writers} runs of controllers{without}.");
+            verdict.breaks.iter().chain([&end]).map(String::as_str).collect::<Vec<_>>().join("\n")
+        };
+        app.out.item(&verdict, table, || word.to_owned())?;
+        Ok(if verdict.is_whole { Exit::Done } else { Exit::Failed })
+    }
+}
+
+fn read(line: &[u8]) -> Result<AuditRecord, Failure> {
+    serde_json::from_slice(line).map_err(|error| Failure::new(Exit::Failed, "a line is no audit record".to_owned()).caused_by(&error))
 }

@@ -45,3 +45,39 @@ async fn the_trail_is_listed_newest_first_and_exported_in_order() {
     assert!(text(&written.stderr).starts_with("1 records in "), "{}", text(&written.stderr));
     assert_eq!(order(&std::fs::read_to_string(&file).unwrap()), newest_first[2..]);
 }
+
+#[tokio::test]
+async fn a_trail_is_whole_until_somebody_alters_removes_or_puts_in_a_record() {
+    let fleet = Fleet::start(1).await;
+    let user = User::of(&fleet);
+    for word in ["one", "two", "three", "four"] {
+        assert_eq!(user.types(&["run", "--", "echo", word]).await.status.code(), Some(0));
+    }
+    let file = fleet.dir.path().join("audit.jsonl");
+    let path = file.to_str().unwrap();
+    let trail = eventually("all is on record", PATIENCE, async || {
+        user.types(&["audit", "export", "--out", path]).await;
+        let lines: Vec<String> = std::fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect();
+        (lines.len() >= 4).then_some(lines)
+    })
+    .await;
+    for words in [&["audit", "verify"][..], &["audit", "verify", path]] {
+        let verdict = user.data(words).await;
+        assert_eq!((&verdict["is_whole"], &verdict["breaks"]), (&true.into(), &serde_json::json!([])), "{verdict}");
+    }
+    let said = async |lines: Vec<String>| {
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let ran = user.types(&["audit", "verify", path]).await;
+        (ran.status.code(), text(&ran.stdout))
+    };
+    let mut altered = trail.clone();
+    altered[1] = altered[1].replace("\"who\":\"admin\"", "\"who\":\"nobody\"");
+    let (code, text) = said(altered).await;
+    assert!(code == Some(1) && text.contains("was altered") && text.contains("The trail is broken: 4 records"), "{text}");
+    let mut shorter = trail.clone();
+    shorter.remove(2);
+    let (code, text) = said(shorter).await;
+    assert!(code == Some(1) && text.contains("1 records of"), "{text}");
+    let (code, _) = said(vec!["no record".to_owned()]).await;
+    assert_eq!(code, Some(1));
+}

@@ -7,9 +7,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::{Response, StatusCode, header, request::Parts};
-use axum::middleware::Next;
 use longshore_model::limits::AUDIT_TEXT_BYTES_MAX;
 use longshore_model::operation::Operation;
 use longshore_model::wire::audit::AuditRecord;
@@ -56,11 +55,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
 }
 
 /// Records the call.
-pub(super) async fn record(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
+pub(super) async fn record<F>(app: App, mut request: Request, answer: impl FnOnce(Request) -> F) -> Response<Body>
+where
+    F: Future<Output = Response<Body>>,
+{
     let known = Known::default();
     let call = Call::new(app, &request, known.clone());
     request.extensions_mut().insert(known);
-    let response = next.run(request).await;
+    let response = answer(request).await;
     call.answered(&response);
     response
 }
@@ -97,6 +99,7 @@ impl Call {
             reason: None,
             more: 0,
             dropped_before: 0,
+            link: None,
         };
         // Before it is done: a delete leaves nothing to look at.
         if let Some(job) = job.filter(|_| !reads_only) {

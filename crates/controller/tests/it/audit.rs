@@ -146,6 +146,7 @@ async fn fill(house: &House, n_records: usize) -> Vec<AuditRecord> {
         reason: None,
         more: 0,
         dropped_before: 0,
+        link: None,
     };
     let all: Vec<_> = (0..n_records).map(record).collect();
     for chunk in all.chunks(100) {

@@ -55,6 +55,20 @@ pub struct AuditRecord {
     /// How many records were given up before this one, because too many waited for the broker.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped_before: u64,
+    /// Its place among the records of the controller that wrote it. Absent in records of agents and of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<AuditLink>,
+}
+
+/// A record's place in a chain: see [`crate::chain`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuditLink {
+    /// One run of one controller.
+    pub writer: String,
+    /// Which of its records this is, from 1 on.
+    pub number: u64,
+    /// SHA-256, in 64 hex digits, over the digest of the record before it and over this record as JSON with an empty digest.
+    pub digest: String,
 }
 
 impl AuditRecord {

@@ -118,6 +118,7 @@ pub(crate) fn record(n: u64) -> AuditRecord {
         reason: None,
         more: 0,
         dropped_before: 0,
+        link: None,
     }
 }
 
