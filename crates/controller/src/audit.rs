@@ -37,6 +37,8 @@ pub(crate) struct Recorder {
     waiting: Mutex<Option<mpsc::Receiver<AuditRecord>>>,
     /// Given up, and not yet told by a record.
     n_dropped: AtomicU64,
+    /// Given up since the controller runs.
+    n_given_up: AtomicU64,
     complained_at: Mutex<Option<Instant>>,
 }
 
@@ -49,7 +51,13 @@ impl Default for Recorder {
 impl Recorder {
     fn with_room(n_records: usize) -> Self {
         let (queue, waiting) = mpsc::channel(n_records);
-        Self { queue, waiting: Mutex::new(Some(waiting)), n_dropped: AtomicU64::new(0), complained_at: Mutex::default() }
+        Self {
+            queue,
+            waiting: Mutex::new(Some(waiting)),
+            n_dropped: AtomicU64::new(0),
+            n_given_up: AtomicU64::new(0),
+            complained_at: Mutex::default(),
+        }
     }
 
     /// Puts a record in the queue, or counts it. Never waits.
@@ -60,7 +68,12 @@ impl Recorder {
         }
     }
 
+    pub(crate) fn n_given_up(&self) -> u64 {
+        self.n_given_up.load(Ordering::Relaxed)
+    }
+
     fn give_up(&self, n_records: u64, why: &str) {
+        self.n_given_up.fetch_add(n_records, Ordering::Relaxed);
         let n_dropped = self.n_dropped.fetch_add(n_records, Ordering::Relaxed) + n_records;
         let mut complained_at = self.complained_at.lock().unwrap_or_else(PoisonError::into_inner);
         if complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {

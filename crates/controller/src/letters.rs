@@ -59,6 +59,11 @@ impl Letters {
         self.letters.remove(&job);
     }
 
+    /// Letters that nobody has redriven or discarded. Looks at all of them.
+    pub(crate) fn n_open(&self) -> usize {
+        self.letters.values().filter(|known| known.view.state == DeadLetterCondition::Open).count()
+    }
+
     /// Whether every letter that was there has been told.
     pub(crate) fn is_current(&self) -> bool {
         self.is_current

@@ -17,6 +17,7 @@ mod hub;
 mod index;
 mod letters;
 mod listener;
+mod metrics;
 mod reconcile;
 mod rest;
 mod server;

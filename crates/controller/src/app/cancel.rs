@@ -148,7 +148,7 @@ async fn end_one(app: &App, by: &str, definition: &Definition, execution: Execut
         let is_end = matches!(kind, EventKind::Cancelled { .. });
         let event = Event { schema: SCHEMA, at: now, kind };
         match app.store.ledger.append(id, execution, revision, &event).await? {
-            Appended::Conflict => {}
+            Appended::Conflict => app.metrics.write_refused(),
             Appended::Stored(_) if is_end => {
                 match app.store.ledger.answer(&cancelled(definition, execution, &state, by, now)).await {
                     Ok(_) => {}

@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::index::Index;
 use crate::letters::Letters;
+use crate::metrics::Metrics;
 use crate::strangers::Strangers;
 use crate::token::Keyring;
 use crate::wait::Waiters;
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) large_results: Arc<Semaphore>,
     /// Where finished calls leave their records.
     pub(crate) audit: Recorder,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
     /// Through whom they go first.
     pub(crate) strangers: Strangers,
     /// Set when the controller ends: streams and waits end with it.
@@ -65,6 +68,7 @@ impl App {
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             large_results: Arc::new(Semaphore::new(super::results::IN_MEMORY_KIB_MAX)),
             audit: Recorder::default(),
+            metrics: Metrics::default(),
             strangers: Strangers::default(),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),

@@ -23,6 +23,7 @@ async fn remove(app: &App, job: JobId) -> Result<(), StoreError> {
     if app.load(job).await?.is_none() {
         app.store.ledger.delete(job).await?;
         app.index_mut().forget_leftovers(job);
+        app.metrics.repaired("leftovers");
         tracing::info!(job.id = %job, "records that came after their job was deleted are removed");
     }
     Ok(())

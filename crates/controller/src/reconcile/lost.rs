@@ -57,8 +57,9 @@ async fn give_up(app: &App, job: JobId, execution: ExecutionId, attempt: u32, no
         }
         let event = Event { schema: SCHEMA, at: now, kind: EventKind::Lost { attempt } };
         match app.store.ledger.append(job, execution, revision, &event).await? {
-            Appended::Conflict => {}
+            Appended::Conflict => app.metrics.write_refused(),
             Appended::Stored(_) => {
+                app.metrics.repaired("lost");
                 tracing::warn!(job.id = %job, %execution, attempt, "an agent did not answer in time");
                 return Ok(());
             }

@@ -68,7 +68,10 @@ where
         };
         match done {
             Ok(next) => cursor = next,
-            Err(error) => tracing::warn!(duty, error = %crate::app::chain(&error), "a reconciler's pass failed and is tried again"),
+            Err(error) => {
+                app.metrics.pass_failed(duty);
+                tracing::warn!(duty, error = %crate::app::chain(&error), "a reconciler's pass failed and is tried again");
+            }
         }
     }
 }

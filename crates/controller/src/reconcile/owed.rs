@@ -36,6 +36,7 @@ async fn answer(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError>
             | ExecutionState::Lost => continue,
         };
         app.store.ledger.answer(&answer).await?;
+        app.metrics.repaired("owed");
         tracing::info!(job.id = %job, execution = %id, "an answer that was owed is written");
     }
     if let Some(record) = app.load(job).await?

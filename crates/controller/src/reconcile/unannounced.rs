@@ -44,6 +44,7 @@ async fn announce(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreErro
         let Some(absence) = absence(app, &execution, &record, now) else { continue };
         let announcement = Announcement { execution: id, revision: record.announced_at(id), seen: record.revision(id), absence };
         if app.store.work.announce(&record.definition, announcement).await? {
+            app.metrics.repaired("unannounced");
             tracing::warn!(job.id = %job, execution = %id, ?absence, "work was not announced, and is now");
         }
     }

@@ -10,6 +10,7 @@ mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod metrics;
 mod observe;
 mod problem;
 mod refusals;
@@ -61,6 +62,7 @@ fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(explain::explain))
         .routes(routes!(explain::document))
         .merge(earlier::router())
@@ -125,7 +127,9 @@ impl Served {
     /// that is inside it, for each request.
     async fn serve(&self, request: Request) -> Response {
         let recorded = |request| audit::record(self.app.clone(), request, |request| observe::catch_panics(self.answer(request)));
-        observe::observe(request, recorded).await
+        let response = observe::observe(request, recorded).await;
+        self.app.metrics.answered(response.status().as_u16());
+        response
     }
 
     async fn answer(&self, mut request: Request) -> Response {

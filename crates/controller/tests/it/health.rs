@@ -38,3 +38,27 @@ async fn a_request_keeps_the_id_it_came_with() {
     assert_eq!(answer("mine-7").await, "mine-7");
     assert_ne!(answer(&"x".repeat(129)).await, "x".repeat(129));
 }
+
+#[tokio::test]
+async fn metrics_count_what_happened_and_say_how_things_stand() {
+    let (house, agent) = House::with_agent().await;
+    let job = house.submit(serde_json::json!({"operation": "node.hostname.get"})).await;
+    agent.take().await.complete().await;
+    house.until("it has ended", async || house.job(job.id).await.status.is_final()).await;
+    house.bare(Method::GET, "/api/v1/jobs").send().await.unwrap();
+    let response = house.bare(Method::GET, "/metrics").bearer_auth(house.token(&["read"])).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = response.text().await.unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse::<u64>().unwrap()
+    };
+    assert_eq!(value("longshore_jobs{status=\"completed\"}"), 1);
+    assert_eq!(value("longshore_jobs{status=\"failed\"}"), 0);
+    assert_eq!(value("longshore_agents{state=\"ready\"}"), 1);
+    assert_eq!((value("longshore_ready"), value("longshore_dead_letters"), value("longshore_audit_records_given_up")), (1, 0, 0));
+    assert!(value("longshore_requests_total{status=\"2xx\"}") >= 1);
+    assert_eq!(value("longshore_requests_total{status=\"4xx\"}"), 1);
+    assert_eq!(value("longshore_refused_writes_total"), 0);
+    assert!(text.ends_with("# EOF\n"));
+}

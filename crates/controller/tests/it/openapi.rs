@@ -36,5 +36,5 @@ fn every_operation_has_a_name_and_says_how_it_refuses() {
             }
         }
     }
-    assert_eq!(names.len(), 50);
+    assert_eq!(names.len(), 51);
 }

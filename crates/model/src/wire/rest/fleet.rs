@@ -60,6 +60,9 @@ pub enum AgentCondition {
 }
 
 impl AgentCondition {
+    /// Every one of them.
+    pub const ALL: [Self; 5] = [Self::Ready, Self::Draining, Self::Drained, Self::Stopped, Self::Offline];
+
     /// The word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
