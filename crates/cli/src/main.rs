@@ -20,6 +20,7 @@ use args::{Cli, Command};
 use clap::Parser;
 use exit::Exit;
 use failure::Failure;
+use tokio::runtime::Builder;
 
 /// Requests and messages are many small allocations that one thread makes and another frees.
 #[global_allocator]
@@ -55,20 +56,33 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Key(key) => key.perform(app),
         Command::Run(run) => with_runtime(run.perform(app)),
         Command::Status => with_runtime(command::status::perform(app)),
+        Command::Job(job @ command::job::Job::Worker(_)) => with_threads(AGENT_THREADS, job.perform(app)),
         Command::Job(job) => with_runtime(job.perform(app)),
         Command::DeadLetter(letter) => with_runtime(letter.perform(app)),
         Command::Audit(audit) => with_runtime(audit.perform(app)),
         Command::Node(node) => with_runtime(node.perform(app)),
         Command::Operation(operation) => with_runtime(operation.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),
-        Command::Agent(agent) => with_runtime(agent.perform(app)),
+        Command::Agent(agent) => with_threads(AGENT_THREADS, agent.perform(app)),
         Command::Controller(controller) => with_runtime(controller.perform(app)),
         Command::Nats(nats) => with_runtime(nats.perform(app)),
     }
 }
 
+/// An agent waits for the broker and for what it runs, and leaves the processors to that: with more threads than one each message wakes
+/// several. What takes long (files, digests, archives) has threads of its own.
+const AGENT_THREADS: usize = 1;
+
 fn with_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    perform_on(&mut Builder::new_multi_thread(), work)
+}
+
+fn with_threads(n_threads: usize, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    perform_on(Builder::new_multi_thread().worker_threads(n_threads), work)
+}
+
+fn perform_on(builder: &mut Builder, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = builder.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "the runtime cannot start").caused_by(&error))?;
     let exit = runtime.block_on(work);
     // Reads of standard input and such cannot be interrupted; they end with the process.
