@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use longshore_model::limits::{RESULT_BYTES_MAX, RESULT_INLINE_BYTES_MAX};
 use longshore_model::unit::ByteSize;
 use longshore_model::wire::problem::ErrorCode;
@@ -168,8 +169,7 @@ impl Spill {
             return Err(fault);
         }
         let Self { file, sha256, bytes, .. } = self;
-        let hex = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(file.map(|_| ResultObject { bytes, sha256: hex }))
+        Ok(file.map(|_| ResultObject { bytes, sha256: HEXLOWER.encode(&sha256.finalize()) }))
     }
 
     fn open(dir: &Path, path: &Path) -> io::Result<File> {

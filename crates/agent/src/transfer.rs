@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use longshore_exec::Archive;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Failure;
@@ -68,7 +69,7 @@ pub(crate) async fn fetch_bundle(objects: &Arc<dyn Objects>, sha256: &str, dir: 
     if let Err(error) = copied {
         return Err(fault(format!("the bundle {sha256} could not be fetched: {error}"), true));
     }
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = HEXLOWER.encode(&hasher.finalize());
     if found != sha256 {
         return Err(fault(format!("the bundle {sha256} has the digest {found}: it was damaged or replaced"), false));
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Bound;
 
+use data_encoding::HEXLOWER;
 use futures::StreamExt as _;
 use longshore_model::JobId;
 use longshore_model::wire::dead_letter::{DeadExecution, DeadLetter, DeadLetterState};
@@ -14,7 +15,6 @@ use longshore_store::{LetterEvent, Revision, StoredLetter};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
-use crate::hex;
 
 /// Letters in memory, about a kilobyte each. Of more, those of the oldest jobs are not listed, and are read from the store when asked for.
 const LETTERS_KEPT: usize = 100_000;
@@ -95,7 +95,7 @@ impl Letters {
 
 /// The key hash under which the id of the job that redrives this one is reserved. Keys of submissions hash a NUL, so none is the same.
 pub(crate) fn redrive_key(job: JobId) -> String {
-    hex(&Sha256::digest(format!("redrive {job}")))
+    HEXLOWER.encode(&Sha256::digest(format!("redrive {job}")))
 }
 
 /// A letter as people see it; `None` for one that names no execution, which nobody writes.

@@ -12,7 +12,6 @@ mod app;
 mod audit;
 mod fleet;
 mod headless;
-mod hex;
 mod hub;
 mod index;
 mod letters;
@@ -26,8 +25,6 @@ mod timeline;
 pub mod token;
 mod wait;
 mod watch;
-
-use hex::hex;
 
 pub use headless::{Headless, Refusal};
 pub use rest::{is_origin, openapi};

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use data_encoding::HEXLOWER;
 
 /// Bytes of every key here.
 pub(crate) const KEY_BYTES: usize = 32;
@@ -81,7 +82,7 @@ pub(crate) fn read_list(kind: Kind, text: &str) -> Result<Vec<[u8; KEY_BYTES]>, 
 /// The id of a pair, made of its public half.
 pub(crate) fn id_of(public: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, public);
-    digest.as_ref().iter().take(ID_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&digest.as_ref()[..ID_DIGITS / 2])
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@
 
 use std::fmt::Write as _;
 
+use data_encoding::HEXLOWER;
 use longshore_model::limits::LABEL_SEGMENTS_MAX;
 use longshore_model::operation::Kind;
 use longshore_model::wire::record::Definition;
@@ -367,10 +368,7 @@ pub(crate) fn group_of(definition: &Definition) -> Option<Label> {
 
 /// A text of any characters as one token.
 fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    HEXLOWER.encode(&Sha256::digest(text))
 }
 
 /// A label as tokens of a subject.

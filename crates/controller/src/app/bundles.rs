@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures::{Stream, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
@@ -17,7 +18,6 @@ use tokio::sync::RwLockReadGuard;
 use tokio_util::io::StreamReader;
 
 use super::{App, Error, permit};
-use crate::hex;
 
 /// How long an upload may make no progress.
 const STALLED_FOR: Duration = Duration::from_secs(60);
@@ -125,7 +125,7 @@ impl<S: Stream<Item = io::Result<Bytes>>> Checker<S> {
             Some(Err(error)) => Some(self.refuse(Error::Upload(error))),
             None => {
                 self.is_over = true;
-                let found = hex(&self.hash.finalize_reset());
+                let found = HEXLOWER.encode(&self.hash.finalize_reset());
                 if found == self.announced {
                     return None;
                 }

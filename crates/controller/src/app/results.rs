@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use longshore_model::access::Caller;
 use longshore_model::limits::RESULT_BYTES_MAX;
 use longshore_model::wire::record::{Answer, ResultObject};
@@ -22,7 +23,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::patience::{IDLE_MAX, Patient};
 use super::{App, Error, chain, permit};
-use crate::hex;
 
 /// Bytes of JSON of large results in memory at once, over all readers: enough for the largest. Decoded and encoded again each takes up to
 /// three times its size for a moment.
@@ -162,10 +162,10 @@ impl AsyncRead for Checked {
         self.left = left;
         self.hash.update(read);
         if is_end && buffer.remaining() > 0 {
-            let is_whole = self.left == 0 && hex(&self.hash.finalize_reset()) == self.sha256;
+            let is_whole = self.left == 0 && HEXLOWER.encode(&self.hash.finalize_reset()) == self.sha256;
             // Once told, the end stays the end.
             self.hash = Sha256::new();
-            self.sha256 = if is_whole { hex(&Sha256::new().finalize()) } else { String::new() };
+            self.sha256 = if is_whole { HEXLOWER.encode(&Sha256::new().finalize()) } else { String::new() };
             return Poll::Ready(if is_whole { Ok(()) } else { damaged("its digest is not its answer's") });
         }
         Poll::Ready(Ok(()))
@@ -180,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_has_the_digest_and_the_size_is_passed_on_as_whole() {
-        let sha256 = hex(&Sha256::digest("hello"));
+        let sha256 = HEXLOWER.encode(&Sha256::digest("hello"));
         for (content, expected) in [("hello", true), ("hell", false), ("hellö", false), ("jello", false), ("hello!", false)] {
             let content: ObjectReader = Box::pin(Cursor::new(content));
             let mut checked = Checked { content, hash: Sha256::new(), left: 5, sha256: sha256.clone() };

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::job::turn::waiter;
@@ -19,7 +20,6 @@ use sha2::{Digest, Sha256};
 
 use crate::SigningKey;
 use crate::fleet::Waits;
-use crate::hex;
 use crate::wait::Ticket;
 
 use super::results::Shown;
@@ -172,7 +172,7 @@ fn key_hash(caller: &str, key: &str) -> String {
     hash.update(caller);
     hash.update([0]);
     hash.update(key);
-    hex(&hash.finalize())
+    HEXLOWER.encode(&hash.finalize())
 }
 
 /// What a body is known by when it comes again. One with secrets is known by a keyed hash: a plain one would let whoever reads the broker
@@ -181,7 +181,7 @@ fn body_hash(request: &JobRequest, key: &SigningKey) -> String {
     let mut body = serde_json::to_value(request).expect("a request has string keys only");
     body.sort_all_objects();
     let body = body.to_string();
-    if has_secrets(&request.args) { fingerprint(key.bytes(), body.as_bytes()) } else { hex(&Sha256::digest(body)) }
+    if has_secrets(&request.args) { fingerprint(key.bytes(), body.as_bytes()) } else { HEXLOWER.encode(&Sha256::digest(body)) }
 }
 
 #[cfg(test)]

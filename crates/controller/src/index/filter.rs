@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use longshore_model::{JobId, JobStatus};
 use sha2::{Digest, Sha256};
 
 use super::entry::Entry;
-use crate::hex;
 
 /// A moment as a list was asked for it, such as `1h`, and what that means: on every page what it meant on the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Filter {
         let asked = |moment: &Option<Moment>| moment.as_ref().map(|moment| moment.asked.clone());
         // The debug form quotes every field, so that two filters share it only if they are equal.
         let asked = (statuses, operation, target, host, submitter, annotations, asked(since), asked(until), text);
-        hex(&Sha256::digest(format!("{asked:?}"))[..8])
+        HEXLOWER.encode(&Sha256::digest(format!("{asked:?}"))[..8])
     }
 }
 

@@ -11,4 +11,4 @@ mod write;
 pub use pack::{PackError, PackOptions, Packed, pack};
 pub(crate) use unpack::{Content, Control, Entry, unpack_into};
 pub use unpack::{Limits, Refusal, UnpackError, Unpacked, unpack};
-pub(crate) use write::{Digesting, Writer, hex};
+pub(crate) use write::{Digesting, Writer};

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 
+use data_encoding::HEXLOWER;
 use longshore_model::wire::result::ArchiveInfo;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
@@ -54,7 +55,7 @@ impl<W: Write> Writer<W> {
     /// Ends the archive.
     pub(crate) fn finish(self) -> io::Result<(W, ArchiveInfo)> {
         let digesting = self.tar.into_inner()?.finish()?;
-        let info = ArchiveInfo { size: digesting.bytes, sha256: hex(&digesting.digest.finalize()), entries: self.entries };
+        let info = ArchiveInfo { size: digesting.bytes, sha256: HEXLOWER.encode(&digesting.digest.finalize()), entries: self.entries };
         Ok((digesting.into, info))
     }
 
@@ -162,13 +163,4 @@ impl<R: Read> Read for Digesting<R> {
         self.bytes += n as u64;
         Ok(n)
     }
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _never_fails = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use data_encoding::HEXLOWER;
 use longshore_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_DEPTH_MAX, BUNDLE_ENTRIES_MAX, BUNDLE_UNPACKED_BYTES_MAX};
 use longshore_model::wire::result::{ArchiveInfo, FileChanges, FileInfo, SkippedFile, WorkspaceResult};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -18,7 +19,7 @@ use super::changes::{Snapshot, Verdict, kind};
 use super::globs::Globs;
 use super::run::log_name;
 use super::stage::Place;
-use crate::bundle::{Digesting, Writer, hex};
+use crate::bundle::{Digesting, Writer};
 use crate::files;
 use crate::finished::is_host_fault;
 
@@ -194,7 +195,7 @@ impl Collector<'_> {
             if failed || source.kind() == io::ErrorKind::UnexpectedEof { unreadable(source) } else { CollectError::Write(source) }
         })?;
         self.bytes += size;
-        let info = FileInfo { path: lossy(&path), size, sha256: hex(&reading.from.sha256()) };
+        let info = FileInfo { path: lossy(&path), size, sha256: HEXLOWER.encode(&reading.from.sha256()) };
         self.took(path, verdict, info)
     }
 
@@ -238,7 +239,7 @@ impl Collector<'_> {
         debug_assert!(root == Root::Tree || verdict != Verdict::Modified, "nothing is staged in the results");
         self.directories(above)?;
         self.writer.link(&path, &target, mtime(stat)).map_err(CollectError::Write)?;
-        let info = FileInfo { path: lossy(&path), size: target.len() as u64, sha256: hex(&Sha256::digest(&target)) };
+        let info = FileInfo { path: lossy(&path), size: target.len() as u64, sha256: HEXLOWER.encode(&Sha256::digest(&target)) };
         self.took(path, verdict, info)
     }
 

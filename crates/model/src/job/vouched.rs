@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::id::ExecutionId;
@@ -28,7 +29,7 @@ pub fn signed_text(definition: &Definition) -> Option<Vec<u8>> {
     let mut form = serde_json::to_value(definition).expect("a definition has string keys only");
     let fields = form.as_object_mut().expect("a definition is an object");
     fields.remove("signature");
-    fields.insert("executions".to_owned(), hex(&root).into());
+    fields.insert("executions".to_owned(), HEXLOWER.encode(&root).into());
     form.sort_all_objects();
     Some(format!("longshore job 1\n{form}").into_bytes())
 }
@@ -130,7 +131,7 @@ impl Tree {
         let mut way = Vec::new();
         for level in &self.levels {
             if let Some(beside) = level.get(place ^ 1) {
-                way.push(format!("{}{}", if place % 2 == 1 { 'l' } else { 'r' }, hex(beside)));
+                way.push(format!("{}{}", if place % 2 == 1 { 'l' } else { 'r' }, HEXLOWER.encode(beside)));
             }
             place /= 2;
         }
@@ -163,21 +164,8 @@ fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
 }
 
-/// By hand: a share for each of thousands has a dozen of these.
-fn hex(hash: &Hash) -> String {
-    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
-    hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
 fn unhex(text: &str) -> Option<Hash> {
-    if !crate::operation::is_sha256(text) {
-        return None;
-    }
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(hash)
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
