@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_model::limits::REQUEST_BYTES_MAX;
 use longshore_model::unit::Span;
 use longshore_model::wire::problem::{ErrorCode, FieldError};
+use longshore_model::wire::read::{Unreadable, read as read_json};
 use longshore_model::{HostName, JobId};
 use serde::de::DeserializeOwned;
 
@@ -88,35 +89,13 @@ async fn read_bounded(request: Request) -> Result<Vec<u8>, Failed> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failed> {
-    // The library would take the fields of an object from a list as well, in their order.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        let field = FieldError { pointer: String::new(), detail: "is a list, and must be an object".to_owned() };
-        return Err(Failed::new(ErrorCode::BadRequest, "the body is a list, and must be an object").fields(vec![field]));
-    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let pointer = pointer(error.path());
-        let cause = error.into_inner();
+    let value = read_json(&mut reader).map_err(|Unreadable { pointer, cause }| {
         let failed = Failed::new(ErrorCode::BadRequest, format!("the body cannot be read: {cause}"));
         if cause.is_data() { failed.fields(vec![FieldError { pointer, detail: cause.to_string() }]) } else { failed }
     })?;
     reader.end().map_err(|cause| Failed::new(ErrorCode::BadRequest, format!("the body cannot be read: {cause}")))?;
     Ok(value)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter().fold(String::new(), |mut text, segment| {
-        match segment {
-            Segment::Seq { index } => text.push_str(&format!("/{index}")),
-            Segment::Map { key } | Segment::Enum { variant: key } => {
-                text.push('/');
-                text.push_str(&key.replace('~', "~0").replace('/', "~1"));
-            }
-            Segment::Unknown => {}
-        }
-        text
-    })
 }
 
 /// The job a path names.

@@ -6,6 +6,7 @@ mod access;
 mod agents;
 mod artifacts;
 mod audit;
+mod bodies;
 mod broker;
 mod cancel;
 mod cors;

@@ -16,6 +16,7 @@ use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTE
 use crate::unit::{ByteSize, Span};
 use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
 use crate::wire::problem::FieldError;
+use crate::wire::read::{Unreadable, read};
 use crate::wire::secret::{Secret, Secrets};
 
 /// An operation with arguments that have been checked.
@@ -335,15 +336,7 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(pointer: &str, text: &str) -> Res
 }
 
 fn typed<T: DeserializeOwned>(args: serde_json::Value) -> Result<T, CallError> {
-    serde_path_to_error::deserialize(args).map_err(|error| {
-        let path = error.path().to_string().replace(['[', '.'], "/").replace(']', "");
-        let pointer = if path == "/" || path.is_empty() || path == "?" {
-            "/args".to_owned()
-        } else {
-            format!("/args/{}", path.trim_start_matches('/'))
-        };
-        fault(pointer, error.into_inner().to_string())
-    })
+    read(args).map_err(|Unreadable { pointer, cause }| fault(format!("/args{pointer}"), cause.to_string()))
 }
 
 fn words(pointer: &str, words: &[String]) -> Result<(), CallError> {

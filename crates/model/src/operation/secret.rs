@@ -146,6 +146,20 @@ mod tests {
         assert!(Call::parse("workspace.run", step).unwrap_err().to_string().contains("is in `env`, too"));
     }
 
+    /// Fields are looked for by their names: what came as a list would be stored as it is.
+    #[test]
+    fn secrets_in_a_list_of_arguments_are_refused_and_not_quoted() {
+        for (operation, args) in [
+            ("command.exec", json!([["echo"], null, {}, null, {"A": "hunter2"}])),
+            ("command.exec", json!([["echo", "@fact.hostname"], null, {}, null, {"A": "hunter2"}])),
+            ("command.shell", json!(["echo @fact.hostname", null, {}, null, {"A": "hunter2"}])),
+            ("workspace.run", json!([null, ["make @fact.hostname"], {}, {"A": "hunter2"}])),
+        ] {
+            let refusal = Call::parse(operation, args).unwrap_err().to_string();
+            assert_eq!(refusal, "/args: invalid type: sequence, expected an object", "{operation}");
+        }
+    }
+
     #[test]
     fn what_is_not_sealed_is_masked_where_arguments_are_stored() {
         for (operation, args) in [

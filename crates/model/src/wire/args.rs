@@ -1,9 +1,12 @@
 //! Arguments of the operations, one struct each. Their JSON Schemas are the catalogue's; those that are a body of their own are in the API's description too.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::secret::Secrets;
@@ -132,13 +135,38 @@ pub struct WorkspaceArgs {
 }
 
 /// A step: its script, or an object with more to say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum StepArgs {
     /// The script alone.
     Script(String),
     /// The script and its settings.
     Full(StepDetail),
+}
+
+// By hand: what serde buffers for an `untagged` choice would be read as a list, too, and its refusals do not name the place.
+impl<'de> Deserialize<'de> for StepArgs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Step;
+
+        impl<'de> Visitor<'de> for Step {
+            type Value = StepArgs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a script, or an object with `run`")
+            }
+
+            fn visit_str<E: de::Error>(self, script: &str) -> Result<StepArgs, E> {
+                Ok(StepArgs::Script(script.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<StepArgs, A::Error> {
+                StepDetail::deserialize(MapAccessDeserializer::new(fields)).map(StepArgs::Full)
+            }
+        }
+
+        deserializer.deserialize_any(Step)
+    }
 }
 
 /// A step with its settings.

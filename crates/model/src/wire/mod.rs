@@ -3,6 +3,7 @@
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
 //! take and give, [`log`] live output, [`agent`] heartbeats, [`facts`] what an agent knows of its host, [`dead_letter`] what is kept of
 //! jobs whose attempts are used up, [`turn`] of concurrency keys, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+//! What others wrote comes in through [`read`].
 
 pub mod agent;
 pub mod args;
@@ -11,6 +12,7 @@ pub mod dead_letter;
 pub mod facts;
 pub mod log;
 pub mod problem;
+pub mod read;
 pub mod record;
 pub mod rest;
 pub mod result;
