@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, Uri, header, request::Parts};
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
-use longshore_model::limits::REQUEST_BYTES_MAX;
+use longshore_model::limits::{PAGE_MAX, REQUEST_BYTES_MAX};
 use longshore_model::unit::Span;
 use longshore_model::wire::problem::{ErrorCode, FieldError};
 use longshore_model::wire::read::{Unreadable, read as read_json};
@@ -194,13 +194,17 @@ impl Fields {
         read(&text).map(Some).map_err(|error| bad_query(name, &error.to_string()))
     }
 
-    /// A field that is `true`, `false`, or there without a value.
-    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, Failed> {
-        self.read(name, |text| match text {
-            "true" | "" => Ok(true),
-            "false" => Ok(false),
-            _ => Err("takes `true` or `false`"),
+    /// How many items a page has.
+    pub(crate) fn limit(&mut self) -> Result<Option<usize>, Failed> {
+        self.read("limit", |text| match text.parse() {
+            Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
+            Ok(_) | Err(_) => Err(format!("takes 1 to {PAGE_MAX}")),
         })
+    }
+
+    /// A field that is `true` or `false`. Without a value it is neither: a variable of a script that is empty must not force anything.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, Failed> {
+        self.read(name, |text| text.parse().map_err(|_| "takes `true` or `false`"))
     }
 }
 

@@ -138,7 +138,6 @@ async fn lists_speak_the_earlier_words() {
     assert_eq!(all["items"][0]["operation"], json!({"type": "network.ping.do"}));
     assert_eq!(list("?status=completed").await["items"][0]["id"], done["job_id"]);
     assert_eq!(list("?status=unprocessed").await["items"][0]["id"], waiting["job_id"]);
-    assert_eq!(list("?status=").await["total_items"], 2);
     let page = list("?limit=1").await;
     let rest = list(&format!("?limit=1&cursor={}", page["next_cursor"].as_str().unwrap())).await;
     assert_eq!((&page["items"][0]["id"], &rest["items"][0]["id"]), (&second["job_id"], &first["job_id"]));
@@ -148,8 +147,10 @@ async fn lists_speak_the_earlier_words() {
     let failed = list("?status=failed").await;
     assert_eq!((&failed["total_items"], &failed["items"][0]["error"]), (&json!(1), &json!("cancelled by ada")));
     assert_eq!(house.get(&path(waiting)).await["status"], "failed");
-    let refused = house.request(Method::GET, "/job?status=sideways").send().await.unwrap();
-    assert!(problem(refused).await.detail.contains("unprocessed"));
+    for word in ["sideways", ""] {
+        let refused = house.request(Method::GET, &format!("/job?status={word}")).send().await.unwrap();
+        assert!(problem(refused).await.detail.contains("unprocessed"), "{word:?}");
+    }
 }
 
 #[tokio::test]

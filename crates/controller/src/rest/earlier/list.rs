@@ -25,18 +25,11 @@ pub(crate) struct ListQuery {
 impl FromQuery for ListQuery {
     fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
         let statuses = fields.read("status", |word| {
-            // Earlier clients send the field without a value for all of them.
-            if word.is_empty() {
-                return Ok(BTreeSet::new());
-            }
             let known = || format!("takes {}", Status::ALL.map(Status::as_str).join(", "));
             Status::from_word(word).map(|status| status.covers().collect()).ok_or_else(known)
         })?;
-        let limit = fields.read("limit", |text| match text.parse() {
-            Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
-            Ok(_) | Err(_) => Err(format!("takes 1 to {PAGE_MAX}")),
-        })?;
-        Ok(Self { statuses: statuses.unwrap_or_default(), cursor: fields.one("cursor"), limit: limit.unwrap_or(PAGE_MAX) })
+        let limit = fields.limit()?.unwrap_or(PAGE_MAX);
+        Ok(Self { statuses: statuses.unwrap_or_default(), cursor: fields.one("cursor"), limit })
     }
 }
 

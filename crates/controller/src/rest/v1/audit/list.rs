@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
-use longshore_model::limits::{PAGE_DEFAULT, PAGE_MAX};
+use longshore_model::limits::PAGE_DEFAULT;
 use longshore_model::wire::audit::AuditOutcome;
 use longshore_model::wire::rest::AuditList;
 
@@ -50,10 +50,7 @@ impl FromQuery for AuditQuery {
             _ => Err("takes `json` or `jsonl`"),
         })?;
         let cursor = fields.one("cursor");
-        let limit = fields.read("limit", |text| match text.parse() {
-            Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
-            Ok(_) | Err(_) => Err(format!("takes 1 to {PAGE_MAX}")),
-        })?;
+        let limit = fields.limit()?;
         let form = match (is_export.unwrap_or(false), cursor, limit) {
             (true, None, None) => Form::Export,
             (true, Some(_), _) => return Err(bad_query("cursor", "is for pages, and an export has none")),

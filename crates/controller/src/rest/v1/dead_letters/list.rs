@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
-use longshore_model::limits::{PAGE_DEFAULT, PAGE_MAX};
+use longshore_model::limits::PAGE_DEFAULT;
 use longshore_model::wire::rest::{DeadLetterCondition, DeadLetterList};
 
 use crate::app::{App, dead_letters as app};
@@ -29,11 +29,7 @@ impl FromQuery for ListQuery {
         if states.is_empty() {
             states.insert(DeadLetterCondition::Open);
         }
-        let limit = fields.read("limit", |text| match text.parse() {
-            Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
-            Ok(_) | Err(_) => Err(format!("takes 1 to {PAGE_MAX}")),
-        })?;
-        Ok(Self { states, cursor: fields.one("cursor"), limit: limit.unwrap_or(PAGE_DEFAULT) })
+        Ok(Self { states, cursor: fields.one("cursor"), limit: fields.limit()?.unwrap_or(PAGE_DEFAULT) })
     }
 }
 

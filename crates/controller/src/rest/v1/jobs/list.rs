@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use longshore_model::JobStatus;
-use longshore_model::limits::{PAGE_DEFAULT, PAGE_MAX};
+use longshore_model::limits::PAGE_DEFAULT;
 use longshore_model::wire::rest::JobList;
 
 use crate::app::{App, list as app};
@@ -37,11 +37,7 @@ impl FromQuery for ListQuery {
         filter.since = fields.read("since", moment)?;
         filter.until = fields.read("until", moment)?;
         filter.text = fields.one("text");
-        let limit = fields.read("limit", |text| match text.parse() {
-            Ok(limit @ 1..=PAGE_MAX) => Ok(limit),
-            Ok(_) | Err(_) => Err(format!("takes 1 to {PAGE_MAX}")),
-        })?;
-        Ok(Self { filter, cursor: fields.one("cursor"), limit: limit.unwrap_or(PAGE_DEFAULT) })
+        Ok(Self { filter, cursor: fields.one("cursor"), limit: fields.limit()?.unwrap_or(PAGE_DEFAULT) })
     }
 }
 
