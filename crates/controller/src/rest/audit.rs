@@ -1,5 +1,5 @@
-//! What surrounds every call for the audit trail: calls that may change something, and calls that are refused, are recorded once their
-//! answer is known, or once it is known that nobody waits for one.
+//! What surrounds every call for the audit trail: calls that may change something or have somebody do something, and calls that are refused,
+//! are recorded once their answer is known, or once it is known that nobody waits for one.
 //!
 //! Looks at the method, the path and the answer's head, and never at a body, a query or a token.
 
@@ -71,14 +71,15 @@ where
 struct Call {
     app: App,
     known: Known,
-    reads_only: bool,
+    /// Whether its method says that it only reads.
+    is_safe: bool,
     record: Option<AuditRecord>,
 }
 
 impl Call {
     fn new(app: App, request: &Request, known: Known) -> Self {
         let (path, extensions) = (request.uri().path(), request.extensions());
-        let reads_only = request.method().is_safe();
+        let is_safe = request.method().is_safe();
         let job = path.split('/').find_map(|segment| segment.parse().ok());
         let named = ["/agents/", "/nodes/"].iter().find_map(|noun| path.split_once(noun));
         let target = named.map(|(_, rest)| cut(rest.split('/').next().unwrap_or_default()));
@@ -102,12 +103,17 @@ impl Call {
             link: None,
         };
         // Before it is done: a delete leaves nothing to look at.
-        if let Some(job) = job.filter(|_| !reads_only) {
+        if let Some(job) = job.filter(|_| !is_safe) {
             describe(&app, &mut record, job);
         } else {
             record.job = job;
         }
-        Self { app, known, reads_only, record: Some(record) }
+        Self { app, known, is_safe, record: Some(record) }
+    }
+
+    /// Whether it does no more than read. A door that is read from makes a job all the same, and says what that is to do.
+    fn only_reads(&self) -> bool {
+        self.is_safe && self.known.0.asked.get().is_none()
     }
 
     fn answered(mut self, response: &Response<Body>) {
@@ -117,7 +123,7 @@ impl Call {
         let problem = response.extensions().get::<Box<Problem>>();
         // Outside the API nobody's handler answered: there is no such path, or not with this method.
         let is_nowhere = problem.is_none() && status.is_client_error() && !record.path.starts_with("/api/");
-        if is_nowhere || (self.reads_only && !is_refused) {
+        if is_nowhere || (self.only_reads() && !is_refused) {
             return;
         }
         record.status = Some(status.as_u16());
@@ -150,7 +156,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take().filter(|_| !self.reads_only) {
+        if let Some(record) = self.record.take().filter(|_| !self.only_reads()) {
             self.finish(record);
         }
     }

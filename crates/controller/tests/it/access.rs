@@ -1,9 +1,9 @@
 //! Who may call what: every operation of the description, tried with every kind of token against a real controller and a real broker.
 //!
 //! What is expected comes from the description alone, so a new endpoint is in here by itself, and one that does not say what it needs
-//! fails.
+//! fails. So does what each of those calls leaves in the audit trail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use longshore_controller::token::{self, Grant};
 use longshore_model::JobId;
 use longshore_model::access::{Caller, Roles};
 use longshore_model::operation::Operation;
+use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_store::jetstream;
 use longshore_testkit::NatsServer;
@@ -53,6 +54,11 @@ impl Described {
 
     fn changes(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    /// Whether a call that was let in is on record: it may change something, or have somebody do something.
+    fn is_recorded(&self) -> bool {
+        self.scopes.is_some() && (self.changes() || self.needs(OF_TARGET))
     }
 }
 
@@ -176,7 +182,7 @@ fn body(operation: &str) -> Value {
     }
 }
 
-async fn call(house: &House, operation: &Described, job: JobId, token: Option<&str>) -> Response {
+async fn call(house: &House, operation: &Described, job: JobId, token: Option<&str>, id: &str) -> Response {
     let mut path = operation.path.clone();
     for (name, value) in [
         ("{id}", job.to_string()),
@@ -194,7 +200,7 @@ async fn call(house: &House, operation: &Described, job: JobId, token: Option<&s
     if operation.has_wait {
         path.push_str("?wait=1ms");
     }
-    let mut request = house.bare(operation.method.clone(), &path);
+    let mut request = house.bare(operation.method.clone(), &path).header("x-request-id", id);
     if operation.has_body {
         request = request.json(&body(&operation.name));
     }
@@ -212,12 +218,14 @@ async fn every_operation_lets_in_exactly_those_whom_the_description_says() {
     let agent = house.agent(1, "web-01").await;
     let mut job = ended_job(&house, &agent).await;
     let mut wrong = String::new();
-    let mut n_tries = 0;
+    let mut tries = Vec::new();
     for operation in described() {
         agent.beat().await;
         for Card { what, token, ends } in cards(&house, &operation) {
-            let response = call(&house, &operation, job, token.as_deref()).await;
-            n_tries += 1;
+            let id = format!("try-{}", tries.len());
+            let response = call(&house, &operation, job, token.as_deref(), &id).await;
+            let line = format!("{} {} with {what}", operation.method, operation.path);
+            tries.push(Try { line, ends, is_recorded: ends == Ends::Forbidden || operation.is_recorded() });
             let status = response.status();
             let found = match status {
                 StatusCode::UNAUTHORIZED => Ends::Unauthenticated,
@@ -242,7 +250,45 @@ async fn every_operation_lets_in_exactly_those_whom_the_description_says() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    assert!(n_tries > 600, "{n_tries}");
+    assert!(tries.len() > 600, "{}", tries.len());
+    compare_with_trail(&house, &tries).await;
+}
+
+/// One call, and what it is to leave.
+struct Try {
+    line: String,
+    ends: Ends,
+    is_recorded: bool,
+}
+
+/// Every call of somebody left one record or none, as its description says. Those of nobody are counted together beyond the first few.
+async fn compare_with_trail(house: &House, tries: &[Try]) {
+    house.request(Method::POST, "/api/v1/agents/web-01/undrain").header("x-request-id", "last").send().await.unwrap();
+    let mut found: BTreeMap<String, Vec<AuditRecord>> = BTreeMap::new();
+    let mut place = 0;
+    house
+        .until("everything is told", async || {
+            let page = house.store.audit.after(place, 1000).await.unwrap();
+            place = page.items.last().map_or(place, |stored| stored.place);
+            page.items.into_iter().for_each(|stored| found.entry(stored.record.request_id.clone()).or_default().push(stored.record));
+            found.contains_key("last")
+        })
+        .await;
+    let mut wrong = String::new();
+    for (n, Try { line, ends, is_recorded }) in tries.iter().enumerate().filter(|(_, one)| one.ends != Ends::Unauthenticated) {
+        let records = found.get(&format!("try-{n}")).map_or(&[][..], Vec::as_slice);
+        if records.len() != usize::from(*is_recorded) {
+            let _ = writeln!(wrong, "{line}: {} records", records.len());
+        }
+        for record in records {
+            let has_status = record.status.is_some_and(|status| (status == 403) == (*ends == Ends::Forbidden));
+            let made_job = matches!(record.status, Some(200..=202)) && record.path.contains("/nodes/");
+            if record.who.as_deref() != Some("ada") || !has_status || (made_job && (record.job.is_none() || record.operation.is_none())) {
+                let _ = writeln!(wrong, "{line}: {record:?}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]

@@ -364,3 +364,30 @@ async fn a_call_whose_caller_hangs_up_is_recorded_without_a_status() {
     let records = trail(&house, 1).await;
     assert_eq!((records[0].who.as_deref(), &*records[0].path, records[0].status), (Some("ada"), "/api/v1/jobs", None));
 }
+
+#[tokio::test]
+async fn a_door_that_is_read_from_makes_a_job_and_leaves_a_record_like_every_submission() {
+    let (house, agent) = House::with_agent().await;
+    let path = "/api/v1/nodes/web-01/uptime";
+    let waiting = house.request(Method::GET, &format!("{path}?wait=1ms")).send().await.unwrap();
+    assert_eq!(waiting.status(), StatusCode::ACCEPTED);
+    let job = waiting.json::<serde_json::Value>().await.unwrap()["job_id"].clone();
+    let hung_up = house.request(Method::GET, &format!("{path}?wait=60s")).send();
+    assert!(tokio::time::timeout(Duration::from_millis(300), hung_up).await.is_err());
+    let unknown = house.request(Method::GET, "/api/v1/nodes/web-99/uptime").send().await.unwrap();
+    assert_eq!(problem(unknown).await.code, ErrorCode::NoAgent);
+    let malformed = house.request(Method::GET, &format!("{path}?colour=red")).send().await.unwrap();
+    assert_eq!(malformed.status(), StatusCode::BAD_REQUEST);
+    let head = house.request(Method::HEAD, path).send().await.unwrap();
+    assert_eq!(head.status(), StatusCode::METHOD_NOT_ALLOWED);
+
+    let records = trail(&house, 4).await;
+    let said: Vec<_> = records.iter().map(|record| (record.status, record.targets.join(","))).collect();
+    let to = |host: &str| host.to_owned();
+    assert_eq!(said, [(Some(202), to("web-01")), (None, to("web-01")), (Some(409), to("web-99")), (Some(400), to("web-01"))]);
+    for record in &records {
+        assert_eq!((record.who.as_deref(), record.operation.as_deref(), &*record.method), (Some("ada"), Some("node.uptime.get"), "GET"));
+    }
+    assert_eq!(serde_json::json!(records[0].job), job);
+    drop(agent);
+}
