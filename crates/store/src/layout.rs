@@ -108,11 +108,16 @@ impl Layout {
 
     /// Chunks and what is said of them, as the client's object store has them.
     pub(crate) fn object_subjects(&self) -> Vec<String> {
-        vec![format!("$O.{}.C.>", self.object_bucket), format!("$O.{}.M.>", self.object_bucket)]
+        vec![format!("$O.{}.C.>", self.object_bucket), self.object_infos()]
     }
 
     pub(crate) fn object_chunks(&self, upload: &str) -> String {
         format!("$O.{}.C.{upload}", self.object_bucket)
+    }
+
+    /// What is said of all objects.
+    pub(crate) fn object_infos(&self) -> String {
+        format!("$O.{}.M.>", self.object_bucket)
     }
 
     /// `encoded` is the object's name in base64.

@@ -32,7 +32,7 @@ pub use facts::Facts;
 pub use feed::{Fact, Feed, FeedItem, FeedStream, Position};
 pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger, Revision};
 pub use logs::{LogStream, Logs, StoredLog};
-pub use objects::{ObjectInfo, ObjectReader, Objects, archive_name, bundle_name, result_name};
+pub use objects::{ObjectInfo, ObjectOwner, ObjectPage, ObjectReader, Objects, archive_name, bundle_name, result_name};
 pub use registry::{Newest, Registry, RegistryEvent, RegistryStream};
 pub use turns::{Turn, Turns};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};

@@ -5,6 +5,7 @@ mod dead_letters;
 mod expired;
 mod leftovers;
 mod lost;
+mod objects;
 mod owed;
 mod tidy;
 mod turns;
@@ -29,27 +30,30 @@ const SCAN_MAX: usize = 20_000;
 const CONFLICTS_MAX: usize = 3;
 
 /// Where a duty goes on in its next pass; `None` is the beginning.
-type Cursor = Option<JobId>;
+type Cursor<P = JobId> = Option<P>;
 
 /// Starts every duty.
 pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
-    tasks.spawn(every(app.clone(), "unannounced", unannounced::pass));
-    tasks.spawn(every(app.clone(), "expired", expired::pass));
-    tasks.spawn(every(app.clone(), "owed", owed::pass));
-    tasks.spawn(every(app.clone(), "lost", lost::pass));
-    tasks.spawn(every(app.clone(), "leftovers", leftovers::pass));
-    tasks.spawn(every(app.clone(), "dead_letters", dead_letters::pass));
-    tasks.spawn(every(app.clone(), "turns", turns::pass));
+    let often = app.config.reconcile_every;
+    tasks.spawn(every(often, app.clone(), "unannounced", unannounced::pass));
+    tasks.spawn(every(often, app.clone(), "expired", expired::pass));
+    tasks.spawn(every(often, app.clone(), "owed", owed::pass));
+    tasks.spawn(every(often, app.clone(), "lost", lost::pass));
+    tasks.spawn(every(often, app.clone(), "leftovers", leftovers::pass));
+    tasks.spawn(every(often.max(objects::EVERY), app.clone(), "objects", objects::pass));
+    tasks.spawn(every(often, app.clone(), "dead_letters", dead_letters::pass));
+    tasks.spawn(every(often, app.clone(), "turns", turns::pass));
     tasks.spawn(tidy::run(app.clone()));
 }
 
 /// Runs a duty's passes until the controller drains. A pass that fails is tried again at the next turn.
-async fn every<F, P>(app: App, duty: &'static str, pass: P)
+async fn every<C, F, P>(period: Duration, app: App, duty: &'static str, pass: P)
 where
-    P: Fn(App, Cursor, Timestamp) -> F,
-    F: Future<Output = Result<Cursor, StoreError>>,
+    C: Copy,
+    P: Fn(App, Cursor<C>, Timestamp) -> F,
+    F: Future<Output = Result<Cursor<C>, StoreError>>,
 {
-    let mut turns = tokio::time::interval(app.config.reconcile_every.max(Duration::from_millis(1)));
+    let mut turns = tokio::time::interval(period.max(Duration::from_millis(1)));
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut cursor = None;
     loop {

@@ -17,13 +17,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const EXPIRES_IN: Duration = Duration::from_secs(3600);
 
 /// A controller without its API and its own turns: the test says when a pass is made, and at what time.
-struct Bench {
-    app: App,
+pub(super) struct Bench {
+    pub(super) app: App,
     _feed: JoinSet<()>,
 }
 
 impl Bench {
-    fn on(store: &Store) -> Self {
+    pub(super) fn on(store: &Store) -> Self {
         let app = App::new(Config::new(SigningKey::new(b"secret".to_vec())), store.clone());
         let mut feed = JoinSet::new();
         feed.spawn(crate::index::follow(app.clone()));
@@ -32,7 +32,7 @@ impl Bench {
     }
 
     /// Waits until the index has taken what the test wrote.
-    async fn index(&self, holds: impl Fn(&crate::index::Index) -> bool) {
+    pub(super) async fn index(&self, holds: impl Fn(&crate::index::Index) -> bool) {
         let wait = async {
             while !holds(&self.app.index()) {
                 tokio::task::yield_now().await;
@@ -58,20 +58,20 @@ impl Bench {
         self.app.fleet_mut().take(RegistryEvent::Current);
     }
 
-    async fn index_has(&self, job: JobId, state: ExecutionState) {
+    pub(super) async fn index_has(&self, job: JobId, state: ExecutionState) {
         self.index(|index| index.get(job).is_some_and(|entry| entry.shares[0].execution.state() == state)).await;
     }
 }
 
-fn store() -> Store {
+pub(super) fn store() -> Store {
     memory::open(memory::MemoryOptions::default())
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::now().checked_add(SignedDuration::from_secs(second)).unwrap()
 }
 
-async fn create(store: &Store, id: u128) -> (JobId, Revision) {
+pub(super) async fn create(store: &Store, id: u128) -> (JobId, Revision) {
     let definition = definition(id);
     match store.ledger.create(&definition).await.unwrap() {
         Created::Stored(revision) => (definition.id, revision),
@@ -105,7 +105,7 @@ fn definition(id: u128) -> Definition {
     }
 }
 
-async fn append(store: &Store, job: JobId, after: Revision, kind: EventKind) -> Revision {
+pub(super) async fn append(store: &Store, job: JobId, after: Revision, kind: EventKind) -> Revision {
     let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
     match store.ledger.append(job, ExecutionId::Any, after, &event).await.unwrap() {
         Appended::Stored(revision) => revision,
@@ -113,7 +113,7 @@ async fn append(store: &Store, job: JobId, after: Revision, kind: EventKind) -> 
     }
 }
 
-fn started() -> EventKind {
+pub(super) fn started() -> EventKind {
     EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() }
 }
 
@@ -234,7 +234,7 @@ async fn answers_that_are_owed_are_written() {
     assert!(!is_offered(&store).await);
 }
 
-fn answer(job: JobId) -> Answer {
+pub(super) fn answer(job: JobId) -> Answer {
     Answer {
         schema: SCHEMA,
         job,

@@ -202,9 +202,24 @@ impl Link {
 
     /// Removes everything under `filter`.
     pub(super) async fn purge(&self, stream: &Stream<()>, filter: &str, doing: &'static str) -> Result<(), Error> {
+        self.purge_until(stream, filter, None, doing).await
+    }
+
+    /// Removes what is under `filter`, up to the sequence `last` if it is given.
+    pub(super) async fn purge_until(
+        &self,
+        stream: &Stream<()>,
+        filter: &str,
+        last: Option<Revision>,
+        doing: &'static str,
+    ) -> Result<(), Error> {
         let deadline = Instant::now() + BUDGET;
         loop {
-            match stream.purge().filter(filter).await {
+            let purged = match last {
+                None => stream.purge().filter(filter).await,
+                Some(last) => stream.purge().filter(filter).sequence(last + 1).await,
+            };
+            match purged {
                 Ok(_) => return Ok(()),
                 Err(fault) if Instant::now() >= deadline => return Err(Error::unavailable(doing, fault)),
                 Err(_) => tokio::time::sleep(PAUSE).await,

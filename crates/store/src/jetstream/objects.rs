@@ -4,17 +4,20 @@
 //! expire and cannot tell a full store from an absent one, and its `delete` leaves a marker that names the object.
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::object_store::{GetErrorKind, InfoErrorKind, ObjectInfo as Stored, ObjectOptions, ObjectStore};
+use async_nats::jetstream::object_store::{GetErrorKind, ObjectInfo as Stored, ObjectOptions, ObjectStore};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
-use crate::{Error, ObjectInfo, ObjectReader, Objects};
+use super::read::PAGE;
+use crate::{Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
 
 /// Bytes of a piece, as the client has it; fewer where the broker's messages are smaller.
 const CHUNK_BYTES_MAX: usize = 128 * 1024;
@@ -27,6 +30,13 @@ pub(super) struct JetStreamObjects {
     stream: Stream<()>,
 }
 
+/// What is said of an object's pieces.
+struct Found {
+    info: Stored,
+    place: Revision,
+    stored_at: Timestamp,
+}
+
 impl JetStreamObjects {
     /// Its stream has been made and checked with the others.
     pub(super) async fn open(link: &Shared) -> Result<Self, Error> {
@@ -36,13 +46,16 @@ impl JetStreamObjects {
         Ok(Self { link: link.clone(), store, stream })
     }
 
-    /// What is stored under a name, deleted or not.
-    async fn stored(&self, name: &str) -> Result<Option<Stored>, Error> {
-        match self.store.info(name).await {
-            Ok(info) => Ok(Some(info)),
-            Err(fault) if fault.kind() == InfoErrorKind::NotFound => Ok(None),
-            Err(fault) => Err(Error::unavailable("reading about an object", fault)),
-        }
+    /// What is stored under a name, deleted or not, as the stream's leader has it.
+    async fn stored(&self, name: &str, doing: &'static str) -> Result<Option<Found>, Error> {
+        let subject = self.info_subject(name);
+        let Some(message) = self.link.read_last(&self.stream, &subject, doing).await? else { return Ok(None) };
+        let info = from_json(&subject, &message.payload)?;
+        Ok(Some(Found { info, place: message.sequence, stored_at: timestamp(message.time) }))
+    }
+
+    fn info_subject(&self, name: &str) -> String {
+        self.link.layout.object_info(&URL_SAFE.encode(name))
     }
 
     /// Writes the pieces, then what is said of them, which makes them an object. Gives the upload that it replaces, too.
@@ -84,18 +97,17 @@ impl JetStreamObjects {
 
     /// Two uploads of one name may end at the same time: each replaces exactly the one that it has seen, so that the pieces of none stay.
     async fn replace_info(&self, name: &str, info: &Stored) -> Result<Option<String>, Error> {
-        let subject = self.link.layout.object_info(&URL_SAFE.encode(name));
+        let subject = self.info_subject(name);
         let value = to_json(info, "object")?;
         let mut replaced = None;
         loop {
-            let last = self.link.read_last(&self.stream, &subject, STORING).await?;
-            let sequence = last.as_ref().map_or(0, |last| last.sequence);
-            if let Some(last) = last {
-                let upload = from_json::<Stored>(&subject, &last.payload)?.nuid;
-                if upload == info.nuid {
+            let last = self.stored(name, STORING).await?;
+            let sequence = last.as_ref().map_or(0, |last| last.place);
+            if let Some(Found { info: last, .. }) = last {
+                if last.nuid == info.nuid {
                     return Ok(replaced);
                 }
-                replaced = Some(upload);
+                replaced = Some(last.nuid);
             }
             let mut headers = HeaderMap::new();
             headers.insert(async_nats::header::NATS_ROLLUP, "sub");
@@ -121,11 +133,11 @@ impl Objects for JetStreamObjects {
                 if let Some(replaced) = replaced {
                     self.remove_chunks(&replaced, STORING).await?;
                 }
-                Ok(info_of(&info))
+                Ok(info_of(&info, Timestamp::now()))
             }
             Err(error) => {
                 // Whether what is said of them was stored may be unknown; then a reader must find them.
-                let is_object = self.stored(name).await.map_or(true, |now| now.is_some_and(|now| now.nuid == upload));
+                let is_object = self.stored(name, STORING).await.map_or(true, |now| now.is_some_and(|now| now.info.nuid == upload));
                 if !is_object && let Err(left) = self.remove_chunks(&upload, STORING).await {
                     tracing::warn!(error = %left, "pieces of an upload that failed are left until they expire");
                 }
@@ -143,14 +155,30 @@ impl Objects for JetStreamObjects {
     }
 
     async fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
-        Ok(self.stored(name).await?.filter(|info| !info.deleted).map(|info| info_of(&info)))
+        let found = self.stored(name, "reading about an object").await?;
+        Ok(found.filter(|found| !found.info.deleted).map(|found| info_of(&found.info, found.stored_at)))
     }
 
     async fn delete(&self, name: &str) -> Result<(), Error> {
-        let Some(info) = self.stored(name).await? else { return Ok(()) };
-        // What is said of the pieces goes last, so that a delete that broke off can be repeated.
-        self.remove_chunks(&info.nuid, DELETING).await?;
-        self.link.purge(&self.stream, &self.link.layout.object_info(&URL_SAFE.encode(name)), DELETING).await
+        let Some(found) = self.stored(name, DELETING).await? else { return Ok(()) };
+        // What is said of the pieces goes last, so that a delete that broke off can be repeated; and no more of it than was looked at.
+        self.remove_chunks(&found.info.nuid, DELETING).await?;
+        self.link.purge_until(&self.stream, &self.info_subject(name), Some(found.place), DELETING).await
+    }
+
+    async fn page(&self, after: Revision) -> Result<ObjectPage, Error> {
+        let (stream, filter) = (self.link.layout.object_stream(), self.link.layout.object_infos());
+        let stored = self.link.read_page(&stream, &filter, after, "listing objects").await?;
+        let next = stored.last().filter(|_| stored.len() >= PAGE).map(|last| last.sequence);
+        let mut items = Vec::with_capacity(stored.len());
+        for message in &stored {
+            match from_json::<Stored>(&message.subject, &message.payload) {
+                Ok(info) if info.deleted => {}
+                Ok(info) => items.push((info.name.clone(), info_of(&info, message.time))),
+                Err(error) => tracing::error!(%error, "an object cannot be read about, and is passed over"),
+            }
+        }
+        Ok(ObjectPage { items, next })
     }
 }
 
@@ -166,10 +194,9 @@ async fn next_chunk(content: &mut ObjectReader, bytes: usize) -> std::io::Result
     Ok(chunk.freeze())
 }
 
-fn info_of(info: &Stored) -> ObjectInfo {
+/// `stored_at` is the broker's word: of what we write ourselves nothing else says it.
+fn info_of(info: &Stored, stored_at: Timestamp) -> ObjectInfo {
     let digest = info.digest.as_deref().and_then(|digest| digest.strip_prefix("SHA-256=")).unwrap_or_default();
     let bytes = URL_SAFE.decode(digest).or_else(|_| URL_SAFE_NO_PAD.decode(digest)).unwrap_or_default();
-    // What was just written has no time yet.
-    let stored_at = info.modified.map_or_else(jiff::Timestamp::now, |at| timestamp(std::time::SystemTime::from(at)));
-    ObjectInfo { size: info.size as u64, sha256: bytes.iter().map(|byte| format!("{byte:02x}")).collect(), stored_at }
+    ObjectInfo { size: info.size as u64, sha256: HEXLOWER.encode(&bytes), stored_at }
 }

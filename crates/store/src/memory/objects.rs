@@ -1,19 +1,31 @@
 //! Large things by name. Read to their end before the lock is taken, so an object appears whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::Cursor;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::Memory;
-use crate::{Error, ObjectInfo, ObjectReader, Objects};
+use crate::{Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
+
+/// Objects of a page.
+const PAGE: usize = 1000;
 
 #[derive(Default)]
-pub(super) struct Shelf(BTreeMap<String, (ObjectInfo, Bytes)>);
+pub(super) struct Shelf {
+    newest: Revision,
+    objects: BTreeMap<String, Object>,
+}
+
+struct Object {
+    place: Revision,
+    info: ObjectInfo,
+    content: Bytes,
+}
 
 #[async_trait]
 impl Objects for Memory {
@@ -23,30 +35,38 @@ impl Objects for Memory {
             .read_to_end(&mut bytes)
             .await
             .map_err(|error| Error::Refused { doing: "reading the content of an object", reason: error.to_string() })?;
-        let info = ObjectInfo { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)), stored_at: self.0.options.clock.now() };
-        self.0.state().objects.0.insert(name.to_owned(), (info.clone(), Bytes::from(bytes)));
+        let info = ObjectInfo {
+            size: bytes.len() as u64,
+            sha256: HEXLOWER.encode(&Sha256::digest(&bytes)),
+            stored_at: self.0.options.clock.now(),
+        };
+        let shelf = &mut self.0.state().objects;
+        shelf.newest += 1;
+        let object = Object { place: shelf.newest, info: info.clone(), content: Bytes::from(bytes) };
+        shelf.objects.insert(name.to_owned(), object);
         Ok(info)
     }
 
     async fn get(&self, name: &str) -> Result<Option<ObjectReader>, Error> {
-        let content = self.0.state().objects.0.get(name).map(|(_, bytes)| bytes.clone());
+        let content = self.0.state().objects.objects.get(name).map(|object| object.content.clone());
         Ok(content.map(|bytes| Box::pin(Cursor::new(bytes)) as ObjectReader))
     }
 
     async fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {
-        Ok(self.0.state().objects.0.get(name).map(|(info, _)| info.clone()))
+        Ok(self.0.state().objects.objects.get(name).map(|object| object.info.clone()))
     }
 
     async fn delete(&self, name: &str) -> Result<(), Error> {
-        self.0.state().objects.0.remove(name);
+        self.0.state().objects.objects.remove(name);
         Ok(())
     }
-}
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    async fn page(&self, after: Revision) -> Result<ObjectPage, Error> {
+        let state = self.0.state();
+        let mut later: Vec<_> = state.objects.objects.iter().filter(|(_, object)| object.place > after).collect();
+        later.sort_by_key(|(_, object)| object.place);
+        let next = later.get(PAGE - 1).map(|(_, object)| object.place);
+        let items = later.into_iter().take(PAGE).map(|(name, object)| (name.clone(), object.info.clone())).collect();
+        Ok(ObjectPage { items, next })
+    }
 }

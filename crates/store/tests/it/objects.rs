@@ -17,6 +17,7 @@ conformance!(GENEROUS:
     an_object_is_replaced_whole,
     a_deleted_object_is_gone,
     an_object_whose_content_breaks_off_does_not_appear,
+    objects_are_listed_in_the_order_in_which_they_were_stored,
 );
 
 /// Of `hello`, and of nothing.
@@ -78,6 +79,27 @@ async fn an_object_whose_content_breaks_off_does_not_appear(store: Store) {
     assert!(soon(store.objects.put("name", broken())).await.is_err());
     assert_eq!(store.objects.info("name").await.unwrap().map(said), Some((5, info.sha256)));
     assert_eq!(read(&store, "name").await, Some(b"hello".to_vec()));
+}
+
+async fn objects_are_listed_in_the_order_in_which_they_were_stored(store: Store) {
+    let all = async |after| {
+        let page = store.objects.page(after).await.unwrap();
+        assert_eq!(page.next, None);
+        page.items
+    };
+    assert_eq!(all(0).await, []);
+    for name in ["b", "a", "c", "d"] {
+        soon(store.objects.put(name, reader(name.as_bytes()))).await.unwrap();
+    }
+    soon(store.objects.put("b", reader(b"again"))).await.unwrap();
+    store.objects.delete("c").await.unwrap();
+    let broken: ObjectReader = Box::pin(Cursor::new(patterned(300_000, 1)).chain(BreaksOff));
+    assert!(soon(store.objects.put("e", broken)).await.is_err());
+    let listed = all(0).await;
+    assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "d", "b"]);
+    for (name, info) in listed {
+        assert_eq!(Some(info), store.objects.info(&name).await.unwrap(), "{name}");
+    }
 }
 
 fn reader(content: &[u8]) -> ObjectReader {
