@@ -142,6 +142,10 @@ async fn ask(ctx: &Arc<Context>, job: &Job, key: &str, holder: Holder) -> Result
             // A share looks like a job for this agent alone.
             waiter.execution = waiter.execution.filter(|execution| *execution == ExecutionId::Any);
             turns.enter(&waiter).await?;
+            // Or its job was deleted just now: whoever deletes it removes its place once more when it is gone, so one of the two sees the other.
+            if ctx.store.ledger.load_execution(holder.job, holder.execution).await?.is_none() {
+                turns.leave(key, job.id).await?;
+            }
         }
         return Ok(Asked::After(waiting.len()));
     };

@@ -1,7 +1,7 @@
 //! Turns under a concurrency key: one at a time, in order, and nothing run by who has lost its turn.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use longshore_model::job::turn::waiter;
@@ -84,13 +84,23 @@ struct Meddler {
     rival: Job,
     when: When,
     done: AtomicBool,
+    n_entered: AtomicUsize,
 }
 
+impl Meddler {
+    fn new(store: Store, rival: Job, when: When) -> Self {
+        Self { store, rival, when, done: AtomicBool::new(false), n_entered: AtomicUsize::new(0) }
+    }
+}
+
+#[derive(PartialEq)]
 enum When {
     /// The rival, from whom the turn is taken, records its start just before.
     Before,
     /// The rival takes the turn just after.
     After,
+    /// The rival is deleted while who waits is being read.
+    Deleted,
 }
 
 #[async_trait]
@@ -112,16 +122,24 @@ impl Turns for Meddler {
                 self.store.turns.take(key, &theirs, taken.unwrap()).await?.unwrap();
                 Ok(taken)
             }
-            (When::Before | When::After, false) => self.store.turns.take(key, hold, after).await,
+            (When::Before | When::After, false) | (When::Deleted, _) => self.store.turns.take(key, hold, after).await,
         }
     }
 
     async fn enter(&self, waiter: &Waiter) -> Result<(), Error> {
-        self.store.turns.enter(waiter).await
+        self.store.turns.enter(waiter).await?;
+        self.n_entered.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
-        self.store.turns.waiting(key).await
+        if self.when != When::Deleted || self.done.swap(true, Ordering::Relaxed) {
+            return self.store.turns.waiting(key).await;
+        }
+        self.store.turns.leave(key, self.rival.id).await?;
+        let waiting = self.store.turns.waiting(key).await?;
+        self.store.ledger.delete(self.rival.id).await?;
+        Ok(waiting)
     }
 
     async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
@@ -147,7 +165,7 @@ async fn meddled(when: When) -> (Bench, Job) {
     let rival = keyed(1);
     assert!(matches!(sound.ledger.create(&Definition::from(&rival)).await.unwrap(), Created::Stored(_)));
     sound.work.withdraw(&Definition::from(&rival)).await.unwrap();
-    let meddler = Meddler { store: sound.clone(), rival: rival.clone(), when, done: AtomicBool::new(false) };
+    let meddler = Meddler::new(sound.clone(), rival.clone(), when);
     (Bench::on(Store { turns: Arc::new(meddler), ..sound }), rival)
 }
 
@@ -183,4 +201,21 @@ async fn who_takes_over_a_turn_gives_it_back_if_its_holder_started_meanwhile() {
     eventually("the rival's turn", PATIENCE, is_back).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(n_starts(&bench.record(job.id).await), 0);
+}
+
+#[tokio::test]
+async fn a_job_that_is_deleted_while_its_turn_is_asked_for_leaves_no_place_in_the_queue() {
+    let sound = memory::open(memory::MemoryOptions::default());
+    let (deleted, next) = (keyed(1), keyed(2));
+    let meddler = Arc::new(Meddler::new(sound.clone(), deleted.clone(), When::Deleted));
+    let mut bench = Bench::on(Store { turns: Arc::clone(&meddler) as Arc<dyn Turns>, ..sound });
+    submit(&bench.store, &deleted).await;
+    bench.start_agent(sample::agent_id(1), 1).await;
+    // Once by its submission, and once more by the agent, which found no place.
+    let is_back = async || (meddler.n_entered.load(Ordering::Relaxed) == 2).then_some(());
+    eventually("the agent's question", PATIENCE, is_back).await;
+    let is_gone = async || bench.store.turns.everyone().await.unwrap().is_empty().then_some(());
+    eventually("nobody who waits", PATIENCE, is_gone).await;
+    submit(&bench.store, &next).await;
+    assert_eq!(bench.answer(next.id, ExecutionId::Any).await.outcome, Outcome::Completed);
 }

@@ -61,6 +61,10 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
     if !is_retired {
         retire_key(app, &definition).await?;
     }
+    if let Some(key) = &definition.concurrency_key {
+        // An agent that asked for its turn meanwhile may have found no place, and entered it again. From now on it finds that the job is gone.
+        app.store.turns.leave(key, id).await?;
+    }
     if !is_settled {
         // An agent that was lost may have stored a result since. From now on it finds that the job is gone, and removes it itself.
         remove(app, &objects).await?;

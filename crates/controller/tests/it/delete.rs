@@ -1,8 +1,14 @@
 //! Delete, then look: nothing is left.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use longshore_model::JobId;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::rest::JobView;
-use longshore_store::{archive_name, bundle_name};
+use longshore_model::wire::turn::{Hold, Waiter};
+use longshore_store::{Error, Revision, Store, Turn, Turns, archive_name, bundle_name, memory};
 use reqwest::Method;
 use serde_json::json;
 
@@ -57,6 +63,74 @@ async fn a_forced_delete_stops_what_runs_first() {
     let (response, ()) = tokio::join!(house.request(Method::DELETE, &path).send(), obey);
     assert_eq!(response.unwrap().status(), 204);
     assert!(house.store.ledger.load(job.id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_flag_without_a_value_is_refused_and_forces_nothing() {
+    let (house, _agent) = House::with_agent().await;
+    let job = house.submit(json!({})).await.id;
+    for path in [format!("/api/v1/jobs/{job}"), format!("/job/{job}")] {
+        for flag in ["force=", "force", "force=1", "force=TRUE"] {
+            let refused = house.request(Method::DELETE, &format!("{path}?{flag}")).send().await.unwrap();
+            let found = problem(refused).await;
+            assert_eq!((found.code, found.errors[0].pointer.as_str()), (ErrorCode::BadRequest, "?force"), "{path}?{flag}");
+        }
+    }
+    let logs = house.request(Method::GET, &format!("/api/v1/jobs/{job}/logs?follow=")).send().await.unwrap();
+    assert_eq!(problem(logs).await.errors[0].pointer, "?follow");
+    assert_eq!(house.store.ledger.load(job).await.unwrap().unwrap().events, []);
+}
+
+/// Turns of a fleet in which an agent asks for its turn whenever somebody has left the queue while the job is still there.
+struct Asking(Store);
+
+#[async_trait]
+impl Turns for Asking {
+    async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {
+        let place = self.0.turns.waiting(key).await?.into_iter().find(|waiter| waiter.job == job);
+        self.0.turns.leave(key, job).await?;
+        match place {
+            Some(place) if self.0.ledger.load(job).await?.is_some() => self.0.turns.enter(&place).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn enter(&self, waiter: &Waiter) -> Result<(), Error> {
+        self.0.turns.enter(waiter).await
+    }
+
+    async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
+        self.0.turns.waiting(key).await
+    }
+
+    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
+        self.0.turns.everyone().await
+    }
+
+    async fn turn(&self, key: &str) -> Result<Turn, Error> {
+        self.0.turns.turn(key).await
+    }
+
+    async fn take(&self, key: &str, hold: &Hold, after: Revision) -> Result<Option<Revision>, Error> {
+        self.0.turns.take(key, hold, after).await
+    }
+
+    async fn release(&self, key: &str, held: Revision) -> Result<(), Error> {
+        self.0.turns.release(key, held).await
+    }
+}
+
+#[tokio::test]
+async fn a_place_in_a_queue_that_an_agent_takes_while_its_job_is_deleted_goes_with_the_job() {
+    let sound = memory::open(memory::MemoryOptions::default());
+    let store = Store { turns: Arc::new(Asking(sound.clone())), ..sound.clone() };
+    let house = House::on(store, |config| config.reconcile_every = Duration::from_secs(3600)).await;
+    let _agent = house.agent(1, "web-01").await;
+    let job = house.submit(json!({"concurrency_key": "k"})).await.id;
+    assert_eq!(sound.turns.everyone().await.unwrap().len(), 1);
+    let deleted = house.request(Method::DELETE, &format!("/api/v1/jobs/{job}?force=true")).send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    assert_eq!(sound.turns.everyone().await.unwrap(), []);
 }
 
 async fn upload(house: &House) -> String {
