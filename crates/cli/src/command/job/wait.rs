@@ -6,6 +6,7 @@ use clap::Args;
 use longshore_client::{Backoff, Client, JobId, JobView};
 use longshore_model::ExecutionState;
 use longshore_model::unit::Span;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::id::resolve;
 use super::{goes_on, telling};
@@ -61,9 +62,12 @@ impl Wait {
 
 /// Waits for what becomes of a job that was accepted; Ctrl-C ends the waiting and says how to come back. Gives nothing then.
 pub(crate) async fn or_leave<T>(app: &App, id: JobId, waiting: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>, Failure> {
+    // Heard from here on: caught only once it is waited for, a Ctrl-C just after the request was sent would end us without a word.
+    let mut interrupts =
+        signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
     tokio::select! {
         done = waiting => done.map(Some).map_err(|failure| failure.hint(goes_on(id))),
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupts.recv() => {
             app.out.say(format!("\ninterrupted; {}", goes_on(id)));
             Ok(None)
         }
