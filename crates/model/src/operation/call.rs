@@ -273,46 +273,39 @@ impl Call {
     }
 }
 
+/// Where each operation has its secrets, if it takes any: to look at, or to change, as `$call` is.
+macro_rules! secrets_of {
+    ($call:expr, $of_template:ident) => {
+        match $call {
+            Self::CommandExec(Command { secrets, .. })
+            | Self::CommandShell { command: Command { secrets, .. }, script: _ }
+            | Self::WorkspaceRun { run: WorkspaceRun { secrets, .. }, args: _ } => Some(secrets),
+            Self::WithFacts(template) => template.$of_template(),
+            Self::NetworkDnsGet { .. }
+            | Self::NetworkDnsSet(_)
+            | Self::NetworkPingRun(_)
+            | Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeHostnameSet { .. }
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet => None,
+        }
+    };
+}
+
 impl Call {
     /// Its secrets, if its operation takes any.
     #[must_use]
     pub fn secrets(&self) -> Option<&Secrets> {
-        match self {
-            Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&command.secrets),
-            Self::WorkspaceRun { run, args: _ } => Some(&run.secrets),
-            Self::WithFacts(template) => template.secrets(),
-            Self::NetworkDnsGet { .. }
-            | Self::NetworkDnsSet(_)
-            | Self::NetworkPingRun(_)
-            | Self::NodeDiskGet
-            | Self::NodeHostnameGet
-            | Self::NodeHostnameSet { .. }
-            | Self::NodeLoadGet
-            | Self::NodeMemoryGet
-            | Self::NodeOsGet
-            | Self::NodeStatusGet
-            | Self::NodeUptimeGet => None,
-        }
+        secrets_of!(self, secrets)
     }
 
     /// The same, to be sealed or opened.
     pub fn secrets_mut(&mut self) -> Option<&mut Secrets> {
-        match self {
-            Self::CommandExec(command) | Self::CommandShell { command, script: _ } => Some(&mut command.secrets),
-            Self::WorkspaceRun { run, args: _ } => Some(&mut run.secrets),
-            Self::WithFacts(template) => template.secrets_mut(),
-            Self::NetworkDnsGet { .. }
-            | Self::NetworkDnsSet(_)
-            | Self::NetworkPingRun(_)
-            | Self::NodeDiskGet
-            | Self::NodeHostnameGet
-            | Self::NodeHostnameSet { .. }
-            | Self::NodeLoadGet
-            | Self::NodeMemoryGet
-            | Self::NodeOsGet
-            | Self::NodeStatusGet
-            | Self::NodeUptimeGet => None,
-        }
+        secrets_of!(self, secrets_mut)
     }
 }
 

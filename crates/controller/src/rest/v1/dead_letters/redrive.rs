@@ -1,14 +1,14 @@
 //! `POST /api/v1/dead-letters/{id}/redrive`.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use longshore_model::wire::rest::JobView;
 
 use crate::app::{App, dead_letters as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::JobPath;
+use crate::rest::idempotency;
 use crate::rest::problem::Failed;
 use crate::rest::refusals::StateRefusals;
 
@@ -26,7 +26,6 @@ use crate::rest::refusals::StateRefusals;
 )]
 pub(super) async fn redrive(State(app): State<App>, Authorized(caller): Authorized, JobPath(id): JobPath) -> Result<Response, Failed> {
     let app::Redrive { job, is_new } = app::redrive(&app, &caller, id).await?;
-    let location = HeaderValue::from_str(&format!("/api/v1/jobs/{}", job.id)).expect("ids are ASCII");
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, [(header::LOCATION, location)], Json(job)).into_response())
+    Ok(idempotency::answer(status, &format!("/api/v1/jobs/{}", job.id), false, job))
 }

@@ -1,14 +1,14 @@
 //! `POST /api/v1/jobs/{id}/retry`.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use longshore_model::wire::rest::{JobView, RetryJobRequest};
 
 use crate::app::{App, retry as app};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::{JobPath, OptionalJson};
+use crate::rest::idempotency;
 use crate::rest::problem::Failed;
 use crate::rest::refusals::StateRefusals;
 
@@ -26,6 +26,5 @@ pub(super) async fn retry(
     OptionalJson(request): OptionalJson<RetryJobRequest>,
 ) -> Result<Response, Failed> {
     let job = app::retry(&app, &caller, id, request).await?;
-    let location = HeaderValue::from_str(&format!("/api/v1/jobs/{}", job.id)).expect("ids are ASCII");
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(job)).into_response())
+    Ok(idempotency::answer(StatusCode::CREATED, &format!("/api/v1/jobs/{}", job.id), false, job))
 }
