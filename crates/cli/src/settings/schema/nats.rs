@@ -1,32 +1,11 @@
-//! Every setting there is, with its meaning and its default. Reference, JSON Schema and `config explain` are made from this file.
+//! `nats`: the broker and what is kept on it. Names and bounds have one home, the store's own configuration: defaults come from there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::time::Duration;
-
-use longshore_agent::{FactsPolicy, Thresholds};
-use longshore_model::Label;
-use longshore_model::access::{Roles, TakenRole};
-use longshore_model::label::ParseLabelError;
-use longshore_model::retry::standard_backoff;
 use longshore_model::unit::{ByteSize, Span};
 use longshore_store::jetstream;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::secret::Secret;
-
-/// Longshore's configuration.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Settings {
-    /// The broker and what is kept on it.
-    pub(crate) nats: Nats,
-    /// The controller, and how clients find it.
-    pub(crate) controller: Controller,
-    /// The agent on this host.
-    pub(crate) agent: Agent,
-}
+use crate::settings::secret::Secret;
 
 /// The broker and what is kept on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -256,189 +235,6 @@ pub(crate) struct Objects {
     pub(crate) max_bytes: ByteSize,
 }
 
-/// The controller, and how clients find it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Controller {
-    /// The REST API.
-    pub(crate) api: Api,
-    /// What keeps jobs safe on the broker.
-    pub(crate) jobs: ControllerJobs,
-    /// How this host's client commands find a controller.
-    pub(crate) client: ClientSide,
-}
-
-/// What keeps jobs safe on the broker.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ControllerJobs {
-    /// Public key that seals jobs' secrets, `longshore-seal-…`. None: `secrets.pub` in the data directory; without one jobs with secrets are refused.
-    pub(crate) sealing_key: Option<String>,
-    /// Key that signs jobs, `longshore-sign-…`. None: `jobs.key` in the data directory; without one jobs are not signed.
-    pub(crate) signing_key: Option<Secret>,
-}
-
-/// The REST API.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Api {
-    /// Address and port the API listens on; port 0 takes a free one.
-    pub(crate) listen: String,
-    /// How long a request with `?wait` and no time waits for the job.
-    #[schemars(with = "String")]
-    pub(crate) job_timeout: Span,
-    /// Who may use it.
-    pub(crate) security: ApiSecurity,
-}
-
-/// Who may use the API.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ApiSecurity {
-    /// Key that signs tokens, at least 32 bytes. None: `signing.key` in the data directory, made at the first start.
-    pub(crate) signing_key: Option<Secret>,
-    /// Ed25519 public keys in PEM that tokens of others are checked with, such as `[{file: /etc/longshore/ci.pub}]`; several while keys change.
-    pub(crate) verify_keys: Vec<VerifyKeyFile>,
-    /// Which web pages of others may call the API.
-    pub(crate) cors: Cors,
-    /// Roles beside `read`, `write` and `admin`, such as `{ops: {permissions: [node:read, job:read]}}`.
-    pub(crate) roles: BTreeMap<String, Role>,
-}
-
-/// A public key that tokens are checked with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct VerifyKeyFile {
-    /// The file with it.
-    pub(crate) file: PathBuf,
-    /// The `kid` of its tokens. None: the key's thumbprint, which `token generate` uses, too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) kid: Option<String>,
-}
-
-/// Which web pages of others may call the API.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Cors {
-    /// Origins whose pages a browser lets call the API, such as `https://ops.example`; `*` for all. None unless given.
-    pub(crate) allow_origins: Vec<String>,
-}
-
-/// What a role grants.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Role {
-    /// Permissions, `resource:verb`.
-    pub(crate) permissions: BTreeSet<String>,
-}
-
-impl ApiSecurity {
-    /// The roles that tokens may carry.
-    pub(crate) fn roles(&self) -> Result<Roles, TakenRole> {
-        Roles::with(self.roles.iter().map(|(name, role)| (name.clone(), role.permissions.clone())).collect())
-    }
-}
-
-/// How client commands find a controller.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ClientSide {
-    /// Address of the controller, such as http://127.0.0.1:8080. None: the current context's.
-    pub(crate) url: Option<String>,
-    /// Who we are.
-    pub(crate) security: ClientSecurity,
-}
-
-/// Who a client is.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ClientSecurity {
-    /// Token that client commands send. None: the current context's.
-    pub(crate) bearer_token: Option<Secret>,
-}
-
-/// The agent on this host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Agent {
-    /// Name the agent goes by. Empty: the system's host name.
-    pub(crate) hostname: String,
-    /// Executions it runs at once.
-    pub(crate) max_jobs: usize,
-    /// Groups it belongs to, such as `{group: web.dev.us-east}`: jobs for `group:web` and `group:web.dev` are for it, too.
-    pub(crate) labels: BTreeMap<String, String>,
-    /// Name under which agents share the work for `_any`; the same for all agents of a fleet, since the work goes to one group.
-    pub(crate) queue_group: String,
-    /// Name of an agent's connection, for whoever looks at the broker.
-    pub(crate) client_name: String,
-    /// Which jobs it believes, and what opens their secrets.
-    pub(crate) jobs: AgentJobs,
-    /// How agents take work from the broker.
-    pub(crate) consumer: Consumer,
-    /// What it knows of its host.
-    pub(crate) facts: AgentFacts,
-    /// From where on its host counts as short of something.
-    pub(crate) conditions: Conditions,
-}
-
-/// What an agent knows of its host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct AgentFacts {
-    /// How often it looks, 1s to 24h.
-    #[schemars(with = "String")]
-    pub(crate) interval: Span,
-}
-
-/// From where on an agent's host counts as short of something.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Conditions {
-    /// Percent of memory in use, 1 to 100.
-    pub(crate) memory_pressure_threshold: u32,
-    /// Load of the last minute by the number of processors, 0.01 to 1000.
-    pub(crate) high_load_multiplier: f64,
-    /// Percent of space in use on a file system, 1 to 100.
-    pub(crate) disk_pressure_threshold: u32,
-}
-
-/// Which jobs an agent believes, and what opens their secrets.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct AgentJobs {
-    /// Keys that open jobs' secrets, `longshore-open-…`, one a line, the newest first. None: `secrets.key` in the data directory; without one jobs with secrets fail.
-    pub(crate) opening_keys: Option<Secret>,
-    /// Public keys of the controllers whose jobs it runs, `longshore-trust-…`, comma separated. None: `jobs.pub` in the data directory; without one unsigned jobs are run.
-    pub(crate) trusted_keys: Option<String>,
-}
-
-/// How agents take work from the broker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Consumer {
-    /// How often the broker offers the same work. Attempts are counted apart from this.
-    pub(crate) max_deliver: i64,
-    /// How long a claim lasts without being extended.
-    #[schemars(with = "String")]
-    pub(crate) ack_wait: Span,
-    /// How many claims there may be at once, over all agents.
-    pub(crate) max_ack_pending: i64,
-    /// `instant`, or `original` for the pace the work came in.
-    pub(crate) replay_policy: ReplayPolicy,
-    /// Waits between the attempts of jobs that do not say what theirs are; the last one is repeated. Claims last `ack_wait` all the same.
-    #[schemars(with = "Vec<String>")]
-    pub(crate) back_off: Vec<Span>,
-}
-
-/// The pace at which waiting work is offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ReplayPolicy {
-    #[default]
-    Instant,
-    Original,
-}
-
 fn size(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["string", "integer"] })
 }
@@ -448,14 +244,6 @@ impl Default for Server {
         Self { host: "127.0.0.1".to_owned(), port: None, store_dir: None, namespace: String::new(), binary: None }
     }
 }
-
-impl Default for Api {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), job_timeout: Span(Duration::from_secs(30)), security: ApiSecurity::default() }
-    }
-}
-
-// The broker's names and bounds have one home, the store's own configuration.
 
 impl Default for Nats {
     fn default() -> Self {
@@ -540,63 +328,9 @@ impl Default for Facts {
     }
 }
 
-impl Default for AgentFacts {
-    fn default() -> Self {
-        Self { interval: Span(FactsPolicy::default().every) }
-    }
-}
-
-impl Default for Conditions {
-    fn default() -> Self {
-        let Thresholds { memory_percent, load_percent, disk_percent } = Thresholds::default();
-        Self {
-            memory_pressure_threshold: memory_percent,
-            high_load_multiplier: f64::from(load_percent) / 100.0,
-            disk_pressure_threshold: disk_percent,
-        }
-    }
-}
-
 impl Default for Objects {
     fn default() -> Self {
         let objects = jetstream::Config::default().objects;
         Self { bucket: objects.bucket, max_age: Span(objects.max_age), max_bytes: ByteSize(objects.max_bytes) }
-    }
-}
-
-impl Agent {
-    /// Its labels, or the first that is none.
-    pub(crate) fn labels(&self) -> Result<Vec<Label>, ParseLabelError> {
-        self.labels.iter().map(|(key, value)| format!("{key}:{value}").parse()).collect()
-    }
-}
-
-impl Default for Agent {
-    fn default() -> Self {
-        let consumer = jetstream::Config::default().consumer;
-        Self {
-            hostname: String::new(),
-            max_jobs: 10,
-            labels: BTreeMap::new(),
-            queue_group: consumer.queue_group,
-            client_name: "longshore-agent".to_owned(),
-            jobs: AgentJobs::default(),
-            consumer: Consumer::default(),
-            facts: AgentFacts::default(),
-            conditions: Conditions::default(),
-        }
-    }
-}
-
-impl Default for Consumer {
-    fn default() -> Self {
-        let consumer = jetstream::Config::default().consumer;
-        Self {
-            max_deliver: consumer.max_deliver,
-            ack_wait: Span(consumer.ack_wait),
-            max_ack_pending: consumer.max_ack_pending,
-            replay_policy: if consumer.replay_original { ReplayPolicy::Original } else { ReplayPolicy::Instant },
-            back_off: standard_backoff().into_iter().map(Span).collect(),
-        }
     }
 }
