@@ -66,7 +66,9 @@ async fn a_turn_whose_holder_never_starts_is_taken_over_after_a_lease_and_one_th
 
     // And one that did record it: it has the turn until the ledger says otherwise.
     let third = keyed(3);
-    let turn = bench.store.turns.turn(KEY).await.unwrap();
+    // The turn is freed after the answer.
+    let free = async || bench.store.turns.turn(KEY).await.ok().filter(|turn| turn.hold.is_none());
+    let turn = eventually("a free turn", PATIENCE, free).await;
     bench.store.turns.take(KEY, &hold(&gone), turn.revision).await.unwrap().unwrap();
     let appended = bench.store.ledger.append(gone.id, ExecutionId::Any, delivery.revision, &started(1, sample::agent_id(9))).await.unwrap();
     let Appended::Stored(revision) = appended else { panic!("nobody else writes") };
