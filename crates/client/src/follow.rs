@@ -81,7 +81,8 @@ impl Follow {
             if event.name.as_deref() == Some("end") {
                 return None;
             }
-            if event.data.is_empty() {
+            // Who is cut off for being slow comes back and goes on where it was.
+            if event.data.is_empty() || event.name.as_deref() == Some("lagged") {
                 continue;
             }
             let item = serde_json::from_str(&event.data)

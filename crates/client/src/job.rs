@@ -7,7 +7,7 @@ use longshore_model::limits::WAIT_MAX;
 use longshore_model::wire::rest::{CancelView, JobList, JobRequest, JobView, LogView, RetryJobRequest, TimelineEntry};
 use longshore_model::{ExecutionId, JobId};
 use reqwest::Method;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
 use crate::client::{ANSWER_TIMEOUT, Client};
@@ -50,6 +50,19 @@ pub struct JobFilter {
     /// From the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+}
+
+/// What a stream of all jobs tells.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum JobNews {
+    /// Something happened to a job.
+    Change(Box<TimelineEntry>),
+    /// The reader was away for so long that some of what happened meanwhile is no longer known.
+    Gap {
+        /// Where what is still known begins, if anything is.
+        first: serde_json::Value,
+    },
 }
 
 fn wait_query(wait: Option<Duration>) -> Vec<(&'static str, String)> {
@@ -140,6 +153,11 @@ impl Client {
     /// What happens to a job, from its start or from after `last`, until it has ended. Resumes by itself; the first error ends it.
     pub fn events(&self, id: JobId, last: Option<String>) -> impl Stream<Item = Result<Followed<TimelineEntry>, Error>> + Send + use<> {
         self.follow(format!("/jobs/{id}/events"), Vec::new(), last)
+    }
+
+    /// What happens to any job, from now on or from after `last`. Never ends by itself: it resumes, and the first error ends it.
+    pub fn all_events(&self, last: Option<String>) -> impl Stream<Item = Result<Followed<JobNews>, Error>> + Send + use<> {
+        self.follow("/jobs/events".to_owned(), Vec::new(), last)
     }
 
     /// A job's output, from its start or from after `last`; with `follow` until it has ended, else what there is now.

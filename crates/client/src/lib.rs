@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Nobody polls: waits are the server's ([`Client::job`] with a wait), and changes and live output come as streams that resume where
-//! they broke off ([`Client::events`], [`Client::logs`]). The invariant guarded here: a call that returns an error says whether it
+//! they broke off ([`Client::events`], [`Client::all_events`], [`Client::logs`]). The invariant guarded here: a call that returns an error says whether it
 //! may have had an effect ([`Error::had_no_effect`]) and whether it is worth repeating ([`Error::is_retryable`]).
 
 mod audit;
@@ -38,7 +38,7 @@ pub use client::{Client, ClientConfig};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
 pub use follow::Followed;
-pub use job::{JobFilter, log_bytes};
+pub use job::{JobFilter, JobNews, log_bytes};
 pub use longshore_model::wire::agent::Condition;
 pub use longshore_model::wire::audit::{AuditOutcome, AuditRecord};
 pub use longshore_model::wire::dead_letter::DeadExecution;

@@ -213,7 +213,17 @@ fn execution_line(execution: &ExecutionView) -> String {
 }
 
 fn timeline_line(out: &Output, entry: &TimelineEntry, now: Timestamp) -> String {
-    let mut line = format!("{}  {}", when(out, entry.at, now), printable(&entry.event));
+    format!("{}  {}", when(out, entry.at, now), happening(entry))
+}
+
+/// Something that happened to a job, as it happens: `2026-07-27T10:00:01.000Z  j-9fpa12  started #1 on harbor-01  [running]`.
+pub(crate) fn change(out: &Output, entry: &TimelineEntry) -> String {
+    let status = entry.status.map(|status| format!("  [{}]", status.as_str())).unwrap_or_default();
+    format!("{:.3}  {}  {}{status}", entry.at, id_text(out, entry.job), happening(entry))
+}
+
+fn happening(entry: &TimelineEntry) -> String {
+    let mut line = printable(&entry.event);
     entry.attempt.iter().for_each(|attempt| _ = write!(line, " #{attempt}"));
     entry.hostname.iter().for_each(|host| _ = write!(line, " on {}", printable(host)));
     entry.detail.iter().for_each(|detail| _ = write!(line, ": {}", printable(detail)));

@@ -252,3 +252,116 @@ fn ctrl_c_ends_the_waiting_and_says_how_to_come_back() {
         assert!(stderr.contains(&format!("longshore job wait {ID}")), "{stderr}");
     }
 }
+
+/// A second Ctrl-C is only meant as one once the first was answered.
+fn interrupt_twice(mut following: Following) -> (Option<i32>, String) {
+    let pid = Pid::from_raw(following.child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let mut stderr = BufReader::new(following.child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("Ctrl-C again") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    kill_process(pid, Signal::INT).unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    (following.child.wait().unwrap().code(), said)
+}
+
+#[test]
+fn whatever_follows_a_job_is_left_by_ctrl_c_and_a_second_one_cancels() {
+    for (words, followed, back) in [
+        (&["job", "submit", "command.exec", "--wait"][..], "GET", "longshore job wait j-01ktest0000000000000abcdef"),
+        (&["node", "exec", "--", "true"], "GET", "longshore job wait j-01ktest0000000000000abcdef"),
+        (&["job", "logs", "-f", ID], "/logs", "longshore job logs -f j-abcdef"),
+        (&["job", "watch", ID], "/events", "longshore job watch j-abcdef"),
+    ] {
+        let fake = Fake::start(move |request, _| match request {
+            request if request.contains("/cancel") => {
+                Reply::Json(200, serde_json::json!({"job": job("cancelled"), "changed": true, "message": "the job was stopped"}))
+            }
+            request if request.starts_with("POST") => Reply::Json(201, job("running")),
+            request if request.ends_with(ID) && followed == "/logs" => Reply::Json(200, job("running")),
+            _followed => Reply::Hang(Duration::from_secs(60)),
+        });
+        let following = Following::command(&fake, words);
+        fake.wait_for(followed);
+        let (code, said) = interrupt_twice(following);
+        assert_eq!(code, Some(130), "{words:?}: {said}");
+        assert!(said.contains(back) && said.contains("j-abcdef: the job was stopped"), "{words:?}: {said}");
+        assert!(fake.seen().iter().any(|request| request.starts_with("POST") && request.contains("/cancel")), "{words:?}");
+    }
+}
+
+const SUBMITTED: &str = "id: 1.0\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\"at\":\"2026-07-27T10:00:00Z\",\"event\":\"submitted\",\
+     \"status\":\"pending\"}\n\nevent: lagged\ndata: {\"missed\":7}\n\n";
+const STARTED: &str = "event: gap\ndata: {\"first\":null}\n\nid: 9.0\ndata: {\"job\":\"j-01ktest0000000000000abcxyz\",\
+     \"at\":\"2026-07-27T10:00:01Z\",\"event\":\"started\",\"attempt\":1,\"hostname\":\"quay-07\",\"status\":\"running\"}\n\n";
+const ENDED: &str = "id: 1.0\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\"at\":\"2026-07-27T10:00:00Z\",\"event\":\"submitted\",\
+     \"status\":\"pending\"}\n\nid: 1.1\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\"at\":\"2026-07-27T10:00:02Z\",\"event\":\"answered\",\
+     \"hostname\":\"quay-07\",\"outcome\":\"failed\",\"detail\":\"exited with status 3\",\"status\":\"failed\"}\n\n\
+     event: end\ndata: {\"status\":\"failed\"}\n\n";
+
+#[test]
+fn a_job_is_watched_to_its_end_which_is_the_exit_code() {
+    let fake = Fake::start(|request, _| match request {
+        request if request.contains("/events") => Reply::Events(ENDED),
+        _job => Reply::Json(200, job("failed")),
+    });
+    let ran = asked(&fake, &["job", "watch", ID]);
+    let lines = "2026-07-27T10:00:00.000Z  j-01ktest0000000000000abcdef  submitted  [pending]\n\
+                 2026-07-27T10:00:02.000Z  j-01ktest0000000000000abcdef  answered on quay-07: exited with status 3  [failed]\n";
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(6), lines, ""));
+    let ran = asked(&fake, &["job", "watch", ID, "-o", "jsonl"]);
+    let events: Vec<serde_json::Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((events.len(), &events[1]["outcome"]), (2, &"failed".into()));
+    assert_eq!(asked(&fake, &["job", "watch", ID, "-o", "json"]).code, Some(2), "a stream is no document");
+}
+
+#[test]
+fn all_jobs_are_watched_over_breaks_and_what_was_missed_is_said() {
+    let fake = Fake::start(|_, n| match n {
+        0 => Reply::Events(SUBMITTED),
+        1 => Reply::Events(STARTED),
+        _later => Reply::Hang(Duration::from_secs(60)),
+    });
+    let mut following = Following::command(&fake, &["job", "watch", "-o", "name"]);
+    let mut lines = BufReader::new(following.child.stdout.take().unwrap()).lines();
+    assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], [ID, OTHER]);
+    kill_process(Pid::from_raw(following.child.id().cast_signed()).unwrap(), Signal::INT).unwrap();
+    let (_, stderr) = following.end();
+    assert!(stderr.contains("not known any more"), "{stderr}");
+    assert!(fake.seen().iter().all(|request| request.starts_with("GET /api/v1/jobs/events")), "{:?}", fake.seen());
+}
+
+const ANSWERED: &str = "id: 1.1\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\"execution\":\"a-01ktest0000000000000abcde0\",\
+     \"at\":\"2026-07-27T10:00:02Z\",\"event\":\"answered\",\"outcome\":\"completed\"}\n\nid: 1.2\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\
+     \"execution\":\"a-01ktest0000000000000abcde1\",\"at\":\"2026-07-27T10:00:02Z\",\"event\":\"answered\",\"outcome\":\"failed\"}\n\n";
+
+#[test]
+fn on_a_terminal_those_who_have_answered_are_a_bar_that_goes_when_it_is_full() {
+    let view = |status: &str, states: [&str; 3]| {
+        let mut view = job(status);
+        let agents = ["a-01ktest0000000000000abcde0", "a-01ktest0000000000000abcde1", "a-01ktest0000000000000abcde2"];
+        view["executions"] =
+            agents.iter().zip(states).map(|(id, state)| serde_json::json!({"id": id, "state": state, "attempts": 1})).collect();
+        Reply::Json(200, view)
+    };
+    let fake = Fake::start(move |request, n| match request {
+        request if request.contains("/events") => Reply::Events(ANSWERED),
+        request if !request.contains("wait=") => view("running", ["running"; 3]),
+        _first if n < 2 => Reply::Hang(Duration::from_secs(1)),
+        _later => view("partial_failure", ["completed", "failed", "completed"]),
+    });
+    let home = tempfile::tempdir().unwrap();
+    let line = format!("{} --url {} job wait {ID}", env!("CARGO_BIN_EXE_longshore"), fake.url);
+    // A program that gives another one a terminal.
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("HOME", home.path()).env("TERM", "xterm").env_remove("CI").stdin(Stdio::null());
+    let Ok(output) = script.output() else {
+        eprintln!("SKIPPED: there is no `script` to give the program a terminal");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("2/3 answered, 1 failed") && said.contains("[=="), "{said:?}");
+    assert!(said.contains("2 completed, 1 failed of 3") && output.status.code() == Some(9), "{said:?}");
+}

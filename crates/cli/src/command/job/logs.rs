@@ -9,8 +9,9 @@ use futures::StreamExt;
 use longshore_client::{Client, ExecutionId, JobId, JobView, LogView, log_bytes};
 use longshore_model::wire::log::LogStream;
 
+use super::detach::unless_left;
 use super::id::resolve;
-use super::telling;
+use super::{only_lines, telling};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -33,8 +34,8 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        if self.follow && matches!(app.out.format, Format::Json | Format::Yaml) {
-            return Err(Failure::new(Exit::Usage, "a stream that goes on is not one document").hint("use -o jsonl"));
+        if self.follow {
+            only_lines(app)?;
         }
         let client = app.client()?;
         let id = resolve(&client, &self.id).await?;
@@ -55,10 +56,15 @@ impl Logs {
             }
             Ok::<_, Failure>(())
         };
-        let read = telling(&app.out, &client, reading).await;
+        let reading = telling(&app.out, &client, reading);
+        let read = match self.follow {
+            true => unless_left(app, &client, &[id], format_args!("longshore job logs -f {}", id.short()), reading).await?,
+            false => Some(reading.await),
+        };
         if let Some(writer) = &mut writer {
             writer.end()?;
         }
+        let Some(read) = read else { return Ok(Exit::Interrupted) };
         read?;
         match app.out.format {
             Format::Json | Format::Yaml => {

@@ -1,7 +1,9 @@
 //! `longshore job`: submit, follow and manage jobs.
 
+mod answers;
 mod audience;
 mod change;
+mod detach;
 mod id;
 mod list;
 mod logs;
@@ -10,10 +12,12 @@ mod result;
 mod show;
 mod submit;
 mod wait;
+mod watch;
 
 pub(crate) use audience::{Audience, in_our_words};
 pub(crate) use change::each;
 use clap::Subcommand;
+pub(crate) use detach::{interrupts, leave};
 pub(crate) use id::resolve;
 pub(crate) use logs::Writer;
 use longshore_client::JobId;
@@ -24,6 +28,7 @@ pub(crate) use wait::{or_leave, until};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::Format;
 use crate::role::agent::WorkerStart;
 
 /// Submit, follow and manage jobs.
@@ -40,6 +45,8 @@ pub(crate) enum Job {
     Result(result::ResultOf),
     /// A job's output.
     Logs(logs::Logs),
+    /// What happens to jobs, a line as it happens.
+    Watch(watch::Watch),
     /// Wait until jobs have ended.
     Wait(wait::Wait),
     /// Ask for the end of jobs.
@@ -66,6 +73,14 @@ pub(crate) fn goes_on(id: JobId) -> String {
     format!("job {id} goes on:     longshore job wait {id}")
 }
 
+/// Refuses the forms of output that are one document: what goes on has no end to write.
+fn only_lines(app: &App) -> Result<(), Failure> {
+    match app.out.format {
+        Format::Json | Format::Yaml => Err(Failure::new(Exit::Usage, "a stream that goes on is not one document").hint("use -o jsonl")),
+        Format::Table | Format::Wide | Format::Jsonl | Format::Name => Ok(()),
+    }
+}
+
 impl Job {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         match self {
@@ -74,6 +89,7 @@ impl Job {
             Self::Show(show) => show.perform(app).await,
             Self::Result(result) => result.perform(app).await,
             Self::Logs(logs) => logs.perform(app).await,
+            Self::Watch(watch) => watch.perform(app).await,
             Self::Wait(wait) => wait.perform(app).await,
             Self::Cancel(cancel) => cancel.perform(app).await,
             Self::Retry(retry) => retry.perform(app).await,

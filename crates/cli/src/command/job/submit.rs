@@ -71,7 +71,9 @@ impl Submit {
         let mut job = client.submit(&request, head_start).await.map_err(|error| in_our_words(error.into(), &audience.target))?;
         if wait {
             let id = job.id;
-            let Some(ended) = wait::or_leave(app, id, wait::until_final(app, &client, job)).await? else { return Ok(Exit::Interrupted) };
+            let Some(ended) = wait::or_leave(app, &client, id, wait::until_final(app, &client, job)).await? else {
+                return Ok(Exit::Interrupted);
+            };
             job = ended;
         }
         let id = job.id;

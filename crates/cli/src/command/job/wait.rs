@@ -6,8 +6,9 @@ use clap::Args;
 use longshore_client::{Backoff, Client, JobId, JobView};
 use longshore_model::ExecutionState;
 use longshore_model::unit::Span;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::answers;
+use super::detach::unless_left;
 use super::id::resolve;
 use super::{goes_on, telling};
 use crate::app::App;
@@ -60,18 +61,16 @@ impl Wait {
     }
 }
 
-/// Waits for what becomes of a job that was accepted; Ctrl-C ends the waiting and says how to come back. Gives nothing then.
-pub(crate) async fn or_leave<T>(app: &App, id: JobId, waiting: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>, Failure> {
-    // Heard from here on: caught only once it is waited for, a Ctrl-C just after the request was sent would end us without a word.
-    let mut interrupts =
-        signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
-    tokio::select! {
-        done = waiting => done.map(Some).map_err(|failure| failure.hint(goes_on(id))),
-        _ = interrupts.recv() => {
-            app.out.say(format!("\ninterrupted; {}", goes_on(id)));
-            Ok(None)
-        }
-    }
+/// Waits for what becomes of a job that was accepted; Ctrl-C ends the waiting and says how to come back, a second one cancels the job. Gives
+/// nothing then.
+pub(crate) async fn or_leave<T>(
+    app: &App,
+    client: &Client,
+    id: JobId,
+    waiting: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    let waited = unless_left(app, client, &[id], format_args!("longshore job wait {id}"), waiting).await?;
+    waited.transpose().map_err(|failure| failure.hint(goes_on(id)))
 }
 
 /// Waits for the end of a job that was just submitted.
@@ -81,7 +80,13 @@ pub(crate) async fn until_final(app: &App, client: &Client, job: JobView) -> Res
 
 /// The job when it has ended, or as it is at the deadline. A controller that is away for a moment is waited for.
 pub(crate) async fn until(app: &App, client: &Client, id: JobId, deadline: Option<Instant>) -> Result<JobView, Failure> {
-    telling(&app.out, client, patiently(app, client, id, deadline)).await
+    let waiting = async {
+        tokio::select! {
+            job = patiently(app, client, id, deadline) => job,
+            never = answers::draw(app, client, id) => match never {},
+        }
+    };
+    telling(&app.out, client, waiting).await
 }
 
 /// How far a job for many hosts is: `37/50 answered, 2 failed`.
@@ -104,10 +109,10 @@ async fn patiently(app: &App, client: &Client, id: JobId, deadline: Option<Insta
             Ok(job) => {
                 backoff.reset();
                 away_since = None;
-                if job.executions.len() > 1 {
-                    app.out.say(answered(&job));
-                } else {
-                    step = STEP;
+                match job.executions.len() {
+                    0 | 1 => step = STEP,
+                    _ if app.out.draws_progress() => {}
+                    _ => app.out.say(answered(&job)),
                 }
             }
             Err(error) => {

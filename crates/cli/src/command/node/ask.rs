@@ -40,7 +40,7 @@ impl Ask {
         let submitted = client.submit(&request, None).await;
         let job = submitted.map_err(|error| in_our_words(error.into(), &self.audience.target))?;
         let id = job.id;
-        let Some(job) = or_leave(app, id, until(app, &client, id, deadline)).await? else { return Ok(Exit::Interrupted) };
+        let Some(job) = or_leave(app, &client, id, until(app, &client, id, deadline)).await? else { return Ok(Exit::Interrupted) };
         app.out.item(&job, |_| render::answers::<R>(&app.out, &job), || id.to_string())?;
         let exit = Exit::of_status(job.status);
         if exit == Exit::WaitTimedOut {

@@ -1,14 +1,13 @@
 //! Live output until the job has ended, or until the user has seen enough.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use futures::StreamExt;
 use longshore_client::{Client, JobView};
 use tokio::signal::unix::Signal;
 
 use crate::app::App;
-use crate::command::job::{Writer, telling};
+use crate::command::job::{Writer, leave, telling};
 use crate::failure::Failure;
 
 /// Why following ended.
@@ -19,9 +18,6 @@ pub(crate) enum Followed {
     /// The user left, and may have cancelled it.
     Detached,
 }
-
-/// After the first Ctrl-C, how long a second one still cancels.
-const SECOND_CHANCE: Duration = Duration::from_secs(3);
 
 /// Follows the output of `job`.
 pub(crate) async fn follow(app: &App, client: &Client, job: &JobView, interrupts: &mut Signal) -> Result<Followed, Failure> {
@@ -42,11 +38,6 @@ pub(crate) async fn follow(app: &App, client: &Client, job: &JobView, interrupts
     if let Some(written) = written {
         return written.and(rest).map(|()| Followed::Ended);
     }
-    app.out.say(format!("\ndetached; the job goes on. Come back with     longshore job logs -f {}", id.short()));
-    app.out.say(format!("Ctrl-C again within {} s cancels it.", SECOND_CHANCE.as_secs()));
-    if tokio::time::timeout(SECOND_CHANCE, interrupts.recv()).await.is_ok() {
-        let view = client.cancel(id).await?;
-        app.out.say(format!("{}: {}", id.short(), view.message));
-    }
+    leave(app, client, &[id], format_args!("longshore job logs -f {}", id.short()), interrupts).await?;
     Ok(Followed::Detached)
 }

@@ -15,9 +15,9 @@ use longshore_client::{Client, JobRequest, JobView, RetryRequest};
 use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
 use longshore_model::wire::secret::Secrets;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 
-use super::job::{Audience, fresh_key, goes_on, in_our_words, until};
+use super::job::{Audience, fresh_key, goes_on, in_our_words, interrupts, until};
 use crate::app::App;
 use crate::command::secret::SecretFlags;
 use crate::exit::Exit;
@@ -91,8 +91,7 @@ impl Run {
         let operation = if self.dir.is_some() { "workspace.run" } else { "command.exec" };
         // Before signals are caught, so that Ctrl-C ends the question.
         self.audience.confirm(app, &client, operation).await?;
-        let mut interrupts =
-            signal(SignalKind::interrupt()).map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
+        let mut interrupts = interrupts()?;
         let job = tokio::select! {
             job = self.submit(app, &client, secrets) => job?,
             _ = interrupts.recv() => {
