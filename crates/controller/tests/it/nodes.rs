@@ -174,6 +174,22 @@ async fn each_door_makes_the_job_of_its_operation() {
 }
 
 #[tokio::test]
+async fn work_behind_a_door_may_take_hours_if_it_is_told_so() {
+    let (house, _agent) = House::with_agent().await;
+    let ask = async |query: &str| {
+        let request = house.request(Method::POST, &format!("/api/v1/nodes/web-01/command/exec?wait=1ms{query}"));
+        request.header("Idempotency-Key", "k-1").json(&json!({"command": ["true"]})).send().await.unwrap()
+    };
+    let found = results(ask("&timeout=6h").await, StatusCode::ACCEPTED).await;
+    assert_eq!(house.job(found.job_id).await.timeout, "6h");
+    assert_eq!(problem(ask("").await).await.code, ErrorCode::IdempotencyConflict, "it is a part of what was asked for");
+    for odd in ["", "0s", "169h", "-1s", "soon"] {
+        let refused = problem(ask(&format!("&timeout={odd}")).await).await;
+        assert_eq!((refused.code, refused.errors[0].pointer.as_str()), (ErrorCode::Validation, "?timeout"), "{odd:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_opens_the_doors_of_its_permissions_and_targets_only() {
     let (house, _agent) = House::with_agent().await;
     let ask = async |token: &str, method: Method, door: &str, body: Value| {

@@ -22,7 +22,7 @@ pub(crate) use id::resolve;
 pub(crate) use logs::Writer;
 use longshore_client::JobId;
 pub(crate) use presence::telling;
-pub(crate) use submit::fresh_key;
+pub(crate) use submit::{fresh_key, pair};
 pub(crate) use wait::{or_leave, until};
 
 use crate::app::App;

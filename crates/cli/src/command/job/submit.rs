@@ -108,7 +108,8 @@ pub(crate) fn fresh_key() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
+/// `KEY=VALUE` as the two.
+pub(crate) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err(Failure::new(Exit::Usage, format!("{flag} takes KEY=VALUE, not {text:?}"))),

@@ -22,6 +22,9 @@ pub(crate) struct Ask {
     /// How long to wait for the answers; the setting controller.api.job_timeout unless given. The job goes on.
     #[arg(long, value_name = "DURATION")]
     wait: Option<Span>,
+    /// Of one attempt; the operation's own unless given. The commands for which it may be hours have a flag for it.
+    #[arg(skip)]
+    pub(super) timeout: Option<Span>,
 }
 
 impl Ask {
@@ -34,8 +37,11 @@ impl Ask {
         let client = app.client()?;
         self.audience.confirm(app, &client, operation.name()).await?;
         let args = serde_json::to_value(args).expect("arguments are text, numbers and lists of them");
-        let request =
-            JobRequest { idempotency_key: Some(fresh_key()), ..self.audience.of(Client::request(operation.name().to_owned(), args)) };
+        let request = JobRequest {
+            timeout: self.timeout.map(|span| span.to_string()),
+            idempotency_key: Some(fresh_key()),
+            ..self.audience.of(Client::request(operation.name().to_owned(), args))
+        };
         let deadline = Instant::now().checked_add(wait.0);
         let submitted = client.submit(&request, None).await;
         let job = submitted.map_err(|error| in_our_words(error.into(), &self.audience.target))?;

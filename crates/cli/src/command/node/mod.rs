@@ -2,6 +2,8 @@
 
 mod ask;
 
+use std::collections::BTreeMap;
+
 use ask::Ask;
 use clap::{Args, Subcommand};
 use longshore_model::operation::Operation;
@@ -13,6 +15,7 @@ use longshore_model::wire::result::{
 };
 
 use crate::app::App;
+use crate::command::job::pair;
 use crate::command::secret::SecretFlags;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -20,7 +23,7 @@ use crate::failure::Failure;
 /// Ask hosts, or change them, and see the answers as a table.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "Examples\n  longshore node disk --target _all\n  longshore node dns get --target group:web\n  longshore node exec --target web-01 -- systemctl is-active nginx"
+    after_help = "Examples\n  longshore node disk --target _all\n  longshore node dns get --target group:web\n  longshore node exec --target web-01 -- systemctl is-active nginx\n  longshore node exec --target web-01 --timeout 6h --wait 5m -- ./backup"
 )]
 pub(crate) enum Node {
     /// System, uptime, load, memory and disks.
@@ -118,19 +121,32 @@ pub(crate) struct Ping {
     ask: Ask,
 }
 
-/// Run a program.
+/// What a program or a script is run with.
 #[derive(Debug, Args)]
-pub(crate) struct Exec {
-    #[command(flatten)]
-    ask: Ask,
+pub(crate) struct Surroundings {
     /// Working directory; the agent's state directory unless given.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// A variable of its environment. May be repeated. Everybody may read it; see --secret.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Stop it after this, up to 168h; 5m unless given. The job goes on while nobody waits for it: see --wait.
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
     /// Output kept in the answer, of stdout and stderr together, at most 64MiB; 128KiB of each unless given.
     #[arg(long, value_name = "SIZE")]
     max_output: Option<ByteSize>,
     #[command(flatten)]
     secrets: SecretFlags,
+}
+
+/// Run a program.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    ask: Ask,
+    #[command(flatten)]
+    surroundings: Surroundings,
     /// The program and its words.
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
@@ -141,14 +157,8 @@ pub(crate) struct Exec {
 pub(crate) struct Shell {
     /// The script.
     script: String,
-    /// Working directory; the agent's state directory unless given.
-    #[arg(long, value_name = "DIR")]
-    cwd: Option<String>,
-    /// Output kept in the answer, of stdout and stderr together, at most 64MiB; 128KiB of each unless given.
-    #[arg(long, value_name = "SIZE")]
-    max_output: Option<ByteSize>,
     #[command(flatten)]
-    secrets: SecretFlags,
+    surroundings: Surroundings,
     #[command(flatten)]
     ask: Ask,
 }
@@ -166,17 +176,28 @@ impl Node {
             Self::Hostname(hostname) => hostname.perform(app).await,
             Self::Dns(dns) => dns.perform(app).await,
             Self::Ping(ping) => ping.perform(app).await,
-            Self::Exec(Exec { ask, cwd, max_output, secrets, words }) => {
-                let (env, max_output) = (std::collections::BTreeMap::new(), max_output.map(|max| max.to_string()));
+            Self::Exec(Exec { ask, surroundings, words }) => {
+                let (ask, Surroundings { cwd, max_output, secrets, .. }, env) = surroundings.around(ask)?;
+                let max_output = max_output.map(|max| max.to_string());
                 let args = ExecArgs { command: words, cwd, env, max_output, secrets: secrets.read()? };
                 ask.perform::<CommandResult>(app, Operation::CommandExec, &args).await
             }
-            Self::Shell(Shell { script, cwd, max_output, secrets, ask }) => {
-                let (env, max_output) = (std::collections::BTreeMap::new(), max_output.map(|max| max.to_string()));
+            Self::Shell(Shell { script, surroundings, ask }) => {
+                let (ask, Surroundings { cwd, max_output, secrets, .. }, env) = surroundings.around(ask)?;
+                let max_output = max_output.map(|max| max.to_string());
                 let args = ShellArgs { command: script, cwd, env, max_output, secrets: secrets.read()? };
                 ask.perform::<CommandResult>(app, Operation::CommandShell, &args).await
             }
         }
+    }
+}
+
+impl Surroundings {
+    /// Whoever is asked, with the time-out; and the variables.
+    fn around(self, mut ask: Ask) -> Result<(Ask, Self, BTreeMap<String, String>), Failure> {
+        let env = self.env.iter().map(|text| pair("--env", text)).collect::<Result<_, _>>()?;
+        ask.timeout = self.timeout;
+        Ok((ask, self, env))
     }
 }
 

@@ -6,14 +6,27 @@ use axum::http::Method;
 use longshore_model::wire::problem::{ErrorCode, FieldError};
 use serde_json::{Map, Value};
 
-use crate::rest::extract::{Json, path_of};
+use crate::rest::extract::{Fields, FromQuery, Json, path_of};
 use crate::rest::problem::Failed;
+use crate::rest::v1::jobs::query::Wait;
 
 /// A request to a door.
 pub(super) struct Asked {
     pub(super) target: String,
     pub(super) args: Map<String, Value>,
     pub(super) origin: Origin,
+}
+
+/// How long the answers are waited for, and how long the work may take. The latter is read where that of any submission is.
+pub(super) struct Times {
+    pub(super) wait: Wait,
+    pub(super) timeout: Option<String>,
+}
+
+impl FromQuery for Times {
+    fn from_fields(fields: &mut Fields) -> Result<Self, Failed> {
+        Ok(Self { wait: Wait::from_fields(fields)?, timeout: fields.one("timeout") })
+    }
 }
 
 /// Where the arguments came from, so that a refusal can name the place.
@@ -25,10 +38,12 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    /// Where a field of the submission stands in the request: in its body, or as `{target}` or `{interface}` in its path.
+    /// Where a field of the submission stands in the request: in its body, as `{target}` or `{interface}` in its path, or
+    /// as `?timeout` in its query.
     pub(super) fn place(self, pointer: &str) -> String {
         match (pointer, self) {
             ("/target", _) => "{target}".to_owned(),
+            ("/timeout", _) => "?timeout".to_owned(),
             ("/args/interface", Self::PathAndBody) => "{interface}".to_owned(),
             (other, _) => other.strip_prefix("/args").unwrap_or(other).to_owned(),
         }

@@ -15,7 +15,6 @@ use longshore_model::wire::rest::{JobRequest, NodeResults};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::jobs::query::Wait;
 use crate::app::results::Shown;
 use crate::app::{App, submit as app};
 use crate::rest::auth::Authorized;
@@ -24,7 +23,7 @@ use crate::rest::idempotency;
 use crate::rest::problem::Failed;
 use crate::rest::refusals::SubmitRefusals;
 use crate::rest::shown;
-use asked::Asked;
+use asked::{Asked, Times};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -53,6 +52,7 @@ macro_rules! doors {
                 ("target" = String, Path, example = "_any", description = "`_any`, `_all`, a host name, an agent id, `KEY:VALUE`, or `_any@KEY:VALUE`."),
                 $(("interface" = String, Path, example = "lo", description = $interface),)?
                 ("wait" = Option<String>, Query, example = "1s", description = "Wait up to this long for the end, such as `30s`; at most `5m`. As long as `controller.api.job_timeout` unless given."),
+                ("timeout" = Option<String>, Query, example = "30s", description = "Of one attempt, such as `6h`; at most `168h`. The operation's own unless given."),
                 ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same key with the same request gives the first job again.")
             ),
             $(request_body = $body,)?
@@ -65,11 +65,11 @@ macro_rules! doors {
         async fn $name(
             State(app): State<App>,
             Authorized(caller): Authorized,
-            Query(wait): Query<Wait>,
+            Query(times): Query<Times>,
             headers: HeaderMap,
             asked: Asked,
         ) -> Result<Response, Failed> {
-            ask(&app, &caller, Operation::$operation, wait, &headers, asked).await
+            ask(&app, &caller, Operation::$operation, times, &headers, asked).await
         }
     )*
 
@@ -96,8 +96,15 @@ doors! {
     shell_on_node: post "/api/v1/nodes/{target}/command/shell", CommandShell, "Run a script on hosts with /bin/sh.", body: ShellArgs;
 }
 
-async fn ask(app: &App, caller: &Caller, operation: Operation, wait: Wait, headers: &HeaderMap, asked: Asked) -> Result<Response, Failed> {
-    let mut request = JobRequest::new(operation.name(), asked.args.into(), asked.target);
+async fn ask(
+    app: &App,
+    caller: &Caller,
+    operation: Operation,
+    Times { wait, timeout }: Times,
+    headers: &HeaderMap,
+    asked: Asked,
+) -> Result<Response, Failed> {
+    let mut request = JobRequest { timeout, ..JobRequest::new(operation.name(), asked.args.into(), asked.target) };
     idempotency::take_key(headers, &mut request)?;
     let submitted =
         app::submit(app, caller, request).await.map_err(|error| Failed::from(error).at(|pointer| asked.origin.place(pointer)))?;
