@@ -12,7 +12,7 @@ use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::wire::rest::CancelView;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
-use longshore_store::{Appended, Error as StoreError, JobRecord};
+use longshore_store::{Appended, Error as StoreError, JobRecord, Revision};
 
 use super::{App, Error, Standing, fold, job_view, permit, permit_targets, shown_to, standing};
 
@@ -55,7 +55,7 @@ pub(crate) async fn cancel(app: &App, caller: &Caller, id: JobId) -> Result<Canc
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let job = job_view(&record, app.index().retries_of(id), app.now());
     let changed = ended.unstarted + ended.asked.len() > 0;
-    Ok(CancelView { job: shown_to(caller, job), changed, message: ended.message(&record) })
+    Ok(CancelView { job: shown_to(caller, job), changed, revision: took_effect_at(&record), message: ended.message(&record) })
 }
 
 /// Ends every execution, waiting up to `patience` for those that run.
@@ -91,6 +91,15 @@ pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> R
         let _ = tokio::time::timeout(patience, settled).await;
     }
     Ok(ended)
+}
+
+/// Where the ledger has the end of what had not started, and the request of the end of what ran.
+fn took_effect_at(record: &JobRecord) -> Option<Revision> {
+    let is_cancel = |kind: &EventKind| match kind {
+        EventKind::Cancelled { .. } | EventKind::CancelRequested { .. } => true,
+        EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Expired | EventKind::Lost { .. } => false,
+    };
+    record.events.iter().filter(|(.., event)| is_cancel(&event.kind)).map(|(revision, ..)| *revision).max()
 }
 
 impl Ended {

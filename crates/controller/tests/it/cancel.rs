@@ -1,7 +1,7 @@
 //! Ending jobs in every state, and twice.
 
 use longshore_controller::token::{self, Grant};
-use longshore_model::wire::record::Outcome;
+use longshore_model::wire::record::{EventKind, Outcome};
 use longshore_model::wire::rest::{CancelView, JobView};
 use longshore_model::{JobId, JobStatus};
 use longshore_store::Appended;
@@ -33,6 +33,27 @@ async fn a_pending_job_is_cancelled_and_never_starts() {
     assert!(!twice.changed);
     assert_eq!(twice.job.status, JobStatus::Cancelled);
     assert!(house.store.ledger.load_answer(task.job, task.execution).await.unwrap().is_some());
+}
+
+/// So that starts and cancels can be put in order without looking at a clock.
+#[tokio::test]
+async fn a_cancel_names_the_revision_it_took_effect_at_and_every_repeat_the_same() {
+    let (house, agent) = House::with_agent().await;
+    let (waiting, running) = (house.submit(json!({"target": "web-01"})).await, house.submit(json!({})).await);
+    let task = agent.take().await;
+    let Appended::Stored(started) = task.start().await else { panic!("nobody else writes") };
+    let (first, second) = (cancel(&house, waiting.id).await, cancel(&house, running.id).await);
+    for (view, id) in [(first, waiting.id), (second, running.id)] {
+        let record = house.store.ledger.load(id).await.unwrap().unwrap();
+        let (revision, _, event) = record.events.last().unwrap();
+        assert!(matches!(event.kind, EventKind::Cancelled { .. } | EventKind::CancelRequested { .. }), "{event:?}");
+        assert_eq!(view.revision, Some(*revision));
+        assert_eq!(cancel(&house, id).await.revision, Some(*revision), "a repeat changes nothing, and names the same");
+    }
+    assert!(house.store.ledger.load(running.id).await.unwrap().unwrap().events.last().unwrap().0 > started);
+    let done = house.submit(json!({})).await;
+    agent.take().await.complete().await;
+    assert_eq!(cancel(&house, done.id).await.revision, None);
 }
 
 #[tokio::test]

@@ -376,6 +376,10 @@ pub struct CancelView {
     pub job: JobView,
     /// Whether this call changed anything; false for a job that had ended or was being cancelled already.
     pub changed: bool,
+    /// Where in the ledger it took effect: no attempt of this job that is recorded after this revision starts. The same for every repeat; of
+    /// several executions that of the last one. Absent for a job that ended without being cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// What happened, in words.
     pub message: String,
 }
