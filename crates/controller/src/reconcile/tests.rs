@@ -144,6 +144,28 @@ async fn a_job_that_nobody_was_told_of_is_announced() {
     assert!(!is_offered(&store).await, "it is announced once");
 }
 
+/// A crash between the definition and its shares: whoever looks repairs it within ten seconds, two passes included.
+#[tokio::test]
+async fn a_share_that_was_left_out_is_there_within_ten_seconds() {
+    let store = store();
+    let bench = Bench::on(&store);
+    let agents = [AgentId::from_bits(1), AgentId::from_bits(2)];
+    let several = Definition { target: "_all".to_owned(), executions: agents.map(ExecutionId::Agent).into(), ..definition(1) };
+    store.ledger.create(&several).await.unwrap();
+    store.work.withdraw(&several).await.unwrap();
+    bench.index_has(several.id, ExecutionState::Pending).await;
+    let n_waiting = async || {
+        let inboxes = futures::future::join_all(agents.map(|agent| store.work.inbox(agent, 0))).await;
+        inboxes.into_iter().map(|page| page.unwrap().deliveries.len()).collect::<Vec<_>>()
+    };
+    unannounced::pass(bench.app.clone(), None, at(2)).await.unwrap();
+    assert_eq!(n_waiting().await, [0, 0], "its writer is given time");
+    let every = i64::try_from(bench.app.config.reconcile_every.as_secs()).unwrap();
+    assert!(4 + every <= 10);
+    unannounced::pass(bench.app.clone(), None, at(4)).await.unwrap();
+    assert_eq!(n_waiting().await, [1, 1]);
+}
+
 #[tokio::test]
 async fn a_retry_that_nobody_makes_is_announced_and_running_work_is_not() {
     let store = store();

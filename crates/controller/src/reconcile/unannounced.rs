@@ -17,6 +17,8 @@ use crate::app::{App, fold};
 
 /// How long a job may be pending before somebody looks whether it was announced.
 const PENDING_FOR: Duration = Duration::from_secs(10);
+/// The same for a job for several, whose shares are written one by one: one that a crash left out is there within ten seconds.
+const SHARES_PENDING_FOR: Duration = Duration::from_secs(3);
 /// How long after its time a scheduled job, or a retry, is announced: an agent that was offered it too early has given it up.
 const ON_TIME: Duration = Duration::from_secs(1);
 /// How long after every claim on it must have lapsed an announcement counts as spent.
@@ -29,7 +31,8 @@ pub(super) async fn pass(app: App, cursor: Cursor, now: Timestamp) -> Result<Cur
         entry.shares.iter().any(|share| {
             // Who waits for its turn under a concurrency key is another duty's.
             let is_ours = !entry.waits_for_turn(share);
-            is_ours && missing(&app, &share.execution, entry.stored_at, due, now).is_some()
+            let pending_for = pending_for(entry.shares.len());
+            is_ours && missing(&app, &share.execution, (entry.stored_at, due, pending_for), now).is_some()
         })
     });
     for job in jobs {
@@ -53,7 +56,12 @@ async fn announce(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreErro
 
 /// What counts as missing of work whose announcement may be missing.
 pub(super) fn absence(app: &App, execution: &Execution, record: &JobRecord, now: Timestamp) -> Option<Absence> {
-    missing(app, execution, record.stored_at, due(record.stored_at, record.definition.not_before), now)
+    let due = due(record.stored_at, record.definition.not_before);
+    missing(app, execution, (record.stored_at, due, pending_for(record.definition.executions.len())), now)
+}
+
+fn pending_for(n_executions: usize) -> Duration {
+    if n_executions > 1 { SHARES_PENDING_FOR } else { PENDING_FOR }
 }
 
 /// When a job could first have been started.
@@ -61,15 +69,20 @@ fn due(stored_at: Timestamp, not_before: Option<Timestamp>) -> Timestamp {
     not_before.map_or(stored_at, |at| at.max(stored_at))
 }
 
-/// Whether an announcement may be missing, and what counts as one.
-fn missing(app: &App, execution: &Execution, stored_at: Timestamp, due: Timestamp, now: Timestamp) -> Option<Absence> {
+/// Whether an announcement may be missing, and what counts as one: of a job that was stored, could first be started, and may wait for it, so.
+fn missing(
+    app: &App,
+    execution: &Execution,
+    (stored_at, due, pending_for): (Timestamp, Timestamp, Duration),
+    now: Timestamp,
+) -> Option<Absence> {
     let spent = |since: Timestamp| now > after(after(since, app.config.lease), SPENT_AFTER);
     let waits = |since: Timestamp, patience: Duration| {
         (now > after(since, patience)).then(|| if spent(since) { Absence::GoneOrSpent } else { Absence::Gone })
     };
     match execution.state() {
         ExecutionState::Pending if due > stored_at => waits(due, ON_TIME),
-        ExecutionState::Pending => waits(due, PENDING_FOR),
+        ExecutionState::Pending => waits(due, pending_for),
         ExecutionState::Retryable => waits(execution.retry_not_before()?, ON_TIME),
         ExecutionState::Running => {
             let (holder, since) = (execution.holder()?.0, execution.started_at()?);
