@@ -1,5 +1,7 @@
 //! `node.*`: what the host is and how it does. Reads only.
 
+use std::collections::BTreeSet;
+
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::result::{DiskResult, DisksResult, LoadResult, MemoryResult, OsResult, StatusResult, UptimeResult};
 use serde::Serialize;
@@ -84,12 +86,18 @@ fn disks() -> Result<Vec<DiskResult>, sysinfo::Error> {
         total_bytes: disk.total_space(),
         available_bytes: disk.available_space(),
     };
-    let mut disks: Vec<_> = Disks::new_with_refreshed_list()?.iter().map(disk).collect();
+    Ok(each_once(Disks::new_with_refreshed_list()?.iter().map(disk).collect()))
+}
+
+/// One row a file system, where it is mounted first of all: bind mounts repeat it under other names. What is no device has a name for its kind
+/// only, and each mount is one of its own.
+fn each_once(mut disks: Vec<DiskResult>) -> Vec<DiskResult> {
+    disks.sort_by(|a, b| (a.mount.len(), &a.mount).cmp(&(b.mount.len(), &b.mount)));
+    let mut seen = BTreeSet::new();
+    disks.retain(|disk| seen.insert(if disk.device.starts_with('/') { disk.device.clone() } else { disk.mount.clone() }));
     disks.sort_by(|a, b| a.mount.cmp(&b.mount));
-    // One row a file system: bind mounts repeat it under other names.
-    disks.dedup_by(|a, b| a.mount == b.mount);
     disks.truncate(DISKS_MAX);
-    Ok(disks)
+    disks
 }
 
 fn load() -> Result<[f64; 3], sysinfo::Error> {
@@ -114,5 +122,31 @@ fn os() -> OsResult {
         version: System::os_version().ok(),
         kernel: System::kernel_version().unwrap_or_else(|_| unknown()),
         arch: System::cpu_arch(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_is_one_row_however_often_it_is_mounted() {
+        let disk = |mount: &str, device: &str| DiskResult {
+            mount: mount.to_owned(),
+            device: device.to_owned(),
+            total_bytes: 1,
+            available_bytes: 1,
+        };
+        let found = each_once(vec![
+            disk("/etc/hostname", "/dev/vda1"),
+            disk("/srv", "/dev/vdb"),
+            disk("/", "/dev/vda1"),
+            disk("/var/lib/images", "/dev/vda1"),
+            disk("/run", "tmpfs"),
+            disk("/tmp", "tmpfs"),
+            disk("/srv", "/dev/vdb"),
+        ]);
+        let rows: Vec<_> = found.iter().map(|disk| (disk.mount.as_str(), disk.device.as_str())).collect();
+        assert_eq!(rows, [("/", "/dev/vda1"), ("/run", "tmpfs"), ("/srv", "/dev/vdb"), ("/tmp", "tmpfs")]);
     }
 }
