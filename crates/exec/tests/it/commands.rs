@@ -2,14 +2,16 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_model::limits::{ANSWER_OUTPUT_BYTES_MAX, LOG_BYTES_PER_STEP_MAX, LOG_RECORD_BYTES_MAX};
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bench, Recorder, is_alive, pid_in, shell, task};
+use crate::support::{Bench, Recorder, eventually, failure, is_alive, pid_in, shell, task, within};
 
 #[tokio::test]
 async fn output_and_exit_status_come_back() {
@@ -132,4 +134,36 @@ async fn what_a_program_leaves_behind_ends_with_it() {
     let finished = bench.run(shell(&format!("sleep 1000 & echo $! > {}; echo said", pid.display()))).await;
     assert_eq!((finished.outcome, &finished.result.unwrap()["stdout"]), (Outcome::Completed, &json!("said\n")));
     assert!(!is_alive(pid_in(&pid).await));
+}
+
+/// Real programs, and a clock that is put forward: nothing ends one before its time, however many hours that is.
+#[tokio::test]
+async fn a_program_may_run_for_hours_and_is_stopped_when_its_time_is_up() {
+    let bench = Bench::new();
+    let (pid, go, hours) = (bench.file("pid"), bench.file("go"), Duration::from_secs(6 * 3600));
+    let script = format!(
+        "echo before; while [ ! -e '{}' ]; do sleep 0.05; done; echo and more; echo $$ >'{}'; exec sleep 100000",
+        go.display(),
+        pid.display()
+    );
+    let recorder = Arc::new(Recorder::default());
+    let running = bench.executor.run(within(hours, shell(&script)), recorder.clone(), CancellationToken::new());
+    let hours_pass = async {
+        // What comes after its first words comes after everything about its start has been heard.
+        eventually("its first words", || recorder.text(LogStream::Stdout) == "before\n").await;
+        std::fs::write(&go, "").unwrap();
+        eventually("what came after them", || recorder.text(LogStream::Stdout) == "before\nand more\n").await;
+        let program = pid_in(&pid).await;
+        tokio::time::pause();
+        tokio::time::advance(hours - Duration::from_secs(2)).await;
+        tokio::time::resume();
+        assert!(is_alive(program), "a moment is left");
+        program
+    };
+    let (finished, program) = tokio::join!(running, hours_pass);
+    assert_eq!(failure(&finished), (ErrorCode::TimedOut, "ran longer than 6h"));
+    let result = finished.result.as_ref().unwrap();
+    assert_eq!(result["stdout"], "before\nand more\n", "what it wrote is kept");
+    assert!(result["duration_ms"].as_u64().unwrap() >= 6 * 3_600_000 && finished.duration >= hours, "{result}");
+    assert!(!is_alive(program));
 }

@@ -10,6 +10,7 @@ mod hostname;
 mod leftovers;
 mod node;
 mod ping;
+mod real;
 mod secrets;
 mod support;
 mod workspaces;
