@@ -39,10 +39,14 @@ impl App {
         Ok(sources.load()?)
     }
 
+    /// The controller that the command line names.
+    pub(crate) fn named(&self) -> Named {
+        Named { url: self.global.url.clone(), token_file: self.global.token_file.clone() }
+    }
+
     /// Which controller commands talk to, by the flags, the environment, the settings and the contexts.
     pub(crate) fn target(&self, loaded: &Loaded) -> Result<Target, Failure> {
-        let named = Named { url: self.global.url.clone(), token_file: self.global.token_file.clone() };
-        target::choose(&named, loaded, Contexts::path().and_then(|path| Contexts::load(&path)))
+        target::choose(&self.named(), loaded, Contexts::path().and_then(|path| Contexts::load(&path)))
     }
 
     /// A client for that controller.

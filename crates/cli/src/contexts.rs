@@ -105,7 +105,7 @@ impl Contexts {
         let names = self.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let failure = Failure::new(Exit::NotFound, format!("there is no context `{name}`"));
         if names.is_empty() {
-            failure.hint("longshore start makes the context `local`")
+            failure.hint("longshore start makes the context `local`, and `longshore context add` others")
         } else {
             failure.hint(format!("there is: {names}"))
         }

@@ -125,6 +125,35 @@ fn contexts_are_listed_used_and_refused_by_name() {
 }
 
 #[test]
+fn a_controller_is_given_a_name_that_commands_go_by() {
+    let home = tempfile::tempdir().unwrap();
+    let token = home.path().join("token");
+    std::fs::write(&token, "x.y.z").unwrap();
+    let add = |words: &[&str]| run(longshore(home.path(), &[&["context", "add"], words].concat()).current_dir(home.path()));
+    for (words, part) in [
+        (&["prod"][..], "needs an address"),
+        (&["prod", "--url", "nowhere"], "not a URL"),
+        (&["../x", "--url", "http://127.0.0.1:1"], "no name for a context"),
+        (&["prod", "--url", "http://127.0.0.1:1", "--token-file", "missing"], "cannot be read"),
+    ] {
+        let ran = add(words);
+        assert!(ran.code == Some(2) && ran.stderr.contains(part), "{words:?}: {:?} {}", ran.code, ran.stderr);
+    }
+    let ran = add(&["prod", "--url", "http://127.0.0.1:1", "--token-file", "token"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), "context `prod` is for http://127.0.0.1:1, and is current\n"));
+    assert_eq!(add(&["test", "--url", "http://127.0.0.1:2"]).stderr, "context `test` is for http://127.0.0.1:2\n");
+    let taken = add(&["test", "--url", "http://127.0.0.1:3"]);
+    assert!(taken.code == Some(1) && taken.stderr.contains("--force"), "{}", taken.stderr);
+    assert_eq!(add(&["test", "--url", "http://127.0.0.1:3", "--force", "--use"]).code, Some(0));
+    let ran = run(&mut longshore(home.path(), &["context", "list", "-o", "json"]));
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let items = &document["items"];
+    assert_eq!((&items[0]["name"], &items[0]["token_file"]), (&"prod".into(), &token.to_str().unwrap().into()), "found from everywhere");
+    assert_eq!((&items[1]["url"], &items[1]["current"]), (&"http://127.0.0.1:3".into(), &true.into()));
+    assert!(run(&mut longshore(home.path(), &["job", "list"])).stderr.contains("http://127.0.0.1:3 "));
+}
+
+#[test]
 fn tokens_need_a_signing_key_and_a_known_role() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
