@@ -11,9 +11,9 @@ use super::dial::dial;
 use super::link::{Link, TRY};
 use super::mux::Mux;
 use super::tls::TlsFault;
-use super::{audit as trail, dead_letters, facts, feed, ledger, logs, objects, registry, setup, turns, work};
+use super::{audit as trail, dead_letters, facts, feed, ledger, logs, objects, registry, setup, time, turns, work};
 use crate::layout::Layout;
-use crate::{Broker, Clock, Error, Store};
+use crate::{Broker, Error, Store};
 
 /// The oldest nats-server that has what Longshore relies on: 2.12 brought guards over a filter and limit markers of age.
 pub const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 0);
@@ -81,6 +81,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
     let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
     let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux });
     setup::ensure(&link).await.map_err(ConnectError::Setup)?;
+    let clock = time::clock(&link.client, &link.layout).await;
     Ok(Store {
         ledger: Arc::new(ledger::JetStreamLedger::open(link.clone()).await.map_err(ConnectError::Setup)?),
         work: Arc::new(work::JetStreamWork::open(link.clone()).await.map_err(ConnectError::Setup)?),
@@ -93,7 +94,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         turns: Arc::new(turns::JetStreamTurns::open(link.clone()).await.map_err(ConnectError::Setup)?),
         objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
         broker: link,
-        clock: Clock::default(),
+        clock,
     })
 }
 

@@ -19,6 +19,7 @@ mod registry;
 mod rivals;
 mod setup;
 mod tail;
+mod time;
 mod tls;
 mod turns;
 mod work;
