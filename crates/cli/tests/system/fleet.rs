@@ -123,6 +123,16 @@ impl Fleet {
         self.all_known().await;
     }
 
+    /// Another controller beside the first, on the same broker, and a client of its own.
+    pub(crate) async fn another_controller(&self) -> (Role, Client) {
+        let (data, url, listen) = (self.dir.path().join("controller-2").display().to_string(), self.nats.url(), free_address());
+        let words = ["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen];
+        let controller = Role::start(self.dir.path(), self.controller.lease, &words).await;
+        let token = std::fs::read_to_string(controller.said("token_file")).unwrap().trim().to_owned();
+        let client = Client::new(ClientConfig { url: controller.said("url"), token: Some(token) }).unwrap().with_retry_budget(PATIENCE);
+        (controller, client)
+    }
+
     async fn launch_agent(&mut self, more: &[&str]) {
         let (n, url) = (self.agents.len(), self.nats.url());
         let (data, host) = (self.dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));

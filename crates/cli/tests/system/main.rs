@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 mod concurrency;
+mod controllers;
 mod disk_full;
 mod fleet;
 mod hostile;
