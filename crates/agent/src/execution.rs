@@ -157,6 +157,11 @@ impl Worker {
                     let fence = match &job.concurrency_key {
                         None => None,
                         Some(key) => match self.ask_for_turn(job, key, attempt).await {
+                            // Asking may have taken as long as the claim holds: what was decided before may not be right any more.
+                            Some(Asked::Ours(fence)) if claim(job, &standing.execution, claimant, self.ctx.now()) != decision => {
+                                fence.end(job).await;
+                                continue;
+                            }
                             Some(Asked::Ours(fence)) => Some(fence),
                             Some(Asked::After(n_before)) => return self.wait_for_turn(n_before).await,
                             None => return Settled::Done,

@@ -11,6 +11,8 @@ use longshore_store::{Error, Revision, Turn, Turns, memory};
 use super::*;
 
 const KEY: &str = "deploy";
+/// How long a job has that soon expires.
+const EXPIRES_IN: Duration = Duration::from_secs(1);
 
 fn keyed(n: u64) -> Job {
     Job { concurrency_key: Some(KEY.to_owned()), retry: RetryPolicy::standard(), ..sample::query_any(sample::job_id(n), Timestamp::now()) }
@@ -66,10 +68,12 @@ async fn a_turn_whose_holder_never_starts_is_taken_over_after_a_lease_and_one_th
 
     // And one that did record it: it has the turn until the ledger says otherwise.
     let third = keyed(3);
-    // The turn is freed after the answer.
-    let free = async || bench.store.turns.turn(KEY).await.ok().filter(|turn| turn.hold.is_none());
-    let turn = eventually("a free turn", PATIENCE, free).await;
-    bench.store.turns.take(KEY, &hold(&gone), turn.revision).await.unwrap().unwrap();
+    // The one before frees it after its answer.
+    eventually("the turn", PATIENCE, async || {
+        let turn = bench.store.turns.turn(KEY).await.unwrap();
+        bench.store.turns.take(KEY, &hold(&gone), turn.revision).await.unwrap()
+    })
+    .await;
     let appended = bench.store.ledger.append(gone.id, ExecutionId::Any, delivery.revision, &started(1, sample::agent_id(9))).await.unwrap();
     let Appended::Stored(revision) = appended else { panic!("nobody else writes") };
     submit(&bench.store, &third).await;
@@ -103,6 +107,8 @@ enum When {
     After,
     /// The rival is deleted while who waits is being read.
     Deleted,
+    /// Nobody does anything, for longer than jobs that soon expire have.
+    Late,
 }
 
 #[async_trait]
@@ -124,7 +130,11 @@ impl Turns for Meddler {
                 self.store.turns.take(key, &theirs, taken.unwrap()).await?.unwrap();
                 Ok(taken)
             }
-            (When::Before | When::After, false) | (When::Deleted, _) => self.store.turns.take(key, hold, after).await,
+            (When::Late, true) => {
+                tokio::time::sleep(EXPIRES_IN * 2).await;
+                self.store.turns.take(key, hold, after).await
+            }
+            (When::Before | When::After | When::Late, false) | (When::Deleted, _) => self.store.turns.take(key, hold, after).await,
         }
     }
 
@@ -163,7 +173,11 @@ impl Turns for Meddler {
 
 /// A bench whose agent meets a rival that is stored, and whose work nobody is offered.
 async fn meddled(when: When) -> (Bench, Job) {
-    let sound = memory::open(memory::MemoryOptions { lease: Duration::from_millis(500), ..memory::MemoryOptions::default() });
+    let lease = match when {
+        When::Before | When::After => Duration::from_millis(500),
+        When::Late => Duration::from_secs(60),
+    };
+    let sound = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let rival = keyed(1);
     assert!(matches!(sound.ledger.create(&Definition::from(&rival)).await.unwrap(), Created::Stored(_)));
     sound.work.withdraw(&Definition::from(&rival)).await.unwrap();
@@ -220,4 +234,19 @@ async fn a_job_that_is_deleted_while_its_turn_is_asked_for_leaves_no_place_in_th
     eventually("nobody who waits", PATIENCE, is_gone).await;
     submit(&bench.store, &next).await;
     assert_eq!(bench.answer(next.id, ExecutionId::Any).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_job_that_expires_while_its_turn_is_asked_for_does_not_start_and_frees_it() {
+    let (mut bench, _) = meddled(When::Late).await;
+    let mut job = keyed(2);
+    job.expires_at = Timestamp::now() + SignedDuration::try_from(EXPIRES_IN).unwrap();
+    submit(&bench.store, &job).await;
+    bench.start_agent(sample::agent_id(1), 1).await;
+    let is_over = async || {
+        let turn = bench.store.turns.turn(KEY).await.unwrap();
+        (turn.revision > 1 && turn.hold.is_none()).then_some(())
+    };
+    eventually("a turn that was taken and freed", PATIENCE, is_over).await;
+    assert_eq!(n_starts(&bench.record(job.id).await), 0);
 }
