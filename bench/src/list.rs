@@ -135,7 +135,7 @@ async fn retain(store: &Store, n: usize, now: Timestamp) -> anyhow::Result<()> {
     let annotations = [("team".to_owned(), (n % 8).to_string())].into();
     let job = Job { call, annotations, submitted_by: if n.is_multiple_of(2) { "ada" } else { "bob" }.to_owned(), ..query };
     let Created::Stored(revision) = store.ledger.create(&Definition::from(&job)).await? else { anyhow::bail!("job {n} is there already") };
-    let kind = EventKind::Started { attempt: 1, agent, hostname: format!("host-{host}") };
+    let kind = EventKind::Started { attempt: 1, agent, hostname: format!("host-{host}"), delivery: None };
     let started = store.ledger.append(job.id, ExecutionId::Any, revision, &Event { schema: SCHEMA, at: now, kind }).await?;
     ensure!(matches!(started, Appended::Stored(_)), "job {n} was started by somebody else");
     let failed = n.is_multiple_of(10);

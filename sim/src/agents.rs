@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use longshore_agent::{Agent, Config, FactsPolicy, Thresholds};
 use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::Label;
@@ -21,6 +22,9 @@ use crate::world::{Actor, HEARTBEAT_LASTS, World, agent_id};
 pub(crate) const LABEL: &str = "group:web.dev";
 /// A group that it belongs to.
 pub(crate) const GROUP: &str = "group:web";
+
+/// The most by which a host's clock is wrong, in seconds: longer than any claim, heartbeat or grace lasts.
+const CLOCK_ERROR_MAX: u64 = 300;
 
 /// A host and the agent's process on it, if there is one.
 pub(crate) struct Seat {
@@ -66,6 +70,12 @@ impl Seat {
             facts: FactsPolicy::default(),
             thresholds: Thresholds::default(),
         };
+        if world.is_skewed && rng.chance(600) {
+            let seconds = i64::try_from(rng.between(10, CLOCK_ERROR_MAX)).unwrap_or(0);
+            let error = SignedDuration::from_secs(if rng.chance(500) { seconds } else { -seconds });
+            world.note(Actor::Agent(n), || format!("has a clock that is wrong by {error:?}"));
+            world.history().errors.insert(Actor::Agent(n), error);
+        }
         Self { world: world.clone(), n, config, notes: SimNotes::new(world), process: None }
     }
 
@@ -81,7 +91,7 @@ impl Seat {
         let me = Actor::Agent(self.n);
         self.world.note(me, || "starts".to_owned());
         self.world.history().drain(agent_id(self.n), Drain::ProcessBegan);
-        let store = broker::store(&self.world, me, self.world.clock.clone());
+        let store = broker::store(&self.world, me, self.world.clock_of(me));
         let host = Arc::new(SimHost { world: self.world.clone(), n: self.n });
         let agent = Agent::on(self.config.clone(), store, host, Arc::new(self.notes.clone()));
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());

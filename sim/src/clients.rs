@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::agents::{GROUP, hostname};
 use crate::controllers::{Controllers, Reply};
 use crate::history::{Acknowledged, Intent, Repeat, Seen};
+use crate::readers::Reader;
 use crate::rng::Rng;
 use crate::world::{Actor, World};
 
@@ -28,6 +29,8 @@ pub(crate) struct Client {
     /// When misfortune ends.
     pub(crate) heals_at: Instant,
     pub(crate) n_agents: usize,
+    /// How many of a thousand jobs have a concurrency key.
+    pub(crate) keyed: u64,
 }
 
 /// What is done with a job after its submission.
@@ -35,6 +38,7 @@ pub(crate) struct Client {
 enum Then {
     Nothing,
     Look,
+    Follow,
     Cancel,
     Delete { force: bool },
     Retry,
@@ -56,6 +60,7 @@ impl Client {
             match self.then() {
                 Then::Nothing => {}
                 Then::Look => self.look(job).await,
+                Then::Follow => self.follow(job).await,
                 Then::Cancel => self.cancel(job).await,
                 Then::Delete { force } => self.delete(job, force).await,
                 Then::Retry => self.retry(job).await,
@@ -70,7 +75,8 @@ impl Client {
     fn then(&mut self) -> Then {
         match self.rng.below(100) {
             0..=29 => Then::Nothing,
-            30..=54 => Then::Look,
+            30..=44 => Then::Look,
+            45..=54 => Then::Follow,
             55..=79 => Then::Cancel,
             80..=87 => Then::Delete { force: self.rng.chance(500) },
             88..=91 => Then::Retry,
@@ -110,6 +116,7 @@ impl Client {
             retry,
             wait_for_agents: rng.chance(600).then(|| "5m".to_owned()),
             idempotency_key: key,
+            concurrency_key: rng.chance(self.keyed).then(|| format!("turn {}", rng.below(2))),
             annotations: [(INTENT.to_owned(), number.to_string())].into(),
             ..JobRequest::new(operation, args, target)
         }
@@ -163,6 +170,11 @@ impl Client {
                 self.saw(&view);
             }
         }
+    }
+
+    async fn follow(&mut self, job: JobId) {
+        let (world, controllers, rng) = (self.world.clone(), self.controllers.clone(), self.rng.fork());
+        Reader { world, controllers, rng, of: Some(job), until: self.heals_at + PATIENCE }.read().await;
     }
 
     async fn cancel(&mut self, job: JobId) {

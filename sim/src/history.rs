@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, Outcome};
 use longshore_model::wire::rest::JobRequest;
+use longshore_model::wire::turn::Waiter;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 
 use crate::world::Actor;
@@ -40,6 +41,13 @@ pub(crate) struct History {
     pub(crate) repeats: Vec<(JobId, Repeat, Option<JobId>)>,
     /// When a process of an agent ended, however.
     pub(crate) process_ends: Vec<(AgentId, Timestamp)>,
+    /// By how much a process's clock is wrong.
+    pub(crate) errors: BTreeMap<Actor, SignedDuration>,
+    /// Who waits for a turn under a key, or did.
+    pub(crate) queued: BTreeMap<JobId, Queued>,
+    /// When the agent's part of a job was stored, for those that have any.
+    pub(crate) shared: BTreeMap<Key, Timestamp>,
+    pub(crate) readings: Vec<Reading>,
 }
 
 /// A submission that somebody means to make, once.
@@ -52,6 +60,36 @@ pub(crate) struct Intent {
     pub(crate) refused: Option<ErrorCode>,
     /// A call ended without a word on whether it had an effect.
     pub(crate) is_unknown: bool,
+}
+
+/// A job's place among those that wait for a turn.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) key: String,
+    /// When it took effect, the first time.
+    pub(crate) seq: Seq,
+    pub(crate) at: Timestamp,
+}
+
+/// What a reader of an event stream was told, over all its resumptions.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// Of one job, or of all.
+    pub(crate) of: Option<JobId>,
+    pub(crate) told: Vec<Told>,
+    /// It was told that it missed something.
+    pub(crate) has_gap: bool,
+    /// It was told that there is nothing more.
+    pub(crate) has_ended: bool,
+}
+
+/// One thing that a reader was told.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told {
+    pub(crate) job: JobId,
+    pub(crate) execution: Option<ExecutionId>,
+    pub(crate) event: String,
+    pub(crate) attempt: Option<u32>,
 }
 
 /// A definition that took effect.
@@ -89,6 +127,8 @@ pub(crate) struct Run {
     pub(crate) task: String,
     /// Whether it writes output, which its answer has to wait for.
     pub(crate) talks: bool,
+    /// Of its turn, if its job has a key.
+    pub(crate) fence: Option<u64>,
     pub(crate) began: Timestamp,
     pub(crate) ended: Option<(Timestamp, End)>,
 }
@@ -164,6 +204,24 @@ impl History {
 
     pub(crate) fn claim(&mut self, key: Key, agent: AgentId, at: Timestamp) {
         self.claims.entry((key, agent)).or_default().push(at);
+    }
+
+    /// Notes a place in a queue; the first one counts.
+    pub(crate) fn queue(&mut self, waiter: &Waiter, at: Timestamp) {
+        let seq = self.next();
+        self.queued.entry(waiter.job).or_insert_with(|| Queued { key: waiter.key.clone(), seq, at });
+    }
+
+    /// What a process takes for this moment.
+    pub(crate) fn by_clock_of(&self, who: Actor, at: Timestamp) -> Timestamp {
+        at + self.errors.get(&who).copied().unwrap_or_default()
+    }
+
+    /// The most by which two clocks differ.
+    pub(crate) fn spread(&self) -> SignedDuration {
+        let right = SignedDuration::ZERO;
+        let (least, most) = self.errors.values().fold((right, right), |(least, most), error| (least.min(*error), most.max(*error)));
+        most - least
     }
 
     pub(crate) fn drain(&mut self, agent: AgentId, what: Drain) {

@@ -130,6 +130,7 @@ impl SimHost {
             agent: agent_id(self.n),
             task: task_text(job.call.operation().name(), &job.call.args_json(), &job.annotations),
             talks: course.talks,
+            fence: task.fence,
             began: now,
             ended: None,
         };

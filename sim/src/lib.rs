@@ -12,6 +12,7 @@ mod controllers;
 mod history;
 mod host;
 mod plant;
+mod readers;
 mod rng;
 mod run;
 mod world;

@@ -48,11 +48,29 @@ pub enum Bug {
     CancelUnrecorded,
     /// An agent takes the work of a group that it does not belong to.
     GroupIgnored,
+    /// Who is offered work again takes the newest attempt for the one whose claim was over, whatever it rests on.
+    LapseProvesAll,
+    /// An agent does not look at concurrency keys.
+    TurnIgnored,
+    /// Every holder of a turn has the same fence.
+    FenceStandsStill,
+    /// The last one that came under a concurrency key has the first turn.
+    OrderIgnored,
+    /// Nobody stores the shares that a crash left out.
+    SharesForgotten,
+    /// A reader that resumes a stream is told everything again.
+    CursorForgotten,
+    /// A reader that resumes a stream misses what came first.
+    CursorRunsAhead,
+    /// An agent whose clock is ahead is not believed to live.
+    FutureNotBelieved,
+    /// An agent's process tells when it began by its own clock, and when its work did by the broker's.
+    StampsMixed,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 31] = [
         Self::StartUnguarded,
         Self::LedgerNotFolded,
         Self::StartUnrecorded,
@@ -75,6 +93,15 @@ impl Bug {
         Self::DeleteForgotten,
         Self::CancelUnrecorded,
         Self::GroupIgnored,
+        Self::LapseProvesAll,
+        Self::TurnIgnored,
+        Self::FenceStandsStill,
+        Self::OrderIgnored,
+        Self::SharesForgotten,
+        Self::CursorForgotten,
+        Self::CursorRunsAhead,
+        Self::FutureNotBelieved,
+        Self::StampsMixed,
     ];
 
     /// The promises, one of which it must be seen to break: numbers of invariants, or words.
@@ -86,7 +113,7 @@ impl Bug {
             Self::AnswersOverwrite => &["INV-09"],
             Self::ExpiryIgnored | Self::NotBeforeIgnored => &["INV-19"],
             Self::CancelIgnored => &["INV-25"],
-            Self::NeverExtended | Self::DeliveryIsPermission | Self::LostTooEarly => &["INV-17"],
+            Self::NeverExtended | Self::DeliveryIsPermission | Self::LostTooEarly | Self::LapseProvesAll | Self::StampsMixed => &["INV-17"],
             Self::PolicyIgnored | Self::BackoffIgnored => &["INV-49"],
             Self::NeverAnnouncedAgain => &["INV-58", "INV-01"],
             Self::NotedAnswerLost => &["the notes"],
@@ -98,6 +125,13 @@ impl Bug {
             Self::DeleteForgotten => &["a deleted job"],
             Self::CancelUnrecorded => &["INV-25", "INV-27"],
             Self::GroupIgnored => &["INV-21"],
+            Self::TurnIgnored => &["INV-46 attempts"],
+            Self::FenceStandsStill => &["INV-46 a fence"],
+            Self::OrderIgnored => &["INV-50"],
+            Self::SharesForgotten => &["INV-31"],
+            Self::CursorForgotten => &["INV-14 nothing"],
+            Self::CursorRunsAhead => &["INV-14 everything"],
+            Self::FutureNotBelieved => &["INV-33"],
         }
     }
 }

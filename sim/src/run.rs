@@ -17,6 +17,7 @@ use crate::clients::Client;
 use crate::controllers::{Controllers, Reply};
 use crate::history::{Drain, Record, Repeat};
 use crate::plant::Bug;
+use crate::readers::Reader;
 use crate::rng::Rng;
 use crate::world::{Actor, Weather, World, agent_id};
 
@@ -62,6 +63,12 @@ pub struct Counts {
     pub dead_letters: usize,
     /// The longest that a job took to its end after the healing.
     pub slowest: Duration,
+    /// Attempts that ran in their turn under a concurrency key.
+    pub turns: usize,
+    /// Agents' parts of jobs that were stored later than their job.
+    pub late_shares: usize,
+    /// What readers of streams were told.
+    pub told: usize,
     /// Time that passed in the run.
     pub simulated: Duration,
 }
@@ -85,6 +92,8 @@ struct Director {
     seats: Vec<Seat>,
     controllers: Controllers,
     people: JoinSet<()>,
+    /// Those who read all that happens, as long as anything does.
+    readers: JoinSet<()>,
     heals_at: Instant,
     /// What happens of itself.
     due: Vec<(Instant, Due)>,
@@ -108,6 +117,7 @@ impl Director {
             seats,
             controllers: Controllers::new(world, n_controllers),
             people: JoinSet::new(),
+            readers: JoinSet::new(),
             heals_at,
             due: Vec::new(),
             rng,
@@ -145,6 +155,16 @@ impl Director {
         let is_calm = self.rng.chance(100);
         let level = if is_calm { 0 } else { self.rng.between(1, 10) };
         self.world.change_weather(Weather { unknown: level * 4, slow: level * 8, astray: level * 6, lost: level * 12, broken: level * 3 });
+        let reader = Reader {
+            world: self.world.clone(),
+            controllers: self.controllers.clone(),
+            rng: self.rng.fork(),
+            of: None,
+            until: Instant::now() + 10 * ENDS_WITHIN,
+        };
+        self.readers.spawn(reader.read());
+        // In half of all runs nobody has a key.
+        let keyed = *self.rng.pick(&[0, 0, 250, 600]);
         let n_clients = self.rng.between(2, 4);
         for n in 0..n_clients {
             let client = Client {
@@ -153,6 +173,7 @@ impl Director {
                 rng: self.rng.fork(),
                 heals_at: self.heals_at,
                 n_agents: self.seats.len(),
+                keyed,
             };
             let n_jobs = self.rng.between(2, 7);
             self.people.spawn(client.work(n * 100..n * 100 + n_jobs));
@@ -283,7 +304,9 @@ impl Director {
 
     /// Waits until everybody has done and everything has ended; gives what has not in its time.
     async fn settle(&mut self) -> Vec<Violation> {
-        let gives_up = Instant::now() + ENDS_WITHIN;
+        // A retry is due by the clock of whoever failed.
+        let by_clocks = Duration::try_from(self.world.history().spread()).unwrap_or_default();
+        let gives_up = Instant::now() + ENDS_WITHIN + 4 * by_clocks;
         while Instant::now() < gives_up {
             while self.people.try_join_next().is_some() {}
             if self.people.is_empty() && check::unfinished(&self.world).is_empty() {
@@ -339,6 +362,13 @@ impl Director {
             lost: history.written.values().flatten().filter(|written| is_lost(&written.record)).count(),
             dead_letters: check::n_dead(&history),
             slowest: check::slowest(&history, healed),
+            turns: history.runs.iter().filter(|run| run.fence.is_some()).count(),
+            late_shares: history
+                .shared
+                .iter()
+                .filter(|((job, _), at)| history.defined.get(job).is_some_and(|defined| defined.at < **at))
+                .count(),
+            told: history.readings.iter().map(|reading| reading.told.len()).sum(),
             simulated: self.heals_at.elapsed(),
         }
     }

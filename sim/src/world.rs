@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::AgentId;
+use longshore_model::wire::record::Definition;
 use longshore_store::{Clock, Store, memory};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
@@ -69,6 +71,8 @@ pub(crate) struct World {
     pub(crate) raw: Store,
     pub(crate) clock: Clock,
     pub(crate) bug: Option<Bug>,
+    /// Whether hosts have clocks of their own.
+    pub(crate) is_skewed: bool,
     pub(crate) strays: Strays,
     rng: Mutex<Rng>,
     weather: Mutex<Weather>,
@@ -80,17 +84,26 @@ pub(crate) struct World {
     history: Mutex<History>,
     /// What takes effect after whoever asked for it has given up.
     late: Mutex<JoinSet<()>>,
+    /// Which shares of the next job for several are left out.
+    lost_shares: Arc<AtomicU64>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, is_traced: bool) -> Arc<Self> {
         let clock = Clock::simulated(Timestamp::from_second(BEGINS_AT).unwrap_or_default());
-        let options =
-            memory::MemoryOptions { lease: LEASE, registry_ttl: HEARTBEAT_LASTS, clock: clock.clone(), ..memory::MemoryOptions::default() };
+        let lost_shares = Arc::new(AtomicU64::new(0));
+        let options = memory::MemoryOptions {
+            lease: LEASE,
+            registry_ttl: HEARTBEAT_LASTS,
+            clock: clock.clone(),
+            lost_shares: lost_shares.clone(),
+            ..memory::MemoryOptions::default()
+        };
         Arc::new(Self {
             raw: memory::open(options),
             clock,
             bug,
+            is_skewed: seed.is_multiple_of(4),
             strays: Strays::default(),
             rng: Mutex::new(Rng::new(seed)),
             weather: Mutex::default(),
@@ -99,6 +112,7 @@ impl World {
             trace: Mutex::new(is_traced.then(String::new)),
             history: Mutex::default(),
             late: Mutex::default(),
+            lost_shares,
         })
     }
 
@@ -163,6 +177,22 @@ impl World {
 
     pub(crate) fn take_trace(&self) -> String {
         locked(&self.trace).take().unwrap_or_default()
+    }
+
+    /// Lets a crash happen in the middle of storing this job, now and then. To be called in the very step that stores it; gives which of
+    /// its executions are left out, bit by bit.
+    pub(crate) fn lose_shares(&self, of: &Definition) -> u64 {
+        if of.executions.len() < 2 || !self.rng().chance(self.weather().astray * 4) {
+            return 0;
+        }
+        let lost = self.rng().next();
+        self.lost_shares.store(lost, Ordering::Relaxed);
+        lost
+    }
+
+    /// The clock that a process has.
+    pub(crate) fn clock_of(&self, who: Actor) -> Clock {
+        self.clock.wrong_by(self.history().errors.get(&who).copied().unwrap_or_default())
     }
 
     pub(crate) fn is(&self, bug: Bug) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_store::Lease;
+use longshore_store::{Error, Lease};
 use tokio::time::Instant;
 
 /// A claim, and when it was last known to hold.
@@ -44,6 +44,16 @@ impl Claim {
     /// What a later process of this agent gives the work back by.
     pub(crate) fn token(&self) -> Option<String> {
         self.lease.token()
+    }
+
+    /// What a start that rests on it is recorded with.
+    pub(crate) fn delivery(&self) -> Option<String> {
+        self.lease.delivery()
+    }
+
+    /// Whether it was given because the claim of an earlier delivery was over.
+    pub(crate) async fn follows(&self, earlier: &str) -> Result<bool, Error> {
+        self.lease.follows(earlier).await
     }
 
     /// Ends it: the work needs no agent any more. A fault is harmless: the work is offered again and found finished.

@@ -21,7 +21,7 @@ use longshore_model::job::{Claim as Decision, Claimant, DropReason, Execution, I
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::wire::secret::Secrets;
-use longshore_model::{ExecutionId, ExecutionState};
+use longshore_model::{AgentId, ExecutionId, ExecutionState};
 use longshore_store::{Answered, Appended, Before, Delivery, Error, Revision, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,8 @@ pub(crate) enum Settled {
 struct Standing {
     execution: Execution,
     revision: Revision,
+    /// What the newest attempt rests on.
+    delivery: Option<String>,
 }
 
 pub(crate) struct Worker {
@@ -124,8 +126,8 @@ pub(crate) async fn carry(ctx: Arc<Context>, key: Key, delivery: Delivery, signa
 
 impl Worker {
     async fn settle(mut self, job: &Job, before: Before, definition: Revision) -> Settled {
-        let mut known = (before == Before::Nothing).then(|| Standing { execution: Execution::default(), revision: definition });
-        let mut vouched_for = None;
+        let nothing = || Standing { execution: Execution::default(), revision: definition, delivery: None };
+        let mut known = (before == Before::Nothing).then(nothing);
         loop {
             let standing = match known.take() {
                 Some(standing) => standing,
@@ -134,13 +136,11 @@ impl Worker {
                     None => return Settled::Done,
                 },
             };
+            let Some(is_holder_gone) = self.is_holder_gone(before, &standing).await else { return Settled::Done };
             if !self.claim.is_valid() {
                 tracing::info!(job.id = %job.id, "claim lapsed before work began; leaving it to whoever has it now");
                 return Settled::Done;
             }
-            // What the delivery proves, it proves of the attempt that was the newest when it was first looked at.
-            let attempts = standing.execution.attempts();
-            let is_holder_gone = *vouched_for.get_or_insert_with(|| vouches(before, &standing).then_some(attempts)) == Some(attempts);
             let claimant = Claimant { agent: self.ctx.config.id, is_holder_gone };
             let decision = claim(job, &standing.execution, claimant, self.ctx.now());
             // Where somebody else had the last word, that stands; where this agent would go on, now or later, it does not.
@@ -206,6 +206,29 @@ impl Worker {
         }
     }
 
+    /// Whether this delivery proves that the holder of the newest attempt is gone; `None` if we are to stop before that is known.
+    ///
+    /// It proves it of the very attempt that was announced again with it, or that rests on the delivery before it. Another may have begun
+    /// since, on an offer of its own.
+    async fn is_holder_gone(&mut self, before: Before, standing: &Standing) -> Option<bool> {
+        if before == Before::Announcement(standing.revision) {
+            return Some(true);
+        }
+        let is_others = |(agent, _): (AgentId, &str)| agent != self.ctx.config.id;
+        let is_held = standing.execution.state() == ExecutionState::Running && standing.execution.holder().is_some_and(is_others);
+        let Some(earlier) = standing.delivery.as_deref().filter(|_| is_held) else { return Some(false) };
+        loop {
+            match self.claim.follows(earlier).await {
+                Ok(follows) => return Some(follows),
+                Err(error) if error.is_retryable() => self.broker_fault("looking at an earlier claim", &error).await?,
+                Err(error) => {
+                    tracing::error!(job.id = %self.key.0, %error, "an earlier claim cannot be looked at");
+                    return Some(false);
+                }
+            }
+        }
+    }
+
     /// Gives the work back until its time. The broker keeps what it was given back as pending, and only so many of those: a long wait
     /// is left to the controller, which announces the work when it is due.
     pub(crate) async fn wait(self, until: Timestamp) -> Settled {
@@ -257,7 +280,15 @@ impl Worker {
                     let execution = folded
                         .inspect_err(|refused| tracing::error!(job.id = %self.key.0, %refused, "the ledger contradicts itself"))
                         .ok()?;
-                    return Some(Standing { execution, revision: record.revision });
+                    let delivery = record.events.iter().rev().find_map(|event| match &event.kind {
+                        EventKind::Started { delivery, .. } => Some(delivery.clone()),
+                        EventKind::Retrying { .. }
+                        | EventKind::CancelRequested { .. }
+                        | EventKind::Cancelled { .. }
+                        | EventKind::Expired
+                        | EventKind::Lost { .. } => None,
+                    });
+                    return Some(Standing { execution, revision: record.revision, delivery: delivery.flatten() });
                 }
                 Ok(None) => {
                     self.claim.done().await;
@@ -299,7 +330,8 @@ impl Worker {
     async fn start(&mut self, attempt: u32, after: Revision) -> Option<Revision> {
         // Noted first: if we are killed right after the ledger has it, the next start gives the work back at once.
         self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
-        let kind = EventKind::Started { attempt, agent: self.ctx.config.id, hostname: self.ctx.config.hostname() };
+        let (agent, hostname, delivery) = (self.ctx.config.id, self.ctx.config.hostname(), self.claim.delivery());
+        let kind = EventKind::Started { attempt, agent, hostname, delivery };
         let event = Event { schema: SCHEMA, at: self.ctx.now(), kind };
         while self.claim.is_valid() {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, &event).await {
@@ -371,15 +403,6 @@ impl Worker {
             finished_at: self.ctx.now(),
             duration_ms: None,
         }
-    }
-}
-
-/// Whether a delivery proves that the holder of the newest attempt is gone.
-fn vouches(before: Before, standing: &Standing) -> bool {
-    match before {
-        Before::Nothing => false,
-        Before::LapsedClaim => true,
-        Before::Announcement(seen) => seen == standing.revision,
     }
 }
 

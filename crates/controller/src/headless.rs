@@ -9,12 +9,14 @@ use longshore_model::wire::rest::{
     AgentView, CancelView, DeadLetterCondition, DeadLetterList, JobList, JobRequest, JobView, RetryJobRequest, RetryOnly,
 };
 use longshore_model::{HostName, JobId};
-use longshore_store::Store;
+use longshore_store::{Position, Store};
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::delete::Running;
-use crate::app::{App, Error, cancel, dead_letters, delete, drain, get, list, retry, status, submit};
+use crate::app::stream::Frame;
+use crate::app::{App, Error, cancel, dead_letters, delete, drain, events, get, list, retry, status, submit};
 use crate::index::Filter;
 use crate::rest::Failed;
 use crate::{Config, server};
@@ -71,6 +73,22 @@ impl Headless {
     /// As `GET /api/v1/jobs`.
     pub fn jobs(&self, caller: &Caller, limit: usize) -> Result<JobList, Refusal> {
         list::list(&self.0, caller, Filter::default(), None, limit).map_err(refusal)
+    }
+
+    /// Everything that happened and happens to a job, after a place in the ledger's sequences or from its beginning; ends with `end`.
+    ///
+    /// # Errors
+    /// As `GET /api/v1/jobs/ID/events`.
+    pub async fn job_events(&self, caller: &Caller, id: JobId, seen: Option<Position>) -> Result<Receiver<Frame>, Refusal> {
+        events::of_job(&self.0, caller, id, seen).await.map_err(refusal)
+    }
+
+    /// Everything that happens to any job, after a place in the ledger's sequences or from now on.
+    ///
+    /// # Errors
+    /// As `GET /api/v1/jobs/events`.
+    pub fn events(&self, caller: &Caller, seen: Option<Position>) -> Result<Receiver<Frame>, Refusal> {
+        events::of_all(&self.0, caller, seen).map_err(refusal)
     }
 
     /// Ends a job.

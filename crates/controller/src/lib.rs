@@ -26,6 +26,7 @@ pub mod token;
 mod wait;
 mod watch;
 
+pub use app::stream::Frame as StreamFrame;
 pub use headless::{Headless, Refusal};
 pub use rest::{is_origin, openapi};
 pub use server::{BindError, Config, Controller, RunError, SigningKey};

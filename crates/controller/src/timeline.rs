@@ -22,7 +22,7 @@ pub(crate) fn submitted(definition: &Definition, status: JobStatus) -> TimelineE
 pub(crate) fn happened(job: JobId, execution: ExecutionId, event: &Event, status: Option<JobStatus>) -> TimelineEntry {
     let base = |word: &str| TimelineEntry { status, ..entry(job, Some(execution), event.at, word) };
     match &event.kind {
-        EventKind::Started { attempt, agent: _, hostname } => {
+        EventKind::Started { attempt, agent: _, hostname, delivery: _ } => {
             TimelineEntry { attempt: Some(*attempt), hostname: Some(hostname.clone()), ..base("started") }
         }
         EventKind::Retrying { attempt, error, not_before: _ } => {

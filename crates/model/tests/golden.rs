@@ -6,7 +6,7 @@ use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::facts::FactsRecord;
-use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Reservation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -48,6 +48,22 @@ fn signed_definitions_with_sealed_secrets_load() {
 #[test]
 fn events_of_schema_1_load() {
     assert_eq!(survives::<Vec<Event>>(include_str!("golden/events.1.json")).len(), 6, "one of each kind");
+}
+
+#[test]
+fn starts_that_name_their_delivery_load_and_so_do_earlier_ones() {
+    let delivery = |golden: &str| {
+        survives::<Vec<Event>>(golden).into_iter().find_map(|event| match event.kind {
+            EventKind::Started { delivery, .. } => Some(delivery),
+            EventKind::Retrying { .. }
+            | EventKind::CancelRequested { .. }
+            | EventKind::Cancelled { .. }
+            | EventKind::Expired
+            | EventKind::Lost { .. } => None,
+        })
+    };
+    assert!(delivery(include_str!("golden/events.1.delivery.json")).flatten().is_some());
+    assert_eq!(delivery(include_str!("golden/events.1.json")), Some(None));
 }
 
 #[test]

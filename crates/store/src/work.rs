@@ -56,13 +56,13 @@ pub struct Announcement {
     pub absence: Absence,
 }
 
-/// What came before a delivery.
+/// What came before a delivery. Says what is to be read before anything is decided; of who is gone, only an announcement says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// Nothing: nobody was offered it, so the ledger holds nothing but the definition, most likely.
     Nothing,
-    /// It was offered before, and that claim lapsed or was given back. Or it is addressed work, which nobody else is ever offered.
-    LapsedClaim,
+    /// It was offered before, or may have been: the ledger knows what came of it. Whose claim is over says [`Lease::follows`].
+    Offers,
     /// It was announced again by somebody who had read the history up to this revision, and vouches that no claim of that history holds.
     Announcement(Revision),
 }
@@ -107,6 +107,17 @@ pub trait Lease: Send + Sync {
 
     /// What a later process of the same agent can give the work back by, with [`Work::give_back`].
     fn token(&self) -> Option<String>;
+
+    /// What the delivery is known by, for the record of a start that rests on it; `None` where nobody else is ever offered the work.
+    fn delivery(&self) -> Option<String>;
+
+    /// Whether this claim was given because that of `earlier`, a [`Self::delivery`] read from the ledger, was over: it had lapsed or was
+    /// given back. `false` proves nothing. It is a fact of these two deliveries, whatever was read of others; ask after `earlier` was
+    /// read, since a broker that has forgotten its deliveries meanwhile must be noticed.
+    ///
+    /// # Errors
+    /// `Unavailable` if the broker did not answer.
+    async fn follows(&self, earlier: &str) -> Result<bool, Error>;
 }
 
 /// What agents take.

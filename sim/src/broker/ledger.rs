@@ -15,9 +15,14 @@ impl Ledger for Link {
     async fn create(&self, definition: &Definition) -> Result<Created, Error> {
         let (world, me, new) = (self.world.clone(), self.me, definition.clone());
         let made = self.ask(Write, "storing a job", || definition.id.short(), async move {
+            // Who stores a job for several writes its shares one by one, and may be killed in between.
+            let lost = world.lose_shares(&new);
             let created = world.raw.ledger.create(&new).await?;
             if let Created::Stored(_) = created {
                 let now = world.now();
+                let parts = new.executions.iter().enumerate().filter(|(n, _)| lost >> (n % 64) & 1 == 0);
+                let shared: Vec<_> = parts.map(|(_, execution)| ((new.id, *execution), now)).collect();
+                world.history().shared.extend(shared);
                 world.strays.began(new.id, Before::Nothing);
                 world.note(me, || format!("stored {} {} for {} = {:?}", new.id.short(), new.operation, new.target, new.annotations));
                 world.history().define(&new, now);
@@ -31,7 +36,10 @@ impl Ledger for Link {
     }
 
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
-        let (world, me, new) = (self.world.clone(), self.me, event.clone());
+        let (world, me, mut new) = (self.world.clone(), self.me, event.clone());
+        if self.world.is(Bug::StampsMixed) {
+            new.at = self.world.now();
+        }
         let is_start = matches!(event.kind, EventKind::Started { .. });
         if is_start && self.world.is(Bug::StartUnrecorded) && self.strikes(100) {
             return Ok(Appended::Stored(after + 1));

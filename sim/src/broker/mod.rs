@@ -1,13 +1,13 @@
 //! The misbehaving broker: what stands between a process and the twin. It does only what a real broker and a real network may do: it is slow,
-//! leaves an outcome unknown (the write took effect, or did not, or does later), loses what nobody waits for, offers work twice, tells the
-//! ledger's two sequences in another order, breaks streams off, and cuts a process off for a while.
+//! leaves an outcome unknown (the write took effect, or did not, or does later), loses what nobody waits for, forgets to whom it gave work
+//! and offers it anew, tells the ledger's two sequences in another order, breaks streams off, and cuts a process off for a while. A job for
+//! several may be stored without some of its shares, as by a controller that was killed in between; hosts may have clocks of their own.
 //!
 //! It never breaks a promise of the stores' traits: what it reports as stored is stored, guards hold, and an extended claim is offered to
 //! nobody as if it had lapsed. What takes effect is noted in the history, at the moment when it does.
 //!
-//! What a real broker may do and this one does not yet: forget a claim in the very moment in which it offers work again because an earlier
-//! claim had lapsed (the one who is told so takes the newest attempt for that claim's, and a second attempt of a job that may be repeated can
-//! overlap); stop half-way through a broadcast's shares; lose records that it had acknowledged.
+//! What a real broker may do and this one does not yet: lose records that it had acknowledged; number a delivery twice in one life of a
+//! consumer, as one that is killed before it wrote down what it delivered may.
 
 mod feed;
 mod ledger;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 use longshore_model::AgentId;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
-use longshore_store::{Error, Newest, Registry, RegistryStream, Revision};
+use longshore_store::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision};
 
 use super::Kind::{Read, Write};
 use super::Link;
@@ -80,7 +80,14 @@ impl Registry for Link {
         let world = self.world.clone();
         let inner = self.ask(Read, "watching", String::new, async move { world.raw.registry.watch().await }).await?;
         let next = |(link, mut inner): (Self, RegistryStream)| async move {
-            let event = inner.next().await?;
+            let event = loop {
+                let event = inner.next().await?;
+                let is_of_the_future = |heartbeat: &Heartbeat| heartbeat.started_at > link.world.now();
+                match &event {
+                    Ok(RegistryEvent::Beat(heartbeat)) if link.world.is(Bug::FutureNotBelieved) && is_of_the_future(heartbeat) => {}
+                    _ => break event,
+                }
+            };
             link.world.connected(link.me).await;
             link.travel().await;
             if link.strikes(link.world.weather().broken) {

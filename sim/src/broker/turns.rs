@@ -7,21 +7,30 @@ use longshore_store::{Error, Revision, Turn, Turns};
 
 use super::Kind::{Read, Write};
 use super::Link;
+use crate::plant::Bug;
 
 #[async_trait]
 impl Turns for Link {
     async fn enter(&self, waiter: &Waiter) -> Result<(), Error> {
-        let (world, waiter) = (self.world.clone(), waiter.clone());
-        self.ask(Write, "queueing for a turn", || waiter.job.short(), {
-            let waiter = waiter.clone();
-            async move { world.raw.turns.enter(&waiter).await }
+        let (world, me, waiter) = (self.world.clone(), self.me, waiter.clone());
+        let job = waiter.job;
+        self.ask(Write, "queueing for a turn", || job.short(), async move {
+            world.raw.turns.enter(&waiter).await?;
+            world.note(me, || format!("{} waits for its turn under {}", job.short(), waiter.key));
+            let now = world.now();
+            world.history().queue(&waiter, now);
+            Ok(())
         })
         .await
     }
 
     async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
         let (world, key) = (self.world.clone(), key.to_owned());
-        self.ask(Read, "reading who waits", String::new, async move { world.raw.turns.waiting(&key).await }).await
+        let mut waiting = self.ask(Read, "reading who waits", String::new, async move { world.raw.turns.waiting(&key).await }).await?;
+        if self.is_agent() && self.world.is(Bug::OrderIgnored) {
+            waiting.reverse();
+        }
+        Ok(waiting)
     }
 
     async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
@@ -30,8 +39,13 @@ impl Turns for Link {
     }
 
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {
-        let (world, key) = (self.world.clone(), key.to_owned());
-        self.ask(Write, "leaving the queue", || job.short(), async move { world.raw.turns.leave(&key, job).await }).await
+        let (world, me, key) = (self.world.clone(), self.me, key.to_owned());
+        self.ask(Write, "leaving the queue", || job.short(), async move {
+            world.raw.turns.leave(&key, job).await?;
+            world.note(me, || format!("{} waits for its turn no more", job.short()));
+            Ok(())
+        })
+        .await
     }
 
     async fn turn(&self, key: &str) -> Result<Turn, Error> {
@@ -48,6 +62,7 @@ impl Turns for Link {
             Ok(taken)
         })
         .await
+        .map(|taken| taken.map(|revision| if self.world.is(Bug::FenceStandsStill) { 1 } else { revision }))
     }
 
     async fn release(&self, key: &str, held: Revision) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Deliveries, claims, inboxes and hints, with everything that can go wrong on the way.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::Kind::{Read, Write};
-use super::{Link, ledger::short};
+use super::{Link, ledger::short, millis, pause};
 use crate::plant::Bug;
 use crate::world::{Actor, LEASE, agent_id};
 
@@ -27,6 +27,8 @@ pub(crate) struct Strays {
     arrived: Notify,
     /// What an offer says of what came before, when the broker has forgotten every delivery; and how often it was given since it was made.
     origins: Mutex<BTreeMap<JobId, (Before, usize)>>,
+    /// How often it has forgotten what it gave to whom. Deliveries are compared within one such life only.
+    life: AtomicU64,
 }
 
 struct Stray {
@@ -35,8 +37,6 @@ struct Stray {
     definition: Definition,
     revision: Revision,
     lease: Arc<dyn Lease>,
-    /// Set when it is offered: the broker knows nothing of the first claim any more.
-    is_forgotten: Arc<AtomicBool>,
     /// How often the broker had given it.
     n_given: usize,
 }
@@ -60,9 +60,18 @@ impl Strays {
         self.origins.lock().expect("no holder of this lock panics").get(&job).map_or(Before::Nothing, |(before, _)| *before)
     }
 
+    fn life(&self) -> u64 {
+        self.life.load(Ordering::Relaxed)
+    }
+
     fn push(&self, stray: Stray) {
+        self.life.fetch_add(1, Ordering::Relaxed);
         self.waiting.lock().expect("no holder of this lock panics").push(stray);
         self.arrived.notify_waiters();
+    }
+
+    fn is_waiting(&self, job: JobId) -> bool {
+        self.waiting.lock().expect("no holder of this lock panics").iter().any(|stray| stray.definition.id == job)
     }
 
     fn pop(&self, who: Actor) -> Option<Stray> {
@@ -77,6 +86,8 @@ struct Pull {
     link: Link,
     inner: BoxStream<'static, Delivery>,
     left: usize,
+    /// The broker's life when it was asked: a process knows of no later one.
+    life: u64,
 }
 
 /// A claim as the process that has it sees it.
@@ -85,7 +96,9 @@ struct Claim {
     inner: Arc<dyn Lease>,
     job: JobId,
     execution: ExecutionId,
-    is_forgotten: Arc<AtomicBool>,
+    is_forgotten: bool,
+    before: Before,
+    life: u64,
 }
 
 #[async_trait]
@@ -96,6 +109,7 @@ impl Work for Link {
 
     async fn pull(&self, max: usize) -> Result<PullStream, Error> {
         let (world, me) = (self.world.clone(), self.me);
+        let life = world.strays.life();
         let inner = self.ask(Read, "pulling", String::new, async move {
             if world.is(Bug::GroupIgnored) && me == Actor::Agent(0) {
                 let group = crate::agents::GROUP.parse().expect("it is a label");
@@ -104,14 +118,15 @@ impl Work for Link {
             }
             world.raw.work.pull(max).await
         });
-        let pull = Pull { link: self.clone(), inner: inner.await?, left: max };
+        let pull = Pull { link: self.clone(), inner: inner.await?, left: max, life };
         Ok(stream::unfold(pull, |mut pull| async move { pull.next().await.map(|delivery| (delivery, pull)) }).boxed())
     }
 
     async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {
         let (world, group) = (self.world.clone(), group.clone());
+        let life = world.strays.life();
         let taken = self.ask(Write, "taking a group's work", String::new, async move { world.raw.work.take(&group, max).await }).await?;
-        Ok(taken.into_iter().filter_map(|delivery| self.arrive(delivery, false)).collect())
+        Ok(taken.into_iter().filter_map(|delivery| self.arrive(delivery, life, false)).collect())
     }
 
     async fn has_work(&self, group: &Label) -> Result<bool, Error> {
@@ -122,7 +137,7 @@ impl Work for Link {
     async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
         let world = self.world.clone();
         let page = self.ask(Read, "reading the inbox", String::new, async move { world.raw.work.inbox(agent, after).await }).await?;
-        let deliveries = page.deliveries.into_iter().map(|delivery| self.wrapped(delivery, Arc::default())).collect();
+        let deliveries = page.deliveries.into_iter().map(|delivery| self.wrapped(delivery, 0, false)).collect();
         Ok(InboxPage { deliveries, next: page.next })
     }
 
@@ -179,12 +194,19 @@ impl Work for Link {
         if self.world.is(Bug::NeverAnnouncedAgain) {
             return Ok(false);
         }
+        if self.world.is(Bug::SharesForgotten) && announcement.revision == 0 {
+            return Ok(false);
+        }
         let (world, me, definition) = (self.world.clone(), self.me, definition.clone());
         let job = definition.id;
         self.ask(Write, "announcing", || job.short(), async move {
             let was_missing = world.raw.work.announce(&definition, announcement).await?;
             if was_missing {
                 world.note(me, || format!("announced {} {} again, seen {}", job.short(), short(announcement.execution), announcement.seen));
+                let now = world.now();
+                if announcement.revision == 0 {
+                    world.history().shared.insert((job, announcement.execution), now);
+                }
                 if announcement.execution == ExecutionId::Any {
                     world.strays.began(job, Before::Announcement(announcement.seen));
                 }
@@ -205,15 +227,14 @@ impl Pull {
         while self.left > 0 {
             let world = self.link.world.clone();
             let stray_arrived = world.strays.arrived.notified();
-            if let Some(Stray { definition, revision, lease, is_forgotten, .. }) = world.strays.pop(self.link.me) {
+            if let Some(Stray { definition, revision, lease, .. }) = world.strays.pop(self.link.me) {
                 // Offered anew: whatever the broker waited for before, it waits for this claim now.
-                is_forgotten.store(true, Ordering::Relaxed);
                 let _ = lease.extend().await;
                 self.left -= 1;
                 let (job, before) = (definition.id, self.link.world.strays.before(definition.id));
                 self.link.world.note(self.link.me, || format!("was offered {} although somebody has it", job.short()));
                 let stray = Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(Shared(lease)) };
-                return Some(self.link.wrapped(stray, Arc::default()));
+                return Some(self.link.wrapped(stray, self.life, false));
             }
             let delivery = tokio::select! {
                 biased;
@@ -227,7 +248,13 @@ impl Pull {
                 return None;
             }
             self.link.travel().await;
-            if let Some(delivery) = self.link.arrive(delivery, true) {
+            if let Some(mut delivery) = self.link.arrive(delivery, self.life, true) {
+                // Whoever it is told to as well may be quicker.
+                if world.strays.is_waiting(delivery.definition.id) {
+                    let late = world.rng().below(1500);
+                    pause(millis(late)).await;
+                    delivery.received = Instant::now();
+                }
                 return Some(delivery);
             }
         }
@@ -237,7 +264,7 @@ impl Pull {
 
 impl Link {
     /// A delivery that arrives, or does not; sometimes somebody else is offered the same.
-    fn arrive(&self, delivery: Delivery, is_for_anybody: bool) -> Option<Delivery> {
+    fn arrive(&self, delivery: Delivery, life: u64, is_for_anybody: bool) -> Option<Delivery> {
         let astray = self.world.weather().astray;
         let job = delivery.definition.id;
         if self.strikes(astray) {
@@ -246,37 +273,39 @@ impl Link {
         }
         let Delivery { definition, revision, before, received, lease } = delivery;
         let lease: Arc<dyn Lease> = Arc::from(lease);
-        let is_forgotten = Arc::new(AtomicBool::new(false));
-        // Not while it says that an earlier claim has lapsed: whoever is told so takes the newest attempt for that claim's, and a broker that
-        // forgets in the same moment would prove it wrong. See the map of this module.
-        if is_for_anybody && before != Before::LapsedClaim && self.strikes(astray) {
+        let mut is_forgotten = false;
+        // More often where it was offered before: there is more to be taken for proof.
+        let often = if before == Before::Nothing { astray } else { astray * 4 };
+        if is_for_anybody && self.strikes(often) {
+            // From here on the broker knows nothing of this claim: who gives it back gives nothing back.
+            is_forgotten = true;
             self.world.strays.push(Stray {
                 holder: self.me,
                 definition: definition.clone(),
                 revision,
                 lease: lease.clone(),
-                is_forgotten: is_forgotten.clone(),
                 n_given: self.world.strays.n_given(job),
             });
         }
-        Some(self.wrapped(Delivery { definition, revision, before, received, lease: Box::new(Shared(lease)) }, is_forgotten))
+        Some(self.wrapped(Delivery { definition, revision, before, received, lease: Box::new(Shared(lease)) }, life, is_forgotten))
     }
 
     /// A delivery as this process sees it.
-    fn wrapped(&self, delivery: Delivery, is_forgotten: Arc<AtomicBool>) -> Delivery {
+    fn wrapped(&self, delivery: Delivery, life: u64, is_forgotten: bool) -> Delivery {
         let Delivery { mut definition, revision, mut before, received: _, lease } = delivery;
         let (job, execution) = (definition.id, definition.executions.first().copied().unwrap_or(ExecutionId::Any));
         self.world.note(self.me, || format!("received {} {} {before:?}", job.short(), short(execution)));
         self.claimed(job, execution, self.world.now());
         match self.world.bug {
-            Some(Bug::DeliveryIsPermission) => before = Before::LapsedClaim,
+            Some(Bug::DeliveryIsPermission) => before = Before::Offers,
+            Some(Bug::TurnIgnored) => definition.concurrency_key = None,
             Some(Bug::ExpiryIgnored) => definition.expires_at += SignedDuration::from_hours(1000),
             Some(Bug::NotBeforeIgnored) => definition.not_before = None,
             Some(Bug::PolicyIgnored) => definition.max_attempts += 2,
             Some(Bug::BackoffIgnored) => definition.backoff_ms = vec![0],
             _ => {}
         }
-        let claim = Claim { link: self.clone(), inner: Arc::from(lease), job, execution, is_forgotten };
+        let claim = Claim { link: self.clone(), inner: Arc::from(lease), job, execution, is_forgotten, before, life };
         Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(claim) }
     }
 
@@ -329,11 +358,11 @@ impl Lease for Claim {
 
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
         let (world, me, inner, job) = (self.link.world.clone(), self.link.me, self.inner.clone(), self.job);
-        let is_forgotten = self.is_forgotten.clone();
+        let is_forgotten = self.is_forgotten;
         self.link
             .ask(Write, "giving back", || job.short(), async move {
                 world.note(me, || format!("gave {} back for {delay:?}", job.short()));
-                if is_forgotten.load(Ordering::Relaxed) {
+                if is_forgotten {
                     return Ok(());
                 }
                 inner.give_back(delay).await
@@ -343,6 +372,27 @@ impl Lease for Claim {
 
     fn token(&self) -> Option<String> {
         self.inner.token()
+    }
+
+    fn delivery(&self) -> Option<String> {
+        self.inner.delivery().map(|delivery| format!("{}/{delivery}", self.life))
+    }
+
+    async fn follows(&self, earlier: &str) -> Result<bool, Error> {
+        match self.link.world.bug {
+            Some(Bug::DeliveryIsPermission) => return Ok(true),
+            Some(Bug::LapseProvesAll) if self.before == Before::Offers => return Ok(true),
+            _ => {}
+        }
+        let (world, inner, life, earlier) = (self.link.world.clone(), self.inner.clone(), self.life, earlier.to_owned());
+        self.link
+            .ask(Read, "looking at an earlier claim", || self.job.short(), async move {
+                match earlier.split_once('/') {
+                    Some((of, earlier)) if of.parse() == Ok(life) && world.strays.life() == life => inner.follows(earlier).await,
+                    Some(_) | None => Ok(false),
+                }
+            })
+            .await
     }
 }
 
@@ -365,5 +415,13 @@ impl Lease for Shared {
 
     fn token(&self) -> Option<String> {
         self.0.token()
+    }
+
+    fn delivery(&self) -> Option<String> {
+        self.0.delivery()
+    }
+
+    async fn follows(&self, earlier: &str) -> Result<bool, Error> {
+        self.0.follows(earlier).await
     }
 }

@@ -7,7 +7,7 @@ use longshore_model::ExecutionId;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Definition, EventKind, Outcome};
 
-use super::{Line, Violation, executions, lease, rests_on_an_older_offer};
+use super::{Line, Violation, executions, lease};
 use crate::history::{End, History, Run};
 use crate::world::{Actor, agent_id};
 
@@ -47,7 +47,7 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
                 if *attempt > definition.max_attempts {
                     broken("INV-49 no more attempts than the policy has", format!("{attempt} of {}", definition.max_attempts));
                 }
-                if not_before.is_some_and(|earliest| written.at < earliest) {
+                if not_before.is_some_and(|earliest| history.by_clock_of(written.by, written.at) < earliest) {
                     broken("INV-49 a retry waits for its time", format!("{kind:?} at {}", written.at));
                 }
                 if written.by != Actor::Agent(usize::try_from(agent.bits()).unwrap_or(0) - 1) {
@@ -60,7 +60,7 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
                     broken("INV-08 a retry follows the attempt that failed", format!("{kind:?} while {place:?}"));
                 }
                 let wait = definition.backoff_ms.get(*attempt as usize - 1).or(definition.backoff_ms.last()).copied().unwrap_or_default();
-                let is_stop = event_is_stop(history, definition, id, *attempt);
+                let is_stop = event_is_stop(history, definition, id, *attempt) || is_passed_over(history, definition, id, *attempt);
                 if !is_stop && *earliest < event.at + SignedDuration::try_from(Duration::from_millis(wait)).unwrap_or_default() {
                     broken("INV-49 the distance between attempts is the policy's", format!("{kind:?}"));
                 }
@@ -95,10 +95,7 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
                     let is_gone = history.process_ends.iter().any(|(of, at)| *of == agent && (since..=written.at).contains(at));
                     let is_early = match written.by {
                         _ if is_gone => false,
-                        Actor::Agent(n) => {
-                            let is_known_weakness = rests_on_an_older_offer(history, (definition.id, id), agent_id(n), since);
-                            written.at < known + lease() && !is_known_weakness
-                        }
+                        Actor::Agent(_) => written.at < known + lease(),
                         Actor::Controller(_) | Actor::Client => written.at < busy,
                     };
                     if is_early {
@@ -115,6 +112,11 @@ fn path(history: &History, definition: &Definition, id: ExecutionId, line: &Line
 fn event_is_stop(history: &History, definition: &Definition, id: ExecutionId, attempt: u32) -> bool {
     run_of(history, definition, id, attempt)
         .is_some_and(|run| matches!(run.ended, Some((_, End::Finished { outcome: Outcome::Cancelled, .. }))))
+}
+
+/// Whether the attempt did not run because its turn under a concurrency key was somebody else's by then.
+fn is_passed_over(history: &History, definition: &Definition, id: ExecutionId, attempt: u32) -> bool {
+    definition.concurrency_key.is_some() && run_of(history, definition, id, attempt).is_none()
 }
 
 fn run_of<'a>(history: &'a History, definition: &Definition, id: ExecutionId, attempt: u32) -> Option<&'a Run> {
@@ -139,7 +141,8 @@ fn answer(history: &History, definition: &Definition, id: ExecutionId, line: &Li
     if answer.attempts > line.attempts() {
         broken("INV-15 no answer counts more attempts than were started", format!("{} of {}", answer.attempts, line.attempts()));
     }
-    if answer.duration_ms.is_some() || matches!(answer.outcome, Outcome::Completed | Outcome::Skipped) {
+    let is_passed_over = answer.outcome == Outcome::Failed && is_passed_over(history, definition, id, answer.attempts);
+    if (answer.duration_ms.is_some() && !is_passed_over) || matches!(answer.outcome, Outcome::Completed | Outcome::Skipped) {
         let run = run_of(history, definition, id, answer.attempts);
         let is_true = run.is_some_and(|run| {
             let told = answer.result.as_ref().and_then(|result| result["run"].as_u64());

@@ -3,6 +3,9 @@
 
 mod ledger;
 mod people;
+mod shares;
+mod streams;
+mod turns;
 mod views;
 mod work;
 
@@ -13,7 +16,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome};
-use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
+use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 
 use crate::controllers::Controllers;
 use crate::history::{History, Key, Record, Written};
@@ -49,6 +52,9 @@ pub(crate) async fn all(world: &World, controllers: &Controllers, n_agents: usiz
         ledger::check(&history, &mut found);
         work::check(&history, &mut found);
         people::check(&history, &mut found);
+        shares::check(&history, healed, &mut found);
+        streams::check(&history, &mut found);
+        turns::check(&history, &mut found);
     }
     found.extend(self::views(world, controllers, n_agents).await);
     found
@@ -178,11 +184,25 @@ fn bounds(history: &History, healed: Timestamp, found: &mut Vec<Violation>) {
     for (definition, id, wait) in waits(history, healed) {
         let backoff = definition.backoff_ms.iter().max().copied().unwrap_or(0);
         let attempt = Duration::from_millis(definition.timeout_ms + backoff) + BETWEEN;
-        if wait > RECOVERY + QUEUE + attempt * definition.max_attempts {
+        // By the clock of whoever failed, and of whoever looks.
+        let by_clocks = Duration::try_from(history.spread()).unwrap_or_default() * definition.max_attempts;
+        if wait > RECOVERY + QUEUE + attempt * definition.max_attempts + by_clocks + others_turns(history, definition) {
             let what = format!("{} {id}: {wait:?} after it could be", definition.id.short());
             found.push(Violation::new("INV-58 whatever was lost on its way, a job ends in its time", what));
         }
     }
+}
+
+/// How long those with the same concurrency key may take.
+fn others_turns(history: &History, definition: &Definition) -> Duration {
+    let Some(key) = &definition.concurrency_key else { return Duration::ZERO };
+    let others = history.defined.values().map(|defined| &defined.definition).filter(|other| other.concurrency_key.as_ref() == Some(key));
+    let all_of = |other: &Definition| {
+        let backoff = other.backoff_ms.iter().max().copied().unwrap_or(0);
+        let attempts = other.max_attempts * u32::try_from(other.executions.len()).unwrap_or(u32::MAX);
+        (Duration::from_millis(other.timeout_ms + backoff) + Duration::from_secs(90)) * attempts
+    };
+    others.map(all_of).sum()
 }
 
 /// Executions that run for some seconds, with their attempt.
@@ -236,13 +256,6 @@ pub(crate) fn status(states: &[ExecutionState]) -> JobStatus {
         debug_assert!(all(&[Expired]), "nothing else is left");
         JobStatus::Expired
     }
-}
-
-/// A known weakness, which is not counted: an agent that was slow to look at what it was offered may take an attempt that began meanwhile,
-/// on another offer of the same work, for the one whose claim had lapsed. Only what may be repeated runs twice by it.
-pub(crate) fn rests_on_an_older_offer(history: &History, key: Key, agent: AgentId, began: Timestamp) -> bool {
-    let claims = history.claims.get(&(key, agent));
-    claims.into_iter().flatten().any(|at| *at <= began && began.duration_since(*at) < lease())
 }
 
 /// How long a claim holds for certain: the broker counts from before the delivery arrived, so an agent trusts it for nine tenths.

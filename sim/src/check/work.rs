@@ -6,11 +6,12 @@ use jiff::SignedDuration;
 use longshore_model::wire::record::EventKind;
 use longshore_model::{AgentId, ExecutionId};
 
-use super::{Line, Violation, lease, rests_on_an_older_offer};
+use super::{Line, Violation, lease};
 use crate::agents::is_labelled;
 use crate::clients::INTENT;
 use crate::history::{Drain, History, Run, Seq};
 use crate::host::task_text;
+use crate::world::Actor;
 
 pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
     for run in &history.runs {
@@ -31,6 +32,7 @@ fn one(history: &History, run: &Run, found: &mut Vec<Violation>) {
     if history.runs.iter().filter(same).count() > 1 {
         broken("INV-15 one attempt is one run", format!("attempt {}", run.attempt));
     }
+    let n = usize::try_from(run.agent.bits()).unwrap_or(1) - 1;
     let line = Line::of(history, run.key);
     let claim = line.events.iter().find(|(.., event)| match &event.kind {
         EventKind::Started { attempt, agent, .. } => (*attempt, *agent) == (run.attempt, run.agent),
@@ -51,13 +53,13 @@ fn one(history: &History, run: &Run, found: &mut Vec<Violation>) {
     if run.attempt == 1 && claim.is_some_and(|(.., event)| event.at > definition.expires_at + SignedDuration::from_secs(1)) {
         broken("INV-19 nothing starts after its expiry", format!("{} > {}", run.began, definition.expires_at));
     }
-    if definition.not_before.is_some_and(|earliest| run.began < earliest) {
-        broken("INV-19 nothing starts before its time", format!("{} < {:?}", run.began, definition.not_before));
+    let by_its_clock = history.by_clock_of(Actor::Agent(n), run.began);
+    if definition.not_before.is_some_and(|earliest| by_its_clock < earliest) {
+        broken("INV-19 nothing starts before its time", format!("{by_its_clock} < {:?}", definition.not_before));
     }
     if !definition.executions.contains(&execution) || matches!(execution, ExecutionId::Agent(agent) if agent != run.agent) {
         broken("INV-21 nobody runs what is another's", format!("{}", run.agent));
     }
-    let n = usize::try_from(run.agent.bits()).unwrap_or(1) - 1;
     if definition.target.contains("group:") && !is_labelled(n) {
         broken("INV-21 only members of a group run what is the group's", format!("{} for {}", run.agent, definition.target));
     }
@@ -97,8 +99,7 @@ fn overlaps(history: &History, found: &mut Vec<Violation>) {
             }
             let claims = history.claims.get(&(key, earlier.agent));
             let known = claims.into_iter().flatten().filter(|at| **at <= later.began).max().copied().unwrap_or(earlier.began);
-            let is_known_weakness = earlier.agent != later.agent && rests_on_an_older_offer(history, key, later.agent, earlier.began);
-            if earlier.agent == later.agent || (later.began < known + lease() && !is_known_weakness) {
+            if earlier.agent == later.agent || later.began < known + lease() {
                 let what = format!("{} {}: attempts {} and {}", key.0.short(), key.1, earlier.attempt, later.attempt);
                 found.push(Violation::new("INV-17 attempts overlap only if the earlier one's claim had lapsed", what));
             }

@@ -82,6 +82,9 @@ fn sum(one: Counts, other: Counts) -> Counts {
         lost: one.lost + other.lost,
         dead_letters: one.dead_letters + other.dead_letters,
         slowest: one.slowest.max(other.slowest),
+        turns: one.turns + other.turns,
+        late_shares: one.late_shares + other.late_shares,
+        told: one.told + other.told,
         simulated: one.simulated + other.simulated,
     }
 }

@@ -117,7 +117,11 @@ fn n_starts(record: &JobRecord) -> usize {
 }
 
 fn started(attempt: u32, agent: AgentId) -> Event {
-    Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Started { attempt, agent, hostname: "gone".into() } }
+    started_on(attempt, agent, None)
+}
+
+fn started_on(attempt: u32, agent: AgentId, delivery: Option<String>) -> Event {
+    Event { schema: SCHEMA, at: Timestamp::now(), kind: EventKind::Started { attempt, agent, hostname: "gone".into(), delivery } }
 }
 
 #[tokio::test]
@@ -262,8 +266,8 @@ async fn work_of_a_vanished_agent_is_tried_again_if_the_policy_says_so_and_lost_
     let mut pulled = bench.store.work.pull(2).await.unwrap();
     for _ in 0..2 {
         let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
-        let appended =
-            bench.store.ledger.append(delivery.definition.id, ExecutionId::Any, delivery.revision, &started(1, gone)).await.unwrap();
+        let event = started_on(1, gone, delivery.lease.delivery());
+        let appended = bench.store.ledger.append(delivery.definition.id, ExecutionId::Any, delivery.revision, &event).await.unwrap();
         assert!(matches!(appended, Appended::Stored(_)));
     }
     drop(pulled);
@@ -276,6 +280,44 @@ async fn work_of_a_vanished_agent_is_tried_again_if_the_policy_says_so_and_lost_
     })
     .await;
     assert_eq!((n_starts(&lost), lost.answers.len()), (1, 0));
+}
+
+/// It was offered the work before somebody else was, on another offer, and was slow to look at it: of that one it knows nothing.
+#[tokio::test]
+async fn an_old_delivery_starts_nothing_beside_an_attempt_that_rests_on_another_offer() {
+    let mut bench = Bench::new(|_| ()).await;
+    let now = Timestamp::now();
+    let job = |n| Job { retry: RetryPolicy::standard(), ..sample::query_any(sample::job_id(n), now) };
+    let (theirs, unknown, followed) = (job(1), job(2), job(3));
+    for job in [&theirs, &unknown, &followed] {
+        bench.submit(job).await;
+    }
+    let other = sample::agent_id(9);
+    let mut pulled = bench.store.work.pull(3).await.unwrap();
+    for _ in 0..3 {
+        let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+        let (id, own) = (delivery.definition.id, delivery.lease.delivery().unwrap());
+        let rests_on = match id {
+            _ if id == theirs.id => Some(format!("9{own}")),
+            // An agent of an earlier version does not say.
+            _ if id == unknown.id => None,
+            _ => Some(own),
+        };
+        bench.store.ledger.append(id, ExecutionId::Any, delivery.revision, &started_on(1, other, rests_on)).await.unwrap();
+        delivery.lease.give_back(Duration::ZERO).await.unwrap();
+    }
+    drop(pulled);
+    bench.start_agent(sample::agent_id(1), 3).await;
+    let answer = bench.answer(followed.id, ExecutionId::Any).await;
+    assert_eq!((answer.outcome, answer.attempts), (Outcome::Completed, 2));
+    for job in [&theirs, &unknown] {
+        let definition = Definition::from(job);
+        let announcement = Announcement { execution: ExecutionId::Any, revision: 1, seen: 1, absence: Absence::Gone };
+        let is_left_to_it = async || bench.store.work.announce(&definition, announcement).await.unwrap().then_some(());
+        eventually("the delivery to be dropped", PATIENCE, is_left_to_it).await;
+        let record = bench.record(job.id).await;
+        assert_eq!((n_starts(&record), record.answers.len()), (1, 0), "{}", job.id);
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use longshore_store::{
 };
 use longshore_testkit::{eventually, sample};
 
-use super::{Bench, PATIENCE, n_starts, started};
+use super::{Bench, PATIENCE, n_starts, started_on};
 
 const REFUSED: Error = Error::Refused { doing: "writing", reason: String::new() };
 
@@ -109,7 +109,8 @@ async fn a_loss_that_is_refused_is_not_decided_again_at_once() {
     bench.submit(&job).await;
     let mut pulled = bench.store.work.pull(1).await.unwrap();
     let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
-    bench.store.ledger.append(job.id, ExecutionId::Any, delivery.revision, &started(1, sample::agent_id(9))).await.unwrap();
+    let event = started_on(1, sample::agent_id(9), delivery.lease.delivery());
+    bench.store.ledger.append(job.id, ExecutionId::Any, delivery.revision, &event).await.unwrap();
     drop((pulled, delivery));
     bench.start_agent(sample::agent_id(1), 1).await;
     eventually("a refused loss", PATIENCE, async || (ledger.n_refused.load(Ordering::Relaxed) > 0).then_some(())).await;

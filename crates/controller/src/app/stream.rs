@@ -3,27 +3,37 @@
 
 use std::future::Future;
 
+use longshore_store::Position;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::App;
+use crate::hub::EventId;
 
 /// Frames that may wait for a reader before its producer waits too.
 const FRAMES_WAITING: usize = 64;
 
 /// One server-sent event, whatever writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) id: Option<String>,
+pub struct Frame {
+    /// What a reader that comes back names.
+    pub id: Option<String>,
     /// `None` for the ordinary ones.
-    pub(crate) event: Option<&'static str>,
-    pub(crate) data: String,
+    pub event: Option<&'static str>,
+    /// JSON.
+    pub data: String,
 }
 
 impl Frame {
     pub(crate) fn new(id: impl ToString, data: &impl Serialize) -> Self {
         let data = serde_json::to_string(data).expect("API types have string keys only");
         Self { id: Some(id.to_string()), event: None, data }
+    }
+
+    /// Where a reader that was told this goes on, if it is an event of jobs.
+    #[must_use]
+    pub fn place(&self) -> Option<Position> {
+        self.id.as_deref()?.parse().ok().map(|EventId(place)| place)
     }
 
     pub(crate) fn named(event: &'static str, data: &serde_json::Value) -> Self {

@@ -307,7 +307,7 @@ async fn a_cancel_that_never_gets_to_write_says_that_a_repeat_may() {
 async fn running(store: &Store) -> JobId {
     let id = submitted(store).await;
     let record = store.ledger.load(id).await.unwrap().unwrap();
-    let kind = EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+    let kind = EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None };
     let event = Event { schema: SCHEMA, at: jiff::Timestamp::now(), kind };
     store.ledger.append(id, record.definition.executions[0], record.definition_revision, &event).await.unwrap();
     id

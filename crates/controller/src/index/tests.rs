@@ -36,7 +36,7 @@ fn event(kind: EventKind) -> Event {
 }
 
 fn started(attempt: u32) -> Event {
-    event(EventKind::Started { attempt, agent: longshore_model::AgentId::from_bits(1), hostname: "web-01".to_owned() })
+    event(EventKind::Started { attempt, agent: longshore_model::AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None })
 }
 
 fn answer(id: u128, outcome: Outcome) -> Answer {

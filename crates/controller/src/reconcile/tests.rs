@@ -114,7 +114,7 @@ pub(super) async fn append(store: &Store, job: JobId, after: Revision, kind: Eve
 }
 
 pub(super) fn started() -> EventKind {
-    EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() }
+    EventKind::Started { attempt: 1, agent: AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None }
 }
 
 async fn load(store: &Store, job: JobId) -> (JobRecord, ExecutionState) {
@@ -398,7 +398,7 @@ async fn dead(store: &Store, id: u128) -> JobId {
     let error = Failure { code: ErrorCode::HostFault, message: "no disk".to_owned() };
     let started_once = append(store, job, created, started()).await;
     let retrying = append(store, job, started_once, EventKind::Retrying { attempt: 1, error, not_before: at(0) }).await;
-    let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+    let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None };
     append(store, job, retrying, second).await;
     let error = Failure { code: ErrorCode::DeadLetter, message: "all 2 attempts are used up; the last: no disk".to_owned() };
     let answer = Answer { outcome: Outcome::Failed, attempts: 2, error: Some(error), ..answer(job) };
@@ -468,7 +468,7 @@ async fn letters_follow_the_ledger_and_what_was_closed_stays() {
     let lose = async |id: u128| {
         let (job, created) = create(&store, id).await;
         let once = append(&store, job, created, started()).await;
-        let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned() };
+        let second = EventKind::Started { attempt: 2, agent: AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None };
         let again = append(&store, job, once, second).await;
         append(&store, job, again, EventKind::Lost { attempt: 2 }).await;
         job

@@ -27,9 +27,9 @@ async fn start_twice(store: &Store, agent: &Agent, task: &Task) {
     let error = Failure { code: ErrorCode::HostFault, message: "no disk".to_owned() };
     let now = Timestamp::now();
     let kinds = [
-        EventKind::Started { attempt: 1, agent: agent.id, hostname: agent.hostname.clone() },
+        EventKind::Started { attempt: 1, agent: agent.id, hostname: agent.hostname.clone(), delivery: None },
         EventKind::Retrying { attempt: 1, error, not_before: now },
-        EventKind::Started { attempt: 2, agent: agent.id, hostname: agent.hostname.clone() },
+        EventKind::Started { attempt: 2, agent: agent.id, hostname: agent.hostname.clone(), delivery: None },
     ];
     for kind in kinds {
         append(store, task, kind).await;

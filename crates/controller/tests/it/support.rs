@@ -241,7 +241,7 @@ pub(crate) struct Task {
 
 impl Task {
     pub(crate) async fn start(&self) -> Appended {
-        let kind = EventKind::Started { attempt: 1, agent: self.agent, hostname: self.hostname.clone() };
+        let kind = EventKind::Started { attempt: 1, agent: self.agent, hostname: self.hostname.clone(), delivery: None };
         let event = Event { schema: SCHEMA, at: Timestamp::now(), kind };
         self.store.ledger.append(self.job, self.execution, self.delivery.revision, &event).await.unwrap()
     }

@@ -71,7 +71,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn started(attempt: u32, by: u128) -> Event {
-        event(EventKind::Started { attempt, agent: agent(by), hostname: format!("host-{by}") })
+        event(EventKind::Started { attempt, agent: agent(by), hostname: format!("host-{by}"), delivery: None })
     }
 
     pub(crate) fn retrying(attempt: u32, not_before: i64) -> Event {

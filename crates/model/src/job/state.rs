@@ -178,7 +178,7 @@ impl Execution {
     /// The record contradicts what is known; nothing changed.
     pub fn apply(&mut self, event: &Event) -> Result<Applied, Refused> {
         match &event.kind {
-            EventKind::Started { attempt, agent, hostname } => self.started(*attempt, *agent, hostname, event.at),
+            EventKind::Started { attempt, agent, hostname, delivery: _ } => self.started(*attempt, *agent, hostname, event.at),
             EventKind::Retrying { attempt, error, not_before } => self.retrying(*attempt, error, *not_before),
             EventKind::CancelRequested { by } => Ok(self.cancel_requested(by)),
             EventKind::Cancelled { by } => {

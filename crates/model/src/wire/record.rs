@@ -103,6 +103,10 @@ pub enum EventKind {
         agent: AgentId,
         /// Its host's name.
         hostname: String,
+        /// The delivery that it rests on, in the broker's words: who is offered the work later learns by it whether this one's claim is
+        /// over. Records of before this field, and of addressed work, do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delivery: Option<String>,
     },
     /// The attempt failed in passing; another follows.
     Retrying {

@@ -12,6 +12,7 @@ mod link;
 mod logs;
 mod mux;
 mod objects;
+mod offered;
 mod pull;
 mod read;
 mod reconnect;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, Consumer};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
+use super::offered::{Life, Offered, life};
 use super::pull::{pull, pull_now};
 use super::{rivals, setup};
 use crate::layout::{Layout, group_of};
@@ -32,6 +34,8 @@ use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, Pu
 const REVISION: &str = "Longshore-Revision";
 /// How far whoever announced it again had read its history.
 const SEEN: &str = "Longshore-Seen";
+/// The last delivery of the message that this one takes the place of.
+const AFTER: &str = "Longshore-After";
 
 /// How long agents of another queue group may take to be gone.
 const PARTING: Duration = Duration::from_secs(2);
@@ -85,6 +89,12 @@ impl JetStreamWork {
         Ok(consumer)
     }
 
+    /// Where a consumer's deliveries come from.
+    fn queue(&self, consumer: &Consumer<consumer::pull::Config>) -> Arc<Queue> {
+        let info = consumer.cached_info();
+        Arc::new(Queue { link: self.link.clone(), work: self.work.clone(), consumer: info.name.clone(), life: life(info) })
+    }
+
     /// It may have been removed behind our back: it is looked for again next time.
     async fn forget_consumer(&self, group: Option<&Label>) {
         self.consumers.lock().await.remove(&group.cloned());
@@ -115,8 +125,8 @@ impl Work for JetStreamWork {
         let consumer = self.consumer(None).await?;
         match pull(self.link.clone(), &consumer, max, self.is_doubtful.clone()).await {
             Ok(messages) => {
-                let link = self.link.clone();
-                Ok(messages.filter_map(move |message| delivery(link.clone(), message)).boxed())
+                let queue = self.queue(&consumer);
+                Ok(messages.filter_map(move |message| delivery(queue.clone(), message)).boxed())
             }
             Err(fault) => {
                 self.forget_consumer(None).await;
@@ -129,7 +139,8 @@ impl Work for JetStreamWork {
         let consumer = self.consumer(Some(group)).await?;
         match pull_now(self.link.clone(), &consumer, max).await {
             Ok(messages) => {
-                let deliveries = messages.into_iter().map(|message| delivery(self.link.clone(), message));
+                let queue = self.queue(&consumer);
+                let deliveries = messages.into_iter().map(|message| delivery(queue.clone(), message));
                 Ok(futures::future::join_all(deliveries).await.into_iter().flatten().collect())
             }
             Err(fault) => {
@@ -163,7 +174,7 @@ impl Work for JetStreamWork {
                     deliveries.push(Delivery {
                         definition,
                         revision,
-                        before: Before::LapsedClaim,
+                        before: Before::Offers,
                         received: Instant::now(),
                         lease: Box::new(lease),
                     });
@@ -295,19 +306,45 @@ fn unique(subject: &str) -> String {
     format!("{subject} {nanos}")
 }
 
-async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery> {
-    let delivered = message.info().map_or(1, |info| info.delivered);
+/// A shared consumer, as it was known when work was asked for.
+struct Queue {
+    link: Shared,
+    work: Stream<()>,
+    consumer: String,
+    life: Life,
+}
+
+impl Queue {
+    /// Whether the consumer has forgotten nothing since.
+    async fn is_as_it_was(&self) -> Result<bool, Error> {
+        match self.work.consumer_info(&self.consumer).await {
+            Ok(info) => Ok(life(&info) == self.life),
+            Err(fault) if fault.kind() == ConsumerInfoErrorKind::NotFound => Ok(false),
+            Err(fault) => Err(Error::unavailable("looking at a shared consumer", fault)),
+        }
+    }
+}
+
+async fn delivery(queue: Arc<Queue>, message: jetstream::Message) -> Option<Delivery> {
+    let (delivered, offered) = match message.info() {
+        Ok(info) => {
+            let offered = Offered { message: info.stream_sequence, number: info.consumer_sequence, life: queue.life };
+            (info.delivered, Some(offered))
+        }
+        Err(_) => (1, None),
+    };
     let headers = message.headers.clone().unwrap_or_default();
     let seen = headers.get(SEEN).and_then(|seen| seen.as_str().parse().ok());
-    let before = match (delivered, seen) {
-        (..=1, Some(seen)) => Before::Announcement(seen),
-        (..=1, None) if headers.get(REVISION).is_none() => Before::Nothing,
-        _ => Before::LapsedClaim,
+    let before = match seen {
+        Some(seen) => Before::Announcement(seen),
+        None if delivered <= 1 && headers.get(REVISION).is_none() => Before::Nothing,
+        None => Before::Offers,
     };
     let revision = revision_of(&headers);
     let token = message.reply.as_ref().map(ToString::to_string);
     // The broker will not offer it again by itself: giving it back takes a new message.
-    let is_last = link.config.consumer.max_deliver > 0 && delivered >= link.config.consumer.max_deliver;
+    let max_deliver = queue.link.config.consumer.max_deliver;
+    let is_last = max_deliver > 0 && delivered >= max_deliver;
     let (message, acker) = message.split();
     if headers.get("KV-Operation").is_some() {
         // A marker of a removed key came through the source: nothing to do.
@@ -320,8 +357,9 @@ async fn delivery(link: Shared, message: jetstream::Message) -> Option<Delivery>
         let _ = acker.ack_with(AckKind::Term).await;
         return None;
     };
-    let again = is_last.then(|| (message.subject.to_string(), message.payload.clone(), revision));
-    let lease = QueueLease { link, acker, token, again };
+    let again = is_last.then(|| Again { subject: message.subject.to_string(), value: message.payload.clone(), revision, seen });
+    let after = headers.get(AFTER).and_then(|after| after.as_str().parse().ok());
+    let lease = QueueLease { queue, acker, token, again, offered, after };
     Some(Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(lease) })
 }
 
@@ -333,11 +371,21 @@ fn revision_of(headers: &HeaderMap) -> Option<Revision> {
 }
 
 struct QueueLease {
-    link: Shared,
+    queue: Arc<Queue>,
     acker: Acker,
     token: Option<String>,
-    /// Subject, payload and revision of the message, if this was the last time that the broker offered it.
-    again: Option<(String, Bytes, Revision)>,
+    /// What is written in the place of the message, if this was the last time that the broker offered it.
+    again: Option<Again>,
+    offered: Option<Offered>,
+    /// The last delivery of the message whose place this one has taken.
+    after: Option<Offered>,
+}
+
+struct Again {
+    subject: String,
+    value: Bytes,
+    revision: Revision,
+    seen: Option<Revision>,
 }
 
 #[async_trait]
@@ -345,7 +393,8 @@ impl Lease for QueueLease {
     async fn extend(&self) -> Result<(), Error> {
         let Some(subject) = self.token.clone() else { return Ok(()) };
         let request = Request::new().payload(AckKind::Progress.into()).timeout(Some(super::link::TRY));
-        self.link.client.send_request(subject, request).await.map_err(|fault| Error::unavailable("extending a claim", fault))?;
+        let client = &self.queue.link.client;
+        client.send_request(subject, request).await.map_err(|fault| Error::unavailable("extending a claim", fault))?;
         Ok(())
     }
 
@@ -355,11 +404,18 @@ impl Lease for QueueLease {
     }
 
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
-        if let Some((subject, value, revision)) = self.again.clone() {
+        let link = &self.queue.link;
+        if let Some(Again { subject, value, revision, seen }) = &self.again {
             // Without the delay: whoever takes it reads in the ledger that it is too early, and gives it back with one.
             let mut headers = HeaderMap::new();
             headers.insert(REVISION, revision.to_string());
-            self.link.write_as(unique(&subject), subject, value, headers, "giving work back").await?;
+            if let Some(seen) = seen {
+                headers.insert(SEEN, seen.to_string());
+            }
+            if let Some(offered) = self.offered {
+                headers.insert(AFTER, offered.to_string());
+            }
+            link.write_as(unique(subject), subject.clone(), value.clone(), headers, "giving work back").await?;
             return self.done().await;
         }
         let delay = (!delay.is_zero()).then_some(delay);
@@ -367,11 +423,23 @@ impl Lease for QueueLease {
             .ack_with(AckKind::Nak(delay))
             .await
             .map_err(|fault| Error::Unavailable { doing: "giving work back", source: Some(fault) })?;
-        self.link.client.flush().await.map_err(|fault| Error::unavailable("giving work back", fault))
+        link.client.flush().await.map_err(|fault| Error::unavailable("giving work back", fault))
     }
 
     fn token(&self) -> Option<String> {
         self.token.clone()
+    }
+
+    fn delivery(&self) -> Option<String> {
+        self.offered.map(|offered| offered.to_string())
+    }
+
+    async fn follows(&self, earlier: &str) -> Result<bool, Error> {
+        let Ok(earlier) = earlier.parse::<Offered>() else { return Ok(false) };
+        let is_repeat = self.offered.is_some_and(|offered| offered.repeats(earlier));
+        // What the other message was last delivered as, its holder gave back.
+        let takes_its_place = self.after.is_some_and(|last| (last == earlier || last.repeats(earlier)) && last.life == self.queue.life);
+        if is_repeat || takes_its_place { self.queue.is_as_it_was().await } else { Ok(false) }
     }
 }
 
@@ -399,5 +467,13 @@ impl Lease for InboxLease {
 
     fn token(&self) -> Option<String> {
         None
+    }
+
+    fn delivery(&self) -> Option<String> {
+        None
+    }
+
+    async fn follows(&self, _earlier: &str) -> Result<bool, Error> {
+        Ok(false)
     }
 }

@@ -1,5 +1,7 @@
 //! The ledger's calls: one lock, one step, then the signals.
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{ExecutionId, JobId};
@@ -12,7 +14,8 @@ impl Ledger for Memory {
     async fn create(&self, definition: &Definition) -> Result<Created, Error> {
         let created = {
             let mut state = self.0.state();
-            let created = state.records.create(definition, self.0.options.max_records_bytes)?;
+            let lost = self.0.options.lost_shares.swap(0, Ordering::Relaxed);
+            let created = state.records.create(definition, lost, self.0.options.max_records_bytes)?;
             if let Created::Stored(_) = created
                 && let Some(record) = state.records.load(definition.id)
             {

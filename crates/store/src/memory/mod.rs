@@ -19,6 +19,7 @@ mod registry;
 mod turns;
 mod work;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct MemoryOptions {
     pub facts_ttl: Duration,
     /// When its records are stored.
     pub clock: Clock,
+    /// Which shares of the next job for several are left out, as by a crash in between: bit N for the Nth execution. Taken by that job.
+    pub lost_shares: Arc<AtomicU64>,
 }
 
 impl Default for MemoryOptions {
@@ -49,6 +52,7 @@ impl Default for MemoryOptions {
             max_records_bytes: None,
             facts_ttl: Duration::from_secs(24 * 3600),
             clock: Clock::default(),
+            lost_shares: Arc::default(),
         }
     }
 }

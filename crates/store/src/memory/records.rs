@@ -50,14 +50,14 @@ impl Records {
         Self { clock, ..Self::default() }
     }
 
-    pub(super) fn create(&mut self, definition: &Definition, bytes_max: Option<u64>) -> Result<Created, Error> {
+    pub(super) fn create(&mut self, definition: &Definition, lost_shares: u64, bytes_max: Option<u64>) -> Result<Created, Error> {
         let bytes = measure(definition)?;
         if self.jobs.contains_key(&definition.id) {
             return Ok(Created::Exists);
         }
         let (revision, at) = self.enqueue(definition.id, bytes, bytes_max)?;
         self.jobs.insert(definition.id, JobRecord::new(definition.clone(), revision, at));
-        for execution in &definition.executions {
+        for (_, execution) in definition.executions.iter().enumerate().filter(|(n, _)| lost_shares >> (n % 64) & 1 == 0) {
             // As on the broker: what finds no room now is shared later.
             let _ = self.share(definition.id, *execution, bytes_max);
         }

@@ -56,12 +56,14 @@ struct Offer {
     group: Option<Label>,
     revision: Revision,
     before: Before,
-    was_taken: bool,
+    n_taken: u64,
     until: Option<Instant>,
 }
 
 struct Taken {
     place: Place,
+    /// Counts from one.
+    number: u64,
     definition: Definition,
     revision: Revision,
     before: Before,
@@ -76,6 +78,7 @@ struct Puller {
 struct QueueLease {
     shared: Arc<Shared>,
     place: Place,
+    number: u64,
 }
 
 /// The key in the inbox is the claim, and nobody else reads it.
@@ -106,7 +109,7 @@ impl Work for Memory {
             definition: definition.clone(),
             revision: *revision,
             // An inbox does not know who has looked into it.
-            before: Before::LapsedClaim,
+            before: Before::Offers,
             received: Instant::now(),
             lease: Box::new(InboxLease { shared: Arc::clone(&self.0), agent, revision: *revision }),
         };
@@ -205,14 +208,14 @@ impl Offers {
                 self.wake(agent, Wake::Group(group.clone()));
             }
         }
-        self.offers.insert(self.newest, Offer { definition, group, revision, before, was_taken: false, until: None });
+        self.offers.insert(self.newest, Offer { definition, group, revision, before, n_taken: 0, until: None });
         true
     }
 
     /// Takes back an offer that somebody has taken before.
     fn clear_spent(&mut self, job: JobId) {
         if let Some(place) = self.place_of.get(&job).copied()
-            && self.offers.get(&place).is_some_and(|offer| offer.was_taken)
+            && self.offers.get(&place).is_some_and(|offer| offer.n_taken > 0)
         {
             self.remove(place);
         }
@@ -250,10 +253,14 @@ impl Offers {
         }
         let place = self.ready.get_mut(&group.cloned())?.pop_first()?;
         let offer = self.offers.get_mut(&place)?;
-        let before = if std::mem::replace(&mut offer.was_taken, true) { Before::LapsedClaim } else { offer.before };
+        let before = match offer.before {
+            Before::Nothing if offer.n_taken > 0 => Before::Offers,
+            before @ (Before::Nothing | Before::Offers | Before::Announcement(_)) => before,
+        };
+        offer.n_taken += 1;
         offer.until = Some(now + lease);
         self.waiting.insert((now + lease, place));
-        Some(Taken { place, definition: offer.definition.clone(), revision: offer.revision, before })
+        Some(Taken { place, number: offer.n_taken, definition: offer.definition.clone(), revision: offer.revision, before })
     }
 
     /// When an offer that waits is ready again.
@@ -295,8 +302,8 @@ impl Offers {
 
 impl Taken {
     fn delivery(self, shared: &Arc<Shared>) -> Delivery {
-        let Self { place, definition, revision, before } = self;
-        let lease = Box::new(QueueLease { shared: Arc::clone(shared), place });
+        let Self { place, number, definition, revision, before } = self;
+        let lease = Box::new(QueueLease { shared: Arc::clone(shared), place, number });
         Delivery { definition, revision, before, received: Instant::now(), lease }
     }
 }
@@ -357,6 +364,15 @@ impl Lease for QueueLease {
     fn token(&self) -> Option<String> {
         Some(self.place.to_string())
     }
+
+    fn delivery(&self) -> Option<String> {
+        Some(format!("{}.{}", self.place, self.number))
+    }
+
+    async fn follows(&self, earlier: &str) -> Result<bool, Error> {
+        let Some((place, number)) = earlier.split_once('.') else { return Ok(false) };
+        Ok(place.parse() == Ok(self.place) && number.parse().is_ok_and(|number: u64| number < self.number))
+    }
 }
 
 #[async_trait]
@@ -382,6 +398,14 @@ impl Lease for InboxLease {
 
     fn token(&self) -> Option<String> {
         None
+    }
+
+    fn delivery(&self) -> Option<String> {
+        None
+    }
+
+    async fn follows(&self, _earlier: &str) -> Result<bool, Error> {
+        Ok(false)
     }
 }
 

@@ -18,6 +18,7 @@ mod ledger;
 mod logs;
 mod namespace;
 mod objects;
+mod offers;
 mod permissions;
 mod reconnect;
 mod registry;

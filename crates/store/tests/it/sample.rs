@@ -51,7 +51,7 @@ pub(crate) fn event(kind: EventKind) -> Event {
 }
 
 pub(crate) fn started(attempt: u32, agent: AgentId) -> Event {
-    event(EventKind::Started { attempt, agent, hostname: "web-01".to_owned() })
+    event(EventKind::Started { attempt, agent, hostname: "web-01".to_owned(), delivery: None })
 }
 
 pub(crate) fn retrying(attempt: u32) -> Event {

@@ -39,6 +39,10 @@ conformance!(GENEROUS:
     a_groups_work_is_offered_to_its_members_only,
     a_groups_work_wakes_its_members,
     a_groups_work_is_repaired_and_withdrawn_like_any,
+    a_delivery_follows_those_of_the_same_offer_that_were_before_it,
+    a_delivery_says_nothing_of_a_claim_on_another_offer,
+    an_announcement_says_on_what_it_rests_however_often_it_is_offered,
+    nobody_else_is_offered_what_is_in_an_inbox,
 );
 conformance!(SHORT:
     work_that_is_done_is_not_offered_again,
@@ -47,6 +51,7 @@ conformance!(SHORT:
     an_old_holders_done_counts,
     the_work_of_a_dropped_pull_is_offered_again,
     work_withdrawn_while_it_is_held_is_not_offered_again,
+    a_delivery_follows_a_claim_that_lapsed,
 );
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -131,7 +136,7 @@ async fn work_given_back_with_a_delay_is_offered_after_it(store: Store) {
     delivery.lease.give_back(delay).await.unwrap();
     let delivery = puller.next().await;
     assert!(given_back_at.elapsed() >= delay, "after {:?}", given_back_at.elapsed());
-    assert!(delivery.before == Before::LapsedClaim);
+    assert_eq!(delivery.before, Before::Offers);
     delivery.lease.done().await.unwrap();
 }
 
@@ -189,7 +194,7 @@ async fn an_extended_lease_is_not_offered(store: Store) {
         held.lease.extend().await.unwrap();
     }
     held.lease.give_back(Duration::ZERO).await.unwrap();
-    assert!(puller.next().await.before == Before::LapsedClaim);
+    assert_eq!(puller.next().await.before, Before::Offers);
 }
 
 /// The work needs no agent any more, whoever says so: its answer is stored.
@@ -198,7 +203,7 @@ async fn an_old_holders_done_counts(store: Store) {
     create(&store, &any_job(1)).await;
     let old = puller.next().await;
     let new = puller.next().await;
-    assert!(new.before == Before::LapsedClaim);
+    assert_eq!(new.before, Before::Offers);
     old.lease.done().await.unwrap();
     assert!(puller.finds(LEASE * 3 / 2).await.is_none());
 }
@@ -396,6 +401,80 @@ async fn announce_repairs_inbox_work(store: Store) {
     assert!(!announce(&store, &definition, revision, Absence::Gone).await, "announced already");
 }
 
+/// What an earlier delivery is known by, and whether a later one follows it.
+async fn follows(later: &Delivery, earlier: &Delivery) -> bool {
+    later.lease.follows(&earlier.lease.delivery().expect("it is offered to anybody")).await.unwrap()
+}
+
+async fn a_delivery_follows_those_of_the_same_offer_that_were_before_it(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    for definition in [any_job(1), any_job(2)] {
+        create(&store, &definition).await;
+    }
+    let (first, other) = (puller.next().await, puller.next().await);
+    let mut offers = vec![first];
+    // More often than the broker offers it by itself.
+    for _ in 0..7 {
+        offers.last().unwrap().lease.give_back(Duration::ZERO).await.unwrap();
+        offers.push(puller.next().await);
+    }
+    for pair in offers.windows(2) {
+        let [earlier, later] = pair else { unreachable!("a window of two") };
+        assert_eq!(earlier.definition.id, later.definition.id);
+        assert!(follows(later, earlier).await);
+        assert!(!follows(earlier, later).await && !follows(later, later).await);
+        assert!(!follows(later, &other).await && !follows(&other, earlier).await, "another job's");
+    }
+    for text in ["", "nonsense", "1", "1.", "1.1.1", "-1.-1.-1", "\r\nPUB x 0\r\n"] {
+        assert!(!offers[1].lease.follows(text).await.unwrap(), "{text:?} proves nothing");
+    }
+}
+
+async fn a_delivery_follows_a_claim_that_lapsed(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &any_job(1)).await;
+    let (lapsed, now) = (puller.next().await, puller.next().await);
+    assert!(follows(&now, &lapsed).await);
+    assert!(!follows(&lapsed, &now).await, "who has it now is not gone");
+}
+
+/// Who was slow to look at what it was offered learns nothing of whoever was offered it anew meanwhile.
+async fn a_delivery_says_nothing_of_a_claim_on_another_offer(store: Store) {
+    let definition = any_job(1);
+    let revision = create(&store, &definition).await;
+    let mut puller = Puller::new(&store).await;
+    puller.next().await.lease.give_back(Duration::ZERO).await.unwrap();
+    let slow = puller.next().await;
+    assert!(announce(&store, &definition, revision, Absence::GoneOrSpent).await);
+    let quick = puller.next().await;
+    assert!(!follows(&slow, &quick).await);
+    assert!(!follows(&quick, &slow).await, "who announced it vouches for a history, and for nobody's claim");
+}
+
+async fn an_announcement_says_on_what_it_rests_however_often_it_is_offered(store: Store) {
+    let definition = any_job(1);
+    let revision = arrived(&store, &definition).await;
+    store.work.withdraw(&definition).await.unwrap();
+    assert!(announce(&store, &definition, revision, Absence::Gone).await);
+    let mut puller = Puller::new(&store).await;
+    // More often than the broker offers it by itself.
+    for _ in 0..7 {
+        let delivery = puller.next().await;
+        assert_eq!(delivery.before, Before::Announcement(revision));
+        delivery.lease.give_back(Duration::ZERO).await.unwrap();
+    }
+}
+
+async fn nobody_else_is_offered_what_is_in_an_inbox(store: Store) {
+    let mut puller = Puller::new(&store).await;
+    create(&store, &host_job(1, agent_id(1))).await;
+    create(&store, &any_job(2)).await;
+    let inbox = inbox_of(&store, agent_id(1), 1).await;
+    assert_eq!((inbox[0].before, inbox[0].lease.delivery()), (Before::Offers, None));
+    let any = puller.next().await.lease.delivery().unwrap();
+    assert!(!inbox[0].lease.follows(&any).await.unwrap());
+}
+
 async fn announce(store: &Store, definition: &Definition, revision: u64, absence: Absence) -> bool {
     let announcement = Announcement { execution: definition.executions[0], revision, seen: revision, absence };
     store.work.announce(definition, announcement).await.unwrap()
@@ -451,7 +530,7 @@ async fn a_groups_work_is_offered_to_its_members_only(store: Store) {
         }
         delivery.lease.give_back(Duration::ZERO).await.unwrap();
         let again = taken(&store, definition.target.strip_prefix("_any@").unwrap()).await;
-        assert_eq!(again.before, Before::LapsedClaim);
+        assert_eq!(again.before, Before::Offers);
         let token = again.lease.token().unwrap();
         store.work.give_back(&token).await.unwrap();
         taken(&store, definition.target.strip_prefix("_any@").unwrap()).await.lease.done().await.unwrap();
