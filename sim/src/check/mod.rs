@@ -19,7 +19,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcom
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 
 use crate::controllers::Controllers;
-use crate::history::{History, Key, Record, Written};
+use crate::history::{History, Key, Record, Seq, Written};
 use crate::world::{LEASE, World};
 
 /// A promise that was broken.
@@ -126,6 +126,12 @@ impl<'a> Line<'a> {
         let lost = || self.events.iter().find(|(.., event)| matches!(event.kind, EventKind::Lost { .. })).map(|(_, written, _)| written.at);
         let answered = self.answers.first().map(|(written, _)| written.at);
         lost().into_iter().chain(answered).min()
+    }
+
+    /// The same, as a place in what was noted.
+    fn settled_seq(&self) -> Option<Seq> {
+        let lost = self.events.iter().filter(|(.., event)| matches!(event.kind, EventKind::Lost { .. })).map(|(_, written, _)| written.seq);
+        self.answers.iter().map(|(written, _)| written.seq).chain(lost).min()
     }
 
     /// Whether its attempts are used up, and it did not come to anything.

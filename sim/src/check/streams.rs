@@ -4,7 +4,7 @@ use longshore_model::JobId;
 use longshore_model::wire::record::{Event, EventKind};
 
 use super::{Line, Violation};
-use crate::history::{History, Reading, Told};
+use crate::history::{History, Reading, Seq, Told};
 
 pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
     for (idx, reading) in history.readings.iter().enumerate() {
@@ -38,22 +38,25 @@ fn one(history: &History, idx: usize, reading: &Reading, job: JobId, found: &mut
     if let Some(missing) = events.iter().chain(&answers).find(|expected| !told.contains(expected)) {
         return broken("INV-14 everything is told", format!("{missing:?} is missing"));
     }
-    let in_order: Vec<&Told> = told.iter().filter(|told| is_event(told)).copied().collect();
+    let in_order: Vec<&Told> = told.iter().filter(|told| is_event(told) && events.contains(told)).copied().collect();
     if !in_order.iter().copied().eq(events.iter()) {
         broken("INV-14 things are told in their order", format!("{in_order:?}, not {events:?}"));
     }
 }
 
 /// What there is to tell of a job: its events, in their order, and its answers. The stream of one job ends when nothing more is expected,
-/// so that a late answer to what was lost may not be in it.
+/// so that a late answer to what was lost may not be in it, nor what somebody wrote who had not seen the answer.
 fn expected(history: &History, job: JobId, is_of_one: bool) -> (Vec<Told>, Vec<Told>) {
     let submitted = Told { job, execution: None, event: "submitted".to_owned(), attempt: None };
     let (mut events, mut answers) = (Vec::new(), Vec::new());
-    for id in &history.defined[&job].definition.executions {
+    let executions = &history.defined[&job].definition.executions;
+    let settled = executions.iter().map(|id| Line::of(history, (job, *id)).settled_seq().unwrap_or(Seq::MAX)).max().unwrap_or(Seq::MAX);
+    for id in executions {
         let line = Line::of(history, (job, *id));
         let told = |event: &str, attempt| Told { job, execution: Some(*id), event: event.to_owned(), attempt };
         let is_lost = line.events.iter().any(|(.., event)| matches!(event.kind, EventKind::Lost { .. }));
-        events.extend(line.events.iter().map(|(revision, _, event)| {
+        let in_time = line.events.iter().filter(|(_, written, _)| !is_of_one || written.seq <= settled);
+        events.extend(in_time.map(|(revision, _, event)| {
             let (word, attempt) = word(event);
             (*revision, told(word, attempt))
         }));
