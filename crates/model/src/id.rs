@@ -5,10 +5,16 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const TEXT_LEN: usize = 26;
+/// What each byte stands for; [`NO_DIGIT`] for those outside the alphabet. A controller that starts reads millions of identifiers.
+const VALUES: [u8; 256] = values();
+const NO_DIGIT: u8 = u8::MAX;
+
+/// Bytes of every identifier's text.
+pub const ID_TEXT_LEN: usize = 2 + TEXT_LEN;
 
 /// The text was not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +27,7 @@ pub struct ParseIdError {
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, $article:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
 
         impl $name {
@@ -41,17 +46,22 @@ macro_rules! identifier {
                 self.0
             }
 
+            /// The text form, without an allocation: it is written into `buffer`.
+            pub fn encode(self, buffer: &mut [u8; ID_TEXT_LEN]) -> &str {
+                encode(*$prefix.as_bytes().first_chunk().expect("a prefix has two bytes"), self.0, buffer)
+            }
+
             /// The last six characters with the prefix: what tables show.
             #[must_use]
             pub fn short(self) -> String {
-                let text = encode(self.0);
-                format!("{}{}", $prefix, &text[TEXT_LEN - 6..])
+                let text = self.to_string();
+                format!("{}{}", $prefix, &text[ID_TEXT_LEN - 6..])
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}{}", $prefix, encode(self.0))
+                f.write_str(self.encode(&mut [0; ID_TEXT_LEN]))
             }
         }
 
@@ -69,6 +79,18 @@ macro_rules! identifier {
                     .and_then(decode)
                     .map(Self)
                     .ok_or(ParseIdError { article: $article, prefix: $prefix })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.encode(&mut [0; ID_TEXT_LEN]))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(std::marker::PhantomData))
             }
         }
 
@@ -99,8 +121,7 @@ identifier! {
 }
 
 /// One agent's share of a job. A job for `_any` has the single execution `any`; addressed jobs have one per agent.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExecutionId {
     /// Whichever agent claims it.
     Any,
@@ -145,6 +166,21 @@ impl FromStr for ExecutionId {
     }
 }
 
+impl Serialize for ExecutionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => serializer.serialize_str("any"),
+            Self::Agent(agent) => agent.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ExecutionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(std::marker::PhantomData))
+    }
+}
+
 impl TryFrom<String> for ExecutionId {
     type Error = ParseIdError;
 
@@ -166,24 +202,52 @@ impl From<AgentId> for ExecutionId {
     }
 }
 
-fn encode(bits: u128) -> String {
-    (0..TEXT_LEN).rev().map(|place| char::from(ALPHABET[(bits >> (place * 5)) as usize & 31])).collect()
+/// Reads an identifier from its text where it stands.
+struct Text<T>(std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = ParseIdError>> de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+fn encode(prefix: [u8; 2], bits: u128, buffer: &mut [u8; ID_TEXT_LEN]) -> &str {
+    let (head, digits) = buffer.split_at_mut(prefix.len());
+    head.copy_from_slice(&prefix);
+    for (place, digit) in digits.iter_mut().rev().enumerate() {
+        *digit = ALPHABET[(bits >> (place * 5)) as usize & 31];
+    }
+    std::str::from_utf8(buffer).expect("prefix and alphabet are ASCII")
+}
+
+const fn values() -> [u8; 256] {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        values[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
 }
 
 fn decode(text: &str) -> Option<u128> {
-    if text.len() != TEXT_LEN {
-        return None;
-    }
+    let digits: &[u8; TEXT_LEN] = text.as_bytes().try_into().ok()?;
     let mut bits: u128 = 0;
-    for (place, byte) in text.bytes().enumerate() {
-        let value = ALPHABET.iter().position(|&c| c == byte)? as u128;
-        // 26 x 5 = 130 bits: the first character carries only three.
-        if place == 0 && value > 7 {
+    for digit in digits {
+        let value = VALUES[usize::from(*digit)];
+        if value == NO_DIGIT {
             return None;
         }
-        bits = bits << 5 | value;
+        bits = bits << 5 | u128::from(value);
     }
-    Some(bits)
+    // 26 x 5 = 130 bits: the first character carries only three.
+    (VALUES[usize::from(digits[0])] <= 7).then_some(bits)
 }
 
 #[cfg(test)]

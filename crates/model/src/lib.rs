@@ -17,7 +17,7 @@ pub mod target;
 pub mod unit;
 pub mod wire;
 
-pub use id::{AgentId, ExecutionId, JobId};
+pub use id::{AgentId, ExecutionId, ID_TEXT_LEN, JobId};
 pub use job::{ExecutionState, JobStatus};
 pub use label::Label;
 pub use target::{HostName, Target};

@@ -82,8 +82,8 @@ impl JobStatus {
 /// How many executions of a job are in which state: what its status is read off, without looking at each of thousands again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    count: [usize; 9],
-    total: usize,
+    count: [u32; 9],
+    total: u32,
 }
 
 impl Tally {

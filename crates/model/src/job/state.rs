@@ -90,10 +90,11 @@ impl From<Outcome> for ExecutionState {
 pub struct Execution {
     state: ExecutionState,
     attempts: u32,
-    holder: Option<(AgentId, String)>,
-    cancel_requested_by: Option<String>,
+    // Controllers keep millions of these: what most do not have takes little room.
+    holder: Option<(AgentId, Box<str>)>,
+    cancel_requested_by: Option<Box<str>>,
     retry_not_before: Option<Timestamp>,
-    last_failure: Option<Failure>,
+    last_failure: Option<Box<Failure>>,
     started_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
     answered: bool,
@@ -208,11 +209,11 @@ impl Execution {
         self.state = to;
         self.attempts = self.attempts.max(answer.attempts);
         self.retry_not_before = None;
-        self.last_failure.clone_from(&answer.error);
+        self.last_failure = answer.error.clone().map(Box::new);
         self.started_at = answer.started_at.or(self.started_at);
         self.ended_at = Some(answer.finished_at);
         if let (Some(agent), Some(hostname)) = (answer.agent, &answer.hostname) {
-            self.holder = Some((agent, hostname.clone()));
+            self.holder = Some((agent, hostname.as_str().into()));
         }
         Ok(Applied::Changed)
     }
@@ -230,7 +231,7 @@ impl Execution {
             ExecutionState::Pending | ExecutionState::Running | ExecutionState::Retryable => {
                 self.state = ExecutionState::Running;
                 self.attempts = attempt;
-                self.holder = Some((agent, hostname.to_owned()));
+                self.holder = Some((agent, hostname.into()));
                 self.retry_not_before = None;
                 self.started_at = Some(at);
                 self.ended_at = None;
@@ -253,7 +254,7 @@ impl Execution {
             ExecutionState::Running => {
                 self.state = ExecutionState::Retryable;
                 self.retry_not_before = Some(not_before);
-                self.last_failure = Some(error.clone());
+                self.last_failure = Some(Box::new(error.clone()));
                 self.ended_at = None;
                 Ok(Applied::Changed)
             }
@@ -272,7 +273,7 @@ impl Execution {
         if self.cancel_requested_by.is_some() {
             return Applied::Duplicate;
         }
-        self.cancel_requested_by = Some(by.to_owned());
+        self.cancel_requested_by = Some(by.into());
         Applied::Changed
     }
 
@@ -330,7 +331,7 @@ impl Execution {
     /// Who has it or had it last, with the host's name.
     #[must_use]
     pub fn holder(&self) -> Option<(AgentId, &str)> {
-        self.holder.as_ref().map(|(agent, hostname)| (*agent, hostname.as_str()))
+        self.holder.as_ref().map(|(agent, hostname)| (*agent, &**hostname))
     }
 
     /// Who asked for its end.
@@ -348,7 +349,7 @@ impl Execution {
     /// What went wrong, the last time something did.
     #[must_use]
     pub fn last_failure(&self) -> Option<&Failure> {
-        self.last_failure.as_ref()
+        self.last_failure.as_deref()
     }
 
     /// When the last attempt started, by the agent's clock.

@@ -81,6 +81,7 @@ pub struct Signature {
 
 /// One line of an execution's append-only history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Line")]
 pub struct Event {
     /// Version of this form.
     pub schema: u32,
@@ -92,7 +93,7 @@ pub struct Event {
 }
 
 /// What happened to an execution.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventKind {
     /// An agent claimed it and started work.
@@ -134,6 +135,64 @@ pub enum EventKind {
         /// The attempt that went silent.
         attempt: u32,
     },
+}
+
+/// An event as it is read: all kinds at once, so that no field has to be kept aside until its kind is known.
+#[derive(Deserialize)]
+struct Line {
+    schema: u32,
+    at: Timestamp,
+    #[serde(rename = "type")]
+    word: Word,
+    attempt: Option<u32>,
+    agent: Option<AgentId>,
+    hostname: Option<String>,
+    error: Option<Failure>,
+    not_before: Option<Timestamp>,
+    by: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Started,
+    Retrying,
+    CancelRequested,
+    Cancelled,
+    Expired,
+    Lost,
+}
+
+/// A record's kind needs a field that it does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("missing field `{0}`")]
+struct Missing(&'static str);
+
+impl TryFrom<Line> for Event {
+    type Error = Missing;
+
+    fn try_from(line: Line) -> Result<Self, Missing> {
+        let Line { schema, at, word, attempt, agent, hostname, error, not_before, by } = line;
+        let attempt = || attempt.ok_or(Missing("attempt"));
+        let by = || by.ok_or(Missing("by"));
+        let kind = match word {
+            Word::Started => EventKind::Started {
+                attempt: attempt()?,
+                agent: agent.ok_or(Missing("agent"))?,
+                hostname: hostname.ok_or(Missing("hostname"))?,
+            },
+            Word::Retrying => EventKind::Retrying {
+                attempt: attempt()?,
+                error: error.ok_or(Missing("error"))?,
+                not_before: not_before.ok_or(Missing("not_before"))?,
+            },
+            Word::CancelRequested => EventKind::CancelRequested { by: by()? },
+            Word::Cancelled => EventKind::Cancelled { by: by()? },
+            Word::Expired => EventKind::Expired,
+            Word::Lost => EventKind::Lost { attempt: attempt()? },
+        };
+        Ok(Self { schema, at, kind })
+    }
 }
 
 /// The final record of an execution. Written once.
