@@ -13,7 +13,7 @@ use longshore_store::Position;
 use tokio::sync::broadcast;
 
 /// Changes kept for readers that resume.
-const RING_ITEMS: usize = 10_000;
+pub(crate) const RING_ITEMS: usize = 10_000;
 /// Changes that may wait for one reader before it is cut off.
 const LIVE_ITEMS: usize = 1024;
 
@@ -111,6 +111,13 @@ impl Hub {
         let _ = self.live.send(item);
     }
 
+    /// Passes over a change of the past that would fall out of the ring before anybody could ask for it.
+    pub(crate) fn pass_over(&self, position: Position) {
+        let mut ring = self.ring.lock().expect("no holder of this lock panics");
+        ring.floor.queue = ring.floor.queue.max(position.queue);
+        ring.floor.responses = ring.floor.responses.max(position.responses);
+    }
+
     /// Changes after `seen` that are still in the ring, and those from now on. Without `seen` only the latter.
     pub(crate) fn subscribe(&self, seen: Option<Position>) -> Subscription {
         let ring = self.ring.lock().expect("no holder of this lock panics");
@@ -176,6 +183,14 @@ mod tests {
         assert!(positions(&hub, "4.0").1);
         let (missed, has_gap) = positions(&hub, "5.0");
         assert_eq!((missed.len(), has_gap), (RING_ITEMS, false));
+    }
+
+    #[test]
+    fn what_was_passed_over_is_a_gap() {
+        let hub = Hub::default();
+        hub.pass_over(Position { queue: 5, responses: 0 });
+        hub.publish(item(6, 0, Source::Queue));
+        assert_eq!((positions(&hub, "4.0").1, positions(&hub, "5.0").1), (true, false));
     }
 
     #[test]

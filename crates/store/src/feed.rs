@@ -47,6 +47,8 @@ pub enum FeedItem {
         position: Position,
         /// When the broker stored it.
         at: Timestamp,
+        /// At least so many more of the same sequence follow, as far as is known: 0 if nothing is.
+        n_behind: u64,
         /// What.
         fact: Fact,
     },

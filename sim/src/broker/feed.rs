@@ -62,7 +62,7 @@ impl Reader {
                 if is_missed || is_lost_hint {
                     continue;
                 }
-                return Some(Ok(FeedItem::Fact { position: self.position, at, fact }));
+                return Some(Ok(FeedItem::Fact { position: self.position, at, n_behind: 0, fact }));
             }
             if std::mem::take(&mut self.is_catching_up_over) {
                 return Some(Ok(FeedItem::CaughtUp));
@@ -76,8 +76,8 @@ impl Reader {
     fn take(&mut self, item: Result<FeedItem, Error>) -> Option<()> {
         match item.ok()? {
             FeedItem::CaughtUp => self.is_catching_up_over = true,
-            FeedItem::Fact { position, at, fact: fact @ Fact::Answered(_) } => self.answers.push_back((position, at, fact)),
-            FeedItem::Fact { position, at, fact } => self.queue.push_back((position, at, fact)),
+            FeedItem::Fact { position, at, fact: fact @ Fact::Answered(_), .. } => self.answers.push_back((position, at, fact)),
+            FeedItem::Fact { position, at, fact, .. } => self.queue.push_back((position, at, fact)),
         }
         Some(())
     }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use longshore_model::JobStatus;
 use longshore_store::{Fact, FeedItem, Position};
 
+use super::Effect;
 use crate::app::App;
-use crate::hub::{Item, Source};
+use crate::hub::{Item, RING_ITEMS, Source};
 use crate::timeline;
 
 /// Pause before the feed is asked for again.
@@ -35,44 +37,47 @@ pub(crate) async fn follow(app: App) {
 
 async fn read(app: &App, position: &mut Position) -> Result<(), longshore_store::Error> {
     let mut feed = app.store.feed.follow(*position).await?;
+    let mut is_past = !app.index().is_caught_up();
     while let Some(item) = feed.next().await {
         match item? {
             FeedItem::CaughtUp => {
                 app.index_mut().caught_up();
+                is_past = false;
                 tracing::info!("the index is complete");
             }
-            FeedItem::Fact { position: place, at, fact } => {
+            FeedItem::Fact { position: place, at, n_behind, fact } => {
                 *position = place;
-                take(app, place, at, fact, app.now());
+                // Nobody follows all jobs before the past is read, and of the past the ring keeps what came last.
+                let is_told = !is_past || n_behind < RING_ITEMS as u64;
+                take(app, place, (at, app.now()), &fact, is_told);
             }
         }
     }
     Ok(())
 }
 
-/// Takes one fact: the index first, so that whoever is woken finds it there.
-fn take(app: &App, position: Position, at: Timestamp, fact: Fact, now: Timestamp) {
-    app.waiters.tell(position, &fact);
-    let (source, entry, is_settled) = match fact {
-        Fact::Defined(definition) => {
-            let effect = app.index_mut().define(&definition, at, now);
-            let status = effect.status.unwrap_or(longshore_model::JobStatus::Pending);
-            (Source::Queue, timeline::submitted(&definition, status), effect.is_settled)
-        }
-        Fact::Happened { job, execution, event } => {
-            let effect = app.index_mut().happen(job, execution, &event, at, now);
-            (Source::Queue, timeline::happened(job, execution, &event, effect.status), effect.is_settled)
-        }
-        Fact::Answered(answer) => {
-            let effect = app.index_mut().answer(&answer, position.responses, now);
-            (Source::Responses, timeline::answered(&answer, effect.status), effect.is_settled)
-        }
+/// Takes one fact, which was stored at `at`: the index first, so that whoever is woken finds it there.
+fn take(app: &App, position: Position, (at, now): (Timestamp, Timestamp), fact: &Fact, is_told: bool) {
+    app.waiters.tell(position, fact);
+    let (job, source, Effect { status, is_settled }) = match fact {
+        Fact::Defined(definition) => (definition.id, Source::Queue, app.index_mut().define(definition, at, now)),
+        Fact::Happened { job, execution, event } => (*job, Source::Queue, app.index_mut().happen(*job, *execution, event, at, now)),
+        Fact::Answered(answer) => (answer.job, Source::Responses, app.index_mut().answer(answer, position.responses, now)),
         Fact::Deleted(job) => {
-            app.index_mut().delete(job);
-            (Source::Deletion, timeline::deleted(job, now), true)
+            app.index_mut().delete(*job);
+            (*job, Source::Deletion, Effect { status: None, is_settled: true })
         }
     };
-    let job = entry.job;
-    app.hub.publish(Item { position, source, entry, is_settled });
+    if is_told {
+        let entry = match fact {
+            Fact::Defined(definition) => timeline::submitted(definition, status.unwrap_or(JobStatus::Pending)),
+            Fact::Happened { job, execution, event } => timeline::happened(*job, *execution, event, status),
+            Fact::Answered(answer) => timeline::answered(answer, status),
+            Fact::Deleted(job) => timeline::deleted(*job, now),
+        };
+        app.hub.publish(Item { position, source, entry, is_settled });
+    } else {
+        app.hub.pass_over(position);
+    }
     app.waiters.wake(job);
 }

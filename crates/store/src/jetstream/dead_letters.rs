@@ -64,8 +64,11 @@ impl DeadLetters for JetStreamDeadLetters {
             loop {
                 match tail.next().await {
                     Ok(Item::Current) => return Some((Ok(LetterEvent::Current), Some(tail))),
-                    Ok(Item::Message(message, revision)) => match from_json(&message.subject, &message.payload) {
-                        Ok(letter) => return Some((Ok(LetterEvent::Letter(Box::new(StoredLetter { revision, letter }))), Some(tail))),
+                    Ok(Item::Message(message, place)) => match from_json(&message.subject, &message.payload) {
+                        Ok(letter) => {
+                            let stored = StoredLetter { revision: place.sequence, letter };
+                            return Some((Ok(LetterEvent::Letter(Box::new(stored))), Some(tail)));
+                        }
                         Err(error) => tracing::error!(%error, "a dead letter cannot be read, and is passed over"),
                     },
                     Err(fault) => return Some((Err(fault), None)),

@@ -5,7 +5,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use longshore_model::JobId;
 
-use super::link::{Shared, from_json, timestamp};
+use super::link::{Shared, from_json};
 use super::tail::{From, Item, Reading, Tail};
 use crate::layout::{Layout, QueueKey};
 use crate::{Error, Fact, Feed, FeedItem, FeedStream, Position};
@@ -28,17 +28,14 @@ impl Feed for JetStreamFeed {
         let responses = Layout::bucket_stream(&layout.response_bucket);
         let deleted = self.link.client.subscribe(layout.deleted()).await.map_err(|fault| Error::unavailable("opening the feed", fault))?;
         let deletions = deleted.filter_map(|message| async move { std::str::from_utf8(&message.payload).ok()?.parse::<JobId>().ok() });
+        let histories = Tail::open(self.link.clone(), queue, layout.histories(), From::Place(from.queue)).await?;
+        let answers = Layout::bucket_subjects(&layout.response_bucket);
+        let answers = Tail::open(self.link.clone(), responses, answers, From::Place(from.responses)).await?;
+        let link = self.link.clone();
         let merged = Merged {
-            link: self.link.clone(),
-            queue: Tail::open(self.link.clone(), queue, layout.histories(), From::Place(from.queue)).await?.run(),
-            responses: Tail::open(
-                self.link.clone(),
-                responses,
-                Layout::bucket_subjects(&layout.response_bucket),
-                From::Place(from.responses),
-            )
-            .await?
-            .run(),
+            // Records are read in the tasks that receive them, beside whoever takes the facts: an index of millions is waited for.
+            queue: histories.run_as(move |message| queue_fact(&link.layout, &message)),
+            responses: answers.run_as(|message| readable(from_json(&message.subject, &message.payload)).map(Fact::Answered)),
             deletions: deletions.boxed(),
             position: from,
             queue_is_current: false,
@@ -56,9 +53,9 @@ impl Feed for JetStreamFeed {
 }
 
 struct Merged {
-    link: Shared,
-    queue: Reading,
-    responses: Reading,
+    /// Facts, and `None` for what tells none.
+    queue: Reading<Option<Fact>>,
+    responses: Reading<Option<Fact>>,
     deletions: BoxStream<'static, JobId>,
     position: Position,
     queue_is_current: bool,
@@ -66,39 +63,40 @@ struct Merged {
 }
 
 enum Source {
-    Queue(Item),
-    Responses(Item),
+    Queue(Item<Option<Fact>>),
+    Responses(Item<Option<Fact>>),
     Deleted(JobId),
 }
 
 impl Merged {
     async fn next(&mut self) -> Result<FeedItem, Error> {
         loop {
-            let source = tokio::select! {
-                item = self.queue.next() => Source::Queue(item?),
-                // Answers wait until everything they belong to has been told: a reader need not keep them aside.
-                item = self.responses.next(), if self.queue_is_current => Source::Responses(item?),
-                Some(job) = self.deletions.next() => Source::Deleted(job),
-            };
+            let source = self.source().await?;
             let was_current = self.queue_is_current && self.responses_is_current;
-            match source {
-                Source::Queue(Item::Current) => self.queue_is_current = true,
-                Source::Responses(Item::Current) => self.responses_is_current = true,
+            let told = match source {
+                Source::Queue(Item::Current) => {
+                    self.queue_is_current = true;
+                    None
+                }
+                Source::Responses(Item::Current) => {
+                    self.responses_is_current = true;
+                    None
+                }
                 Source::Deleted(job) => {
-                    return Ok(FeedItem::Fact { position: self.position, at: jiff::Timestamp::UNIX_EPOCH, fact: Fact::Deleted(job) });
+                    let at = jiff::Timestamp::UNIX_EPOCH;
+                    return Ok(FeedItem::Fact { position: self.position, at, n_behind: 0, fact: Fact::Deleted(job) });
                 }
-                Source::Queue(Item::Message(message, place)) => {
-                    self.position.queue = place;
-                    if let Some(fact) = self.queue_fact(&message) {
-                        return Ok(self.item(&message, fact));
-                    }
+                Source::Queue(Item::Message(fact, place)) => {
+                    self.position.queue = place.sequence;
+                    fact.map(|fact| (fact, place))
                 }
-                Source::Responses(Item::Message(message, place)) => {
-                    self.position.responses = place;
-                    if let Some(answer) = readable(from_json(&message.subject, &message.payload)) {
-                        return Ok(self.item(&message, Fact::Answered(Box::new(answer))));
-                    }
+                Source::Responses(Item::Message(fact, place)) => {
+                    self.position.responses = place.sequence;
+                    fact.map(|fact| (fact, place))
                 }
+            };
+            if let Some((fact, place)) = told {
+                return Ok(FeedItem::Fact { position: self.position, at: place.stored_at, n_behind: place.n_behind, fact });
             }
             if !was_current && self.queue_is_current && self.responses_is_current {
                 return Ok(FeedItem::CaughtUp);
@@ -106,20 +104,32 @@ impl Merged {
         }
     }
 
-    fn item(&self, message: &async_nats::jetstream::Message, fact: Fact) -> FeedItem {
-        let at = message.info().map_or(jiff::Timestamp::UNIX_EPOCH, |info| timestamp(info.published));
-        FeedItem::Fact { position: self.position, at, fact }
+    /// Cancel-safe.
+    async fn source(&mut self) -> Result<Source, Error> {
+        // What is here already needs no waiting; a batch is short, so nobody is kept waiting by it for long.
+        if let Some(item) = self.queue.next_here() {
+            return item.map(Source::Queue);
+        }
+        if self.queue_is_current
+            && let Some(item) = self.responses.next_here()
+        {
+            return item.map(Source::Responses);
+        }
+        tokio::select! {
+            item = self.queue.next() => item.map(Source::Queue),
+            // Answers wait until everything they belong to has been told: a reader need not keep them aside.
+            item = self.responses.next(), if self.queue_is_current => item.map(Source::Responses),
+            Some(job) = self.deletions.next() => Ok(Source::Deleted(job)),
+        }
     }
+}
 
-    fn queue_fact(&self, message: &async_nats::jetstream::Message) -> Option<Fact> {
-        match self.link.layout.parse_queue_key(&message.subject)? {
-            QueueKey::Share(..) => None,
-            QueueKey::Definition(_) => {
-                readable(from_json(&message.subject, &message.payload)).map(|definition| Fact::Defined(Box::new(definition)))
-            }
-            QueueKey::Event(job, execution) => {
-                readable(from_json(&message.subject, &message.payload)).map(|event| Fact::Happened { job, execution, event })
-            }
+fn queue_fact(layout: &Layout, message: &async_nats::Message) -> Option<Fact> {
+    match layout.parse_queue_key(&message.subject)? {
+        QueueKey::Share(..) => None,
+        QueueKey::Definition(_) => readable(from_json(&message.subject, &message.payload)).map(Fact::Defined),
+        QueueKey::Event(job, execution) => {
+            readable(from_json(&message.subject, &message.payload)).map(|event| Fact::Happened { job, execution, event })
         }
     }
 }

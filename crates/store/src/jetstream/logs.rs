@@ -65,7 +65,7 @@ impl Logs for JetStreamLogs {
                     Ok(Item::Current) => {}
                     Ok(Item::Message(message, place)) => {
                         if let Some(record) = parse(&link, &message) {
-                            return Some((Ok(StoredLog { place, record }), Some((tail, link))));
+                            return Some((Ok(StoredLog { place: place.sequence, record }), Some((tail, link))));
                         }
                     }
                     Err(fault) => return Some((Err(fault), None)),
@@ -103,7 +103,7 @@ fn headers(record: &LogRecord) -> HeaderMap {
     headers
 }
 
-fn parse(link: &Shared, message: &async_nats::jetstream::Message) -> Option<LogRecord> {
+fn parse(link: &Shared, message: &async_nats::Message) -> Option<LogRecord> {
     let (job, execution) = link.layout.parse_log(&message.subject)?;
     let headers = message.headers.as_ref()?;
     let text = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);

@@ -13,6 +13,7 @@ mod logs;
 mod mux;
 mod objects;
 mod offered;
+mod pass;
 mod pull;
 mod read;
 mod reconnect;

@@ -180,7 +180,7 @@ impl Watch {
     }
 }
 
-fn parse(link: &Shared, message: &async_nats::jetstream::Message) -> Option<RegistryEvent> {
+fn parse(link: &Shared, message: &async_nats::Message) -> Option<RegistryEvent> {
     let agent = link.layout.parse_heartbeat(&message.subject)?;
     let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
     if header(REMOVED).is_some() {

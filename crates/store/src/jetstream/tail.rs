@@ -2,23 +2,25 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use futures::StreamExt;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::Shared;
+use super::pass::{Pass, Place};
 use crate::{Error, Revision};
 
-/// After a fault, before the consumer is made again.
+/// After a fault, before the next pass begins.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Tries to make the consumer again before the stream counts as gone, at one every [`PAUSE`] to 2 s.
+/// Tries to begin again before the stream counts as gone, at one every [`PAUSE`] to 2 s.
 const TRIES: u32 = 900;
 
-/// Items read ahead of the reader.
-const AHEAD: usize = 256;
+/// Items that are handed over at once, if they are there: waking the reader for each costs as much as reading it.
+const BATCH: usize = 64;
+/// Batches read ahead of the reader.
+const AHEAD: usize = 4;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +32,8 @@ pub(super) enum From {
 }
 
 /// What is read.
-pub(super) enum Item {
-    Message(Box<jetstream::Message>, Revision),
+pub(super) enum Item<M = Box<Message>> {
+    Message(M, Place),
     /// Everything that was there at the start has been given. Said once.
     Current,
 }
@@ -42,97 +44,147 @@ pub(super) struct Tail {
     stream: String,
     filter: String,
     from: From,
-    consumer: Option<Ordered>,
+    pass: Option<Pass>,
     is_current: bool,
-    /// `Current` is due: the consumer was made while nothing was waiting, or the last message said so.
+    /// `Current` is due: the pass began while nothing was waiting, or the last message said so.
     owes_current: bool,
     reconnects: broadcast::Receiver<()>,
 }
 
 /// A reader at work.
-pub(super) struct Reading {
-    receiver: mpsc::Receiver<Result<Item, Error>>,
+pub(super) struct Reading<M = Box<Message>> {
+    receiver: mpsc::Receiver<Vec<Result<Item<M>, Error>>>,
+    here: std::vec::IntoIter<Result<Item<M>, Error>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Reading {
+impl<M> Reading<M> {
     /// The next item. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Item, Error> {
+    pub(super) async fn next(&mut self) -> Result<Item<M>, Error> {
         let gone = || Error::Unavailable { doing: "reading on", source: None };
-        self.receiver.recv().await.unwrap_or_else(|| Err(gone()))
+        loop {
+            if let Some(item) = self.here.next() {
+                return item;
+            }
+            self.here = self.receiver.recv().await.ok_or_else(gone)?.into_iter();
+        }
+    }
+
+    /// The next item of a batch that is here.
+    pub(super) fn next_here(&mut self) -> Option<Result<Item<M>, Error>> {
+        self.here.next()
     }
 }
 
 impl Tail {
-    /// Opens a reader. The first consumer is made at once, so that nothing that is written afterwards is missed.
+    /// Opens a reader. Its first pass begins at once, so that nothing that is written afterwards is missed.
     pub(super) async fn open(link: Shared, stream: String, filter: String, from: From) -> Result<Self, Error> {
         let reconnects = link.reconnects.subscribe();
-        let mut tail = Self { link, stream, filter, from, consumer: None, is_current: false, owes_current: false, reconnects };
-        tail.make_consumer().await?;
+        let mut tail = Self { link, stream, filter, from, pass: None, is_current: false, owes_current: false, reconnects };
+        tail.begin().await?;
         Ok(tail)
     }
 
     /// Reads in a task of its own, a little ahead of the reader, until the receiver is dropped. After an `Err` nothing follows.
-    pub(super) fn run(mut self) -> Reading {
-        let (items, receiver) = mpsc::channel(AHEAD);
+    pub(super) fn run(self) -> Reading {
+        self.run_as(|message| message)
+    }
+
+    /// [`Self::run`], and makes of each message in that task what the reader wants of it.
+    pub(super) fn run_as<M: Send + 'static>(mut self, mut read: impl FnMut(Box<Message>) -> M + Send + 'static) -> Reading<M> {
+        let (batches, receiver) = mpsc::channel(AHEAD);
+        let mut read = move |item: Result<Item, Error>| -> Result<Item<M>, Error> {
+            Ok(match item? {
+                Item::Message(message, place) => Item::Message(read(message), place),
+                Item::Current => Item::Current,
+            })
+        };
         #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
         let task = tokio::spawn(async move {
             loop {
-                let item = self.next().await;
-                let is_end = item.is_err();
-                if items.send(item).await.is_err() || is_end {
+                let first = self.next().await;
+                let mut batch = vec![read(first)];
+                while batch.len() < BATCH
+                    && let Some(item) = self.next_here()
+                {
+                    batch.push(read(Ok(item)));
+                }
+                let is_end = batch.first().is_some_and(Result::is_err);
+                if batches.send(batch).await.is_err() || is_end {
                     return;
                 }
             }
         });
-        Reading { receiver, _task: AbortOnDropHandle::new(task) }
+        Reading { receiver, here: Vec::new().into_iter(), _task: AbortOnDropHandle::new(task) }
     }
 
-    /// The next item. Not cancel-safe while the consumer is made again: [`Tail::run`] is what to select on.
+    /// The next item. Not cancel-safe: [`Tail::run`] is what to select on.
     pub(super) async fn next(&mut self) -> Result<Item, Error> {
         loop {
-            if self.owes_current {
-                self.owes_current = false;
-                self.is_current = true;
-                return Ok(Item::Current);
+            if let Some(item) = self.current() {
+                return Ok(item);
             }
-            if self.consumer.is_none() {
+            let Some(pass) = self.pass.as_mut() else {
                 self.reopen().await?;
                 continue;
-            }
-            let Some(messages) = self.consumer.as_mut() else { continue };
-            let message = tokio::select! {
-                message = messages.next() => message,
-                // The consumer may have gone with the old connection; finding out by missed heartbeats would take many seconds.
-                _ = self.reconnects.recv() => None,
             };
-            match message {
-                Some(Ok(message)) => {
-                    let Ok(info) = message.info() else { continue };
-                    let (place, pending) = (info.stream_sequence, info.pending);
-                    if let From::Place(last) = self.from
-                        && place <= last
-                    {
-                        continue;
-                    }
-                    self.from = From::Place(place);
-                    self.owes_current = !self.is_current && pending == 0;
-                    return Ok(Item::Message(Box::new(message), place));
+            let told = tokio::select! {
+                told = pass.next() => told,
+                // The consumer may have gone with the old connection; finding out by silence would take many seconds.
+                _ = self.reconnects.recv() => {
+                    self.pass = None;
+                    continue;
                 }
-                Some(Err(fault)) => {
-                    tracing::debug!(stream = %self.stream, error = %fault, "reader interrupted");
-                    self.consumer = None;
+            };
+            match told {
+                Some((message, place)) => {
+                    if let Some(item) = self.take(message, place) {
+                        return Ok(item);
+                    }
+                }
+                None => {
+                    tracing::debug!(stream = %self.stream, "reader interrupted");
+                    self.pass = None;
                     tokio::time::sleep(PAUSE).await;
                 }
-                None => self.consumer = None,
             }
         }
+    }
+
+    /// The next item, if it has come already.
+    fn next_here(&mut self) -> Option<Item> {
+        loop {
+            if let Some(item) = self.current() {
+                return Some(item);
+            }
+            let (message, place) = self.pass.as_mut()?.next_here()?;
+            if let Some(item) = self.take(message, place) {
+                return Some(item);
+            }
+        }
+    }
+
+    fn current(&mut self) -> Option<Item> {
+        self.is_current |= self.owes_current;
+        std::mem::take(&mut self.owes_current).then_some(Item::Current)
+    }
+
+    /// `None` if it was given before.
+    fn take(&mut self, message: Message, place: Place) -> Option<Item> {
+        if let From::Place(last) = self.from
+            && place.sequence <= last
+        {
+            return None;
+        }
+        self.from = From::Place(place.sequence);
+        self.owes_current = !self.is_current && place.n_behind == 0;
+        Some(Item::Message(Box::new(message), place))
     }
 
     async fn reopen(&mut self) -> Result<(), Error> {
         let mut tries = 0;
         loop {
-            match self.make_consumer().await {
+            match self.begin().await {
                 Ok(()) => return Ok(()),
                 Err(fault) if tries >= TRIES => return Err(fault),
                 Err(_) => {
@@ -143,20 +195,18 @@ impl Tail {
         }
     }
 
-    async fn make_consumer(&mut self) -> Result<(), Error> {
-        const DOING: &str = "opening a reader";
+    async fn begin(&mut self) -> Result<(), Error> {
         let deliver_policy = match self.from {
             From::Place(0) => DeliverPolicy::All,
             From::Place(place) => DeliverPolicy::ByStartSequence { start_sequence: place + 1 },
             From::Newest => DeliverPolicy::LastPerSubject,
         };
         let config = OrderedConfig { filter_subject: self.filter.clone(), deliver_policy, ..OrderedConfig::default() };
-        let stream = self.link.stream(&self.stream, DOING).await?;
-        let consumer = stream.create_consumer(config).await.map_err(|fault| Error::unavailable(DOING, fault))?;
-        // What was said before this moment concerns the consumer before this one.
+        let (pass, n_waiting) = Pass::begin(&self.link, &self.stream, config).await?;
+        // What was said before this moment concerns the pass before this one.
         self.reconnects = self.reconnects.resubscribe();
-        self.owes_current = !self.is_current && consumer.cached_info().num_pending == 0;
-        self.consumer = Some(consumer.messages().await.map_err(|fault| Error::unavailable(DOING, fault))?);
+        self.owes_current = !self.is_current && n_waiting == 0;
+        self.pass = Some(pass);
         Ok(())
     }
 }

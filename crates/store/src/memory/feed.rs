@@ -57,11 +57,11 @@ impl Reader {
         };
         if let Some((revision, at, fact)) = records.next_in_queue(self.position.queue, end.queue) {
             self.position.queue = revision;
-            return Some(FeedItem::Fact { position: self.position, at, fact });
+            return Some(FeedItem::Fact { position: self.position, at, n_behind: 0, fact });
         }
         if let Some((revision, at, fact)) = records.next_in_responses(self.position.responses, end.responses) {
             self.position.responses = revision;
-            return Some(FeedItem::Fact { position: self.position, at, fact });
+            return Some(FeedItem::Fact { position: self.position, at, n_behind: 0, fact });
         }
         match self.phase {
             Phase::CatchingUp { .. } => {
@@ -71,7 +71,7 @@ impl Reader {
             Phase::Live => {
                 let (count, at, fact) = records.next_deletion(self.deletions_told)?;
                 self.deletions_told = count;
-                Some(FeedItem::Fact { position: self.position, at, fact })
+                Some(FeedItem::Fact { position: self.position, at, n_behind: 0, fact })
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::sample::*;
 conformance!(GENEROUS:
     an_empty_feed_is_caught_up_once,
     what_was_there_is_told_before_caught_up,
+    what_is_said_to_follow_follows,
     changes_are_told_live,
     a_reader_goes_on_from_any_position,
     a_position_of_the_end_gives_nothing_old,
@@ -45,6 +46,21 @@ async fn what_was_there_is_told_before_caught_up(store: Store) {
     assert_eq!(in_queue(&told), in_queue(&expected));
     assert_eq!(in_responses(&told), in_responses(&expected));
     assert!(nothing_comes(&mut feed, A_WHILE).await);
+}
+
+async fn what_is_said_to_follow_follows(store: Store) {
+    for n in 1..=3 {
+        history(&store, n).await;
+    }
+    let mut feed = store.feed.follow(Position::default()).await.unwrap();
+    let mut told = Vec::new();
+    while let FeedItem::Fact { n_behind, fact, .. } = next(&mut feed).await.unwrap() {
+        told.push((matches!(fact, Fact::Answered(_)), n_behind));
+    }
+    for (at, (is_answer, n_behind)) in told.iter().enumerate() {
+        let follow = told[at + 1..].iter().filter(|(other, _)| other == is_answer).count() as u64;
+        assert!(*n_behind <= follow, "{n_behind} of {follow} at {at}");
+    }
 }
 
 async fn changes_are_told_live(store: Store) {

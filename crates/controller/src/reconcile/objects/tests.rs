@@ -48,13 +48,13 @@ async fn only_what_nothing_leads_to_is_removed(store: Store) {
     let (lost, began) = run(2).await;
     append(&store, lost, began, EventKind::Lost { attempt: 1 }).await;
     let (tried_twice, began) = run(3).await;
-    let again = EventKind::Started { attempt: 2, agent: AgentId::from_bits(2), hostname: "web-02".to_owned() };
+    let again = EventKind::Started { attempt: 2, agent: AgentId::from_bits(2), hostname: "web-02".to_owned(), delivery: None };
     append(&store, tried_twice, began, again).await;
     store.ledger.answer(&Answer { attempts: 2, result: None, result_object: object(), ..answer(tried_twice) }).await.unwrap();
     let (given_up, _) = run(4).await;
     store.ledger.answer(&answer(given_up)).await.unwrap();
     let (late, began) = run(5).await;
-    let again = EventKind::Started { attempt: 2, agent: AgentId::from_bits(2), hostname: "web-02".to_owned() };
+    let again = EventKind::Started { attempt: 2, agent: AgentId::from_bits(2), hostname: "web-02".to_owned(), delivery: None };
     append(&store, late, began, again).await;
     store.ledger.answer(&Answer { result: None, result_object: object(), ..answer(late) }).await.unwrap();
     let (deleted, _) = run(6).await;
