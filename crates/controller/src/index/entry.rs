@@ -1,6 +1,5 @@
 //! What the index keeps of one job: what lists show and filter by, and every execution's folded state.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +10,7 @@ use longshore_model::wire::rest::JobSummary;
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::Revision;
 
+use super::texts::{TextId, Texts};
 use crate::letters::redrive_key;
 
 /// Hosts that a line of a list names.
@@ -20,29 +20,30 @@ const SUMMARY_HOSTS_MAX: usize = 16;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) id: JobId,
-    pub(crate) operation: String,
-    pub(crate) target: String,
-    pub(crate) submitted_by: String,
+    pub(super) operation: TextId,
+    pub(super) target: TextId,
+    pub(super) submitted_by: TextId,
     pub(crate) submitted_at: Timestamp,
     pub(crate) stored_at: Timestamp,
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) expires_at: Timestamp,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: u32,
-    pub(crate) annotations: BTreeMap<String, String>,
+    /// In the order of their keys.
+    pub(super) annotations: Box<[(TextId, TextId)]>,
     pub(crate) retry_of: Option<JobId>,
     /// Whether it was made by the redrive of the job that it repeats.
     pub(crate) is_redrive: bool,
-    pub(crate) bundle: Option<String>,
+    pub(crate) bundle: Option<Box<str>>,
     /// Whether its executions wait for their turn under a concurrency key.
     pub(crate) has_turns: bool,
     /// Sorted by their ids. Changed by [`Self::change`] only.
-    pub(crate) shares: Vec<Share>,
+    pub(crate) shares: Box<[Share]>,
     tally: Tally,
     /// How many are neither answered nor lost, owe an answer, used their attempts up.
-    n_unsettled: usize,
-    n_owing: usize,
-    n_dead: usize,
+    n_unsettled: u32,
+    n_owing: u32,
+    n_dead: u32,
     /// The status it is filed under: its own when a fact of it arrived last.
     pub(super) filed: Option<JobStatus>,
     /// Whether a record of it was refused; said in the log once.
@@ -58,9 +59,22 @@ pub(crate) struct Share {
     pub(crate) changed_at: Timestamp,
     /// Where the answer stands in the ledger's second sequence.
     pub(crate) answered_at: Option<Revision>,
+    /// What a search looks at: the name of the host that has or had it, and what went wrong.
+    pub(super) host: Option<TextId>,
+    pub(super) failure: Option<TextId>,
 }
 
 impl Share {
+    pub(super) fn texts(&self) -> impl Iterator<Item = TextId> {
+        self.host.into_iter().chain(self.failure)
+    }
+
+    /// Takes over what the execution says, and gives back what it said before.
+    fn settle_texts(&mut self, texts: &mut Texts) {
+        texts.replace(&mut self.host, self.execution.holder().map(|(_, hostname)| hostname));
+        texts.replace(&mut self.failure, self.execution.last_failure().map(|failure| failure.message.as_str()));
+    }
+
     fn is_settled(&self) -> bool {
         self.execution.is_answered() || self.execution.state() == ExecutionState::Lost
     }
@@ -75,28 +89,35 @@ impl Share {
 }
 
 impl Entry {
-    pub(crate) fn new(definition: &Definition, stored_at: Timestamp) -> Self {
-        let share = |id: &ExecutionId| Share { id: *id, execution: Execution::default(), changed_at: stored_at, answered_at: None };
-        let mut shares: Vec<Share> = definition.executions.iter().map(share).collect();
+    pub(super) fn new(definition: &Definition, stored_at: Timestamp, texts: &mut Texts) -> Self {
+        let share = |id: &ExecutionId| Share {
+            id: *id,
+            execution: Execution::default(),
+            changed_at: stored_at,
+            answered_at: None,
+            host: None,
+            failure: None,
+        };
+        let mut shares: Box<[Share]> = definition.executions.iter().map(share).collect();
         shares.sort_unstable_by_key(|share| share.id);
         Self {
             id: definition.id,
-            operation: definition.operation.clone(),
-            target: definition.target.clone(),
-            submitted_by: definition.submitted_by.clone(),
+            operation: texts.take(&definition.operation),
+            target: texts.take(&definition.target),
+            submitted_by: texts.take(&definition.submitted_by),
             submitted_at: definition.submitted_at,
             stored_at,
             not_before: definition.not_before,
             expires_at: definition.expires_at,
             timeout: Duration::from_millis(definition.timeout_ms),
             max_attempts: definition.max_attempts,
-            annotations: definition.annotations.clone(),
+            annotations: definition.annotations.iter().map(|(key, value)| (texts.take(key), texts.take(value))).collect(),
             retry_of: definition.retry_of,
             is_redrive: definition.retry_of.is_some_and(|of| definition.key_sha256.as_ref() == Some(&redrive_key(of))),
-            bundle: definition.args.get("bundle").and_then(serde_json::Value::as_str).map(str::to_owned),
+            bundle: definition.args.get("bundle").and_then(serde_json::Value::as_str).map(Box::from),
             has_turns: definition.concurrency_key.is_some(),
             tally: shares.iter().map(|share| share.execution.state()).collect(),
-            n_unsettled: shares.len(),
+            n_unsettled: u32::try_from(shares.len()).unwrap_or(u32::MAX),
             n_owing: 0,
             n_dead: 0,
             shares,
@@ -105,14 +126,30 @@ impl Entry {
         }
     }
 
+    /// Gives the texts back; it is not to be looked at any more.
+    pub(super) fn release(&self, texts: &mut Texts) {
+        self.texts().chain(self.shares.iter().flat_map(Share::texts)).for_each(|text| texts.release(text));
+    }
+
+    /// What is the same for all shares.
+    pub(super) fn texts(&self) -> impl Iterator<Item = TextId> {
+        let annotations = self.annotations.iter().flat_map(|(key, value)| [*key, *value]);
+        [self.operation, self.target, self.submitted_by].into_iter().chain(annotations)
+    }
+
     /// Whether this share of one of many is announced by its turn alone.
     pub(crate) fn waits_for_turn(&self, share: &Share) -> bool {
         self.has_turns && share.id == ExecutionId::Any && share.execution.state() == ExecutionState::Pending
     }
 
+    /// Where this execution's share is.
+    pub(super) fn share_of(&self, execution: ExecutionId) -> Option<usize> {
+        self.shares.binary_search_by_key(&execution, |share| share.id).ok()
+    }
+
     /// Folds an event that the broker stored at `at`; one of an execution that the job does not have is no change.
-    pub(crate) fn apply(&mut self, execution: ExecutionId, event: &Event, at: Timestamp) -> Result<Applied, Refused> {
-        self.change(execution, |share| {
+    pub(super) fn apply(&mut self, execution: ExecutionId, event: &Event, at: Timestamp, texts: &mut Texts) -> Result<Applied, Refused> {
+        self.change(execution, texts, |share| {
             let applied = share.execution.apply(event)?;
             // A cancel, however often it is asked for, does not give an attempt more time.
             let moves_on = matches!(event.kind, EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Lost { .. });
@@ -124,22 +161,28 @@ impl Entry {
     }
 
     /// Folds an answer that stands at `place`.
-    pub(crate) fn apply_answer(&mut self, answer: &Answer, place: Revision) -> Result<Applied, Refused> {
-        self.change(answer.execution, |share| {
+    pub(super) fn apply_answer(&mut self, answer: &Answer, place: Revision, texts: &mut Texts) -> Result<Applied, Refused> {
+        self.change(answer.execution, texts, |share| {
             share.answered_at.get_or_insert(place);
             share.execution.apply_answer(answer)
         })
     }
 
     /// Changes one share, and the counts with it: a job may have thousands, and thousands of changes.
-    fn change(&mut self, execution: ExecutionId, apply: impl FnOnce(&mut Share) -> Result<Applied, Refused>) -> Result<Applied, Refused> {
+    fn change(
+        &mut self,
+        execution: ExecutionId,
+        texts: &mut Texts,
+        apply: impl FnOnce(&mut Share) -> Result<Applied, Refused>,
+    ) -> Result<Applied, Refused> {
         let max_attempts = self.max_attempts;
-        let Ok(place) = self.shares.binary_search_by_key(&execution, |share| share.id) else { return Ok(Applied::Duplicate) };
+        let Some(place) = self.share_of(execution) else { return Ok(Applied::Duplicate) };
         let share = &mut self.shares[place];
         let counted =
-            |share: &Share| [usize::from(!share.is_settled()), usize::from(share.owes_answer()), usize::from(share.is_dead(max_attempts))];
+            |share: &Share| [u32::from(!share.is_settled()), u32::from(share.owes_answer()), u32::from(share.is_dead(max_attempts))];
         let (state, before) = (share.execution.state(), counted(share));
         let applied = apply(share);
+        share.settle_texts(texts);
         let after = counted(share);
         self.tally.change(state, share.execution.state());
         for (count, (before, after)) in
@@ -152,7 +195,7 @@ impl Entry {
 
     /// Where the answer of an execution stands.
     pub(crate) fn answered_at(&self, execution: ExecutionId) -> Option<Revision> {
-        self.shares.binary_search_by_key(&execution, |share| share.id).ok().and_then(|place| self.shares[place].answered_at)
+        self.share_of(execution).and_then(|share| self.shares[share].answered_at)
     }
 
     pub(crate) fn status(&self, now: Timestamp) -> JobStatus {
@@ -174,29 +217,8 @@ impl Entry {
         self.n_dead > 0
     }
 
-    /// Whether this host name or agent id has or had a share of it.
-    pub(crate) fn is_of_host(&self, host: &str) -> bool {
-        self.shares.iter().any(|share| match share.execution.holder() {
-            Some((agent, hostname)) => hostname == host || agent.to_string() == host,
-            None => share.id.to_string() == host,
-        })
-    }
-
-    /// Whether a list that searches for `needle` (lower case) shows it.
-    pub(crate) fn has_text(&self, needle: &str) -> bool {
-        let has = |text: &str| text.to_lowercase().contains(needle);
-        self.id.to_string().contains(needle)
-            || has(&self.operation)
-            || has(&self.target)
-            || has(&self.submitted_by)
-            || self.annotations.iter().any(|(key, value)| has(key) || has(value))
-            || self.shares.iter().any(|share| {
-                share.execution.holder().is_some_and(|(_, hostname)| has(hostname))
-                    || share.execution.last_failure().is_some_and(|failure| has(&failure.message))
-            })
-    }
-
-    pub(crate) fn summary(&self, now: Timestamp) -> JobSummary {
+    pub(super) fn summary(&self, now: Timestamp, texts: &Texts) -> JobSummary {
+        let text = |id: TextId| texts.get(id).to_owned();
         let status = self.status(now);
         let executions = || self.shares.iter().map(|share| &share.execution);
         let mut hosts: Vec<String> = executions().filter_map(|of| of.holder().map(|(_, hostname)| hostname.to_owned())).collect();
@@ -206,16 +228,16 @@ impl Entry {
         JobSummary {
             id: self.id,
             status,
-            operation: self.operation.clone(),
-            target: self.target.clone(),
+            operation: text(self.operation),
+            target: text(self.target),
             hosts,
             executions: self.shares.len(),
             attempts: executions().map(Execution::attempts).sum(),
-            submitted_by: self.submitted_by.clone(),
+            submitted_by: text(self.submitted_by),
             submitted_at: self.submitted_at,
             finished_at: status.is_final().then(|| executions().filter_map(Execution::ended_at).max()).flatten(),
             error: executions().find_map(|of| of.last_failure().map(|failure| failure.message.clone())),
-            annotations: self.annotations.clone(),
+            annotations: self.annotations.iter().map(|(key, value)| (text(*key), text(*value))).collect(),
         }
     }
 }

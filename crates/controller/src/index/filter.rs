@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use longshore_model::{JobId, JobStatus};
 use sha2::{Digest, Sha256};
 
-use super::entry::Entry;
 
 /// A moment as a list was asked for it, such as `1h`, and what that means: on every page what it meant on the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,19 +36,6 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Whether everything but the status holds; the index looks that up by itself.
-    pub(crate) fn matches(&self, entry: &Entry) -> bool {
-        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-        is(&self.operation, &entry.operation)
-            && is(&self.target, &entry.target)
-            && is(&self.submitter, &entry.submitted_by)
-            && self.since.as_ref().is_none_or(|since| entry.submitted_at >= since.at)
-            && self.until.as_ref().is_none_or(|until| entry.submitted_at < until.at)
-            && self.annotations.iter().all(|(key, value)| entry.annotations.get(key) == Some(value))
-            && self.host.as_deref().is_none_or(|host| entry.is_of_host(host))
-            && self.text.as_deref().is_none_or(|text| entry.has_text(&text.to_lowercase()))
-    }
-
     /// The cursor of the page after `last`: the place, what was asked for, and what its moments meant.
     pub(crate) fn cursor(&self, last: JobId) -> String {
         let place = format!("{:032x}{}", last.bits(), self.digest());

@@ -1,14 +1,17 @@
 //! The index: every retained job in memory, fed by the store's feed, so that no list ever scans keys.
 //!
-//! It answers lists and counts, and hints at what the reconcilers should look at; nothing is decided from it. Sets by status are kept
-//! as facts arrive, so counts cost nothing and rare statuses are found without a scan. A record that contradicts what is known is
+//! It answers lists and counts, and hints at what the reconcilers should look at; nothing is decided from it. Jobs stand in blocks of
+//! neighbours that know what occurs in them, kept as facts arrive: counts cost nothing, and what is rare is found without a scan. A record that contradicts what is known is
 //! logged once and skipped: one odd job must not blind the controller.
 
+mod blocks;
 mod entry;
 mod filter;
 mod follow;
 mod orphans;
 mod query;
+mod search;
+mod texts;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
@@ -19,10 +22,12 @@ use longshore_model::wire::record::{Answer, Definition, Event};
 use longshore_model::{ExecutionId, JobId, JobStatus};
 use longshore_store::Revision;
 
+use blocks::{Blocks, Place};
 pub(crate) use entry::{Entry, Share};
 pub(crate) use filter::{Filter, Moment};
 pub(crate) use follow::follow;
 use orphans::{Orphan, Orphans};
+use texts::Texts;
 
 /// Deleted jobs remembered, so that their late records are not kept aside.
 const DELETED_KEPT: usize = 10_000;
@@ -36,14 +41,14 @@ pub(crate) struct Effect {
 /// The index.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Index {
-    jobs: BTreeMap<JobId, Entry>,
-    /// The job's status when a fact of it arrived last, by [`JobStatus`].
-    by_status: [BTreeSet<JobId>; JobStatus::ALL.len()],
+    /// Filed under the status that each had when a fact of it arrived last.
+    jobs: Blocks,
+    texts: Texts,
     /// When scheduled jobs become pending.
     scheduled: BTreeSet<(Timestamp, JobId)>,
     owed: BTreeSet<JobId>,
     dead: BTreeSet<JobId>,
-    bundles: BTreeMap<String, usize>,
+    bundles: BTreeMap<Box<str>, usize>,
     retries: BTreeMap<JobId, BTreeSet<JobId>>,
     orphans: Orphans,
     /// Deleted jobs that records came of since.
@@ -70,15 +75,16 @@ impl Index {
         if self.deleted.remove(&id) {
             self.deleted_order.retain(|deleted| *deleted != id);
         }
-        if let Some(entry) = self.jobs.get_mut(&id) {
+        if let Some(place) = self.jobs.find(id) {
+            let entry = self.jobs.at_mut(place);
             entry.stored_at = stored_at;
-            return self.effect(id, now);
+            return effect(entry, now);
         }
-        let mut entry = Entry::new(definition, stored_at);
+        let mut entry = Entry::new(definition, stored_at, &mut self.texts);
         for orphan in self.orphans.take(id) {
             let applied = match &orphan {
-                Orphan::Event(execution, event, at) => entry.apply(*execution, event, *at),
-                Orphan::Answer(answer, place) => entry.apply_answer(answer, *place),
+                Orphan::Event(execution, event, at) => entry.apply(*execution, event, *at, &mut self.texts),
+                Orphan::Answer(answer, place) => entry.apply_answer(answer, *place, &mut self.texts),
             };
             note_refusal(&mut entry, applied);
         }
@@ -88,25 +94,27 @@ impl Index {
         if let Some(of) = entry.retry_of {
             self.retries.entry(of).or_default().insert(id);
         }
-        self.jobs.insert(id, entry);
-        self.file(id, now);
-        self.effect(id, now)
+        let place = self.jobs.insert(Box::new(entry));
+        self.file(place, (false, false), now);
+        effect(self.jobs.at(place), now)
     }
 
     /// Takes an event that the broker stored at `at`.
     pub(crate) fn happen(&mut self, id: JobId, execution: ExecutionId, event: &Event, at: Timestamp, now: Timestamp) -> Effect {
-        if !self.jobs.contains_key(&id) {
+        let Some(place) = self.jobs.find(id) else {
             self.keep_aside(id, Orphan::Event(execution, event.clone(), at));
-        }
-        self.change(id, now, |entry| entry.apply(execution, event, at))
+            return Effect { status: None, is_settled: false };
+        };
+        self.change(place, execution, now, |entry, texts| entry.apply(execution, event, at, texts))
     }
 
     /// Takes an answer that stands at `place`.
     pub(crate) fn answer(&mut self, answer: &Answer, place: Revision, now: Timestamp) -> Effect {
-        if !self.jobs.contains_key(&answer.job) {
+        let Some(job) = self.jobs.find(answer.job) else {
             self.keep_aside(answer.job, Orphan::Answer(Box::new(answer.clone()), place));
-        }
-        self.change(answer.job, now, |entry| entry.apply_answer(answer, place))
+            return Effect { status: None, is_settled: false };
+        };
+        self.change(job, answer.execution, now, |entry, texts| entry.apply_answer(answer, place, texts))
     }
 
     /// Forgets a job.
@@ -127,13 +135,17 @@ impl Index {
     pub(crate) fn pass_time(&mut self, retention: Duration, now: Timestamp) {
         while let Some((at, id)) = self.scheduled.first().copied().filter(|(at, _)| *at <= now) {
             self.scheduled.remove(&(at, id));
-            self.file(id, now);
+            if let Some(place) = self.jobs.find(id) {
+                let entry = self.jobs.at(place);
+                let before = (entry.owes_answers(), entry.is_dead());
+                self.file(place, before, now);
+            }
         }
         let kept = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
-        while let Some((id, entry)) = self.jobs.first_key_value()
+        while let Some(entry) = self.jobs.first()
             && now.duration_since(entry.stored_at) > kept
         {
-            let id = *id;
+            let id = entry.id;
             self.forget(id);
         }
     }
@@ -162,53 +174,47 @@ impl Index {
         }
     }
 
-    fn change(&mut self, id: JobId, now: Timestamp, apply: impl FnOnce(&mut Entry) -> Result<Applied, Refused>) -> Effect {
-        if let Some(entry) = self.jobs.get_mut(&id) {
-            let applied = apply(entry);
-            note_refusal(entry, applied);
-            self.file(id, now);
+    fn change(
+        &mut self,
+        place: Place,
+        execution: ExecutionId,
+        now: Timestamp,
+        apply: impl FnOnce(&mut Entry, &mut Texts) -> Result<Applied, Refused>,
+    ) -> Effect {
+        let entry = self.jobs.at_mut(place);
+        let before = (entry.owes_answers(), entry.is_dead());
+        let applied = apply(entry, &mut self.texts);
+        note_refusal(entry, applied);
+        if let Some(share) = entry.share_of(execution) {
+            self.jobs.note_share(place, share);
         }
-        self.effect(id, now)
+        self.file(place, before, now);
+        effect(self.jobs.at(place), now)
     }
 
-    fn effect(&self, id: JobId, now: Timestamp) -> Effect {
-        let entry = self.jobs.get(&id);
-        Effect { status: entry.map(|entry| entry.status(now)), is_settled: entry.is_some_and(Entry::is_settled) }
-    }
-
-    fn file(&mut self, id: JobId, now: Timestamp) {
-        let Some(entry) = self.jobs.get_mut(&id) else { return };
-        let (status, owes, is_dead, due) = (entry.status(now), entry.owes_answers(), entry.is_dead(), entry.not_before);
-        let before = entry.filed.replace(status);
-        if before != Some(status) {
-            if let Some(before) = before {
-                self.by_status[before as usize].remove(&id);
-            }
-            self.by_status[status as usize].insert(id);
-        }
+    /// Files a job by what it is now; `owed` and `was_dead` as it was filed before.
+    fn file(&mut self, place: Place, (owed, was_dead): (bool, bool), now: Timestamp) {
+        let entry = self.jobs.at(place);
+        let (id, status, due) = (entry.id, entry.status(now), entry.not_before);
         match due {
             Some(at) if status == JobStatus::Scheduled => self.scheduled.insert((at, id)),
             Some(at) => self.scheduled.remove(&(at, id)),
             None => false,
         };
-        if owes {
-            self.owed.insert(id);
-        } else {
-            self.owed.remove(&id);
+        for (set, before, is) in [(&mut self.owed, owed, entry.owes_answers()), (&mut self.dead, was_dead, entry.is_dead())] {
+            match (before, is) {
+                (false, true) => set.insert(id),
+                (true, false) => set.remove(&id),
+                (true, true) | (false, false) => false,
+            };
         }
-        if is_dead {
-            self.dead.insert(id);
-        } else {
-            self.dead.remove(&id);
-        }
+        self.jobs.file(place, status);
     }
 
     fn forget(&mut self, id: JobId) {
         self.orphans.take(id);
-        let Some(entry) = self.jobs.remove(&id) else { return };
-        if let Some(status) = entry.filed {
-            self.by_status[status as usize].remove(&id);
-        }
+        let Some(entry) = self.jobs.remove(id) else { return };
+        entry.release(&mut self.texts);
         self.owed.remove(&id);
         self.dead.remove(&id);
         if let Some(at) = entry.not_before {
@@ -233,6 +239,10 @@ impl Index {
     }
 }
 
+fn effect(entry: &Entry, now: Timestamp) -> Effect {
+    Effect { status: Some(entry.status(now)), is_settled: entry.is_settled() }
+}
+
 fn note_refusal(entry: &mut Entry, applied: Result<Applied, Refused>) {
     if let Err(refused) = applied
         && !std::mem::replace(&mut entry.is_odd, true)
@@ -241,5 +251,7 @@ fn note_refusal(entry: &mut Entry, applied: Result<Applied, Refused>) {
     }
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::rest::JobSummary;
 use longshore_model::{ExecutionState, JobId, JobStatus};
 
+use super::blocks::Block;
+use super::search::Wanted;
 use super::{Entry, Filter, Index};
 
-/// Entries one list call looks at; a page may be short of its limit and still have a next one.
-pub(super) const LIST_SCAN_MAX: usize = 100_000;
+/// Jobs, or what takes as long, that one list call looks at: some milliseconds. A page may be short of its limit and still have a next one.
+pub(super) const LOOKS_MAX: usize = 100_000;
 /// How much older than its submission a job's id may be: the idempotent repeat of a submission that crashed keeps the reserved id.
 const ID_AGE_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -23,7 +25,13 @@ pub(crate) struct Page {
 
 impl Index {
     pub(crate) fn get(&self, id: JobId) -> Option<&Entry> {
-        self.jobs.get(&id)
+        self.jobs.get(id)
+    }
+
+    /// A job's operation and target.
+    pub(crate) fn asked(&self, id: JobId) -> Option<(String, String)> {
+        let entry = self.jobs.get(id)?;
+        Some((self.texts.get(entry.operation).to_owned(), self.texts.get(entry.target).to_owned()))
     }
 
     /// Jobs that repeat this one.
@@ -33,19 +41,21 @@ impl Index {
 
     /// Whether a job other than `except` needs this bundle.
     pub(crate) fn is_bundle_shared(&self, bundle: &str, except: JobId) -> bool {
-        let own = usize::from(self.jobs.get(&except).is_some_and(|entry| entry.bundle.as_deref() == Some(bundle)));
+        let own = usize::from(self.jobs.get(except).is_some_and(|entry| entry.bundle.as_deref() == Some(bundle)));
         self.bundles.get(bundle).copied().unwrap_or_default() > own
     }
 
     /// Jobs by status.
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
-        JobStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), self.by_status[status as usize].len() as u64)).collect()
+        JobStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), self.jobs.counts()[status as usize] as u64)).collect()
     }
 
     /// Executions whose time has come and that nobody works on, and those that an agent has claimed. Looks at every unfinished job.
     pub(crate) fn depth(&self) -> (u64, u64) {
-        let unfinished = JobStatus::ALL.into_iter().filter(|status| !status.is_final() && *status != JobStatus::Scheduled);
-        let jobs = unfinished.flat_map(|status| &self.by_status[status as usize]).filter_map(|id| self.jobs.get(id));
+        let is_due = |status: JobStatus| !status.is_final() && status != JobStatus::Scheduled;
+        let blocks =
+            self.jobs.all().iter().filter(|block| JobStatus::ALL.into_iter().any(|status| is_due(status) && block.has_status(status)));
+        let jobs = blocks.flat_map(Block::entries).filter(|entry| entry.filed.is_some_and(is_due));
         let (mut waiting, mut claimed) = (0, 0);
         for share in jobs.flat_map(|entry| &entry.shares) {
             match share.execution.state() {
@@ -65,22 +75,42 @@ impl Index {
     /// Up to `limit` jobs older than `before`, newest first.
     pub(crate) fn list(&self, filter: &Filter, before: Option<JobId>, limit: usize, now: Timestamp) -> Page {
         let mut items = Vec::new();
-        let mut end = upper_bound(filter, before);
-        let oldest = filter.since.as_ref().and_then(|since| since.at.checked_sub(ID_AGE_MAX).ok()).map_or(JobId::from_bits(0), first_id_at);
-        for _ in 0..LIST_SCAN_MAX {
-            let Some(id) = self.newest_before(&filter.statuses, end).filter(|id| *id >= oldest) else {
-                return Page { items, last: None };
-            };
-            end = Some(id);
-            if let Some(entry) = self.jobs.get(&id).filter(|entry| filter.matches(entry)) {
-                items.push(entry.summary(now));
-                if items.len() == limit {
-                    break;
+        let Some(mut wanted) = Wanted::new(filter, &self.texts) else { return Page { items, last: None } };
+        let (oldest, end) = bounds(filter, before);
+        for block in self.jobs.all().iter().rev() {
+            let below = block.ids().partition_point(|id| end.is_none_or(|end| *id < end));
+            let from = block.ids().partition_point(|id| *id < oldest);
+            if from >= below {
+                continue;
+            }
+            let mut last = from;
+            if wanted.may_be_in(block) {
+                for at in (from..below).rev() {
+                    last = at;
+                    let entry = block.entry(at);
+                    if wanted.is(entry) {
+                        items.push(entry.summary(now, &self.texts));
+                    }
+                    if items.len() == limit || wanted.n_looks() >= LOOKS_MAX {
+                        break;
+                    }
                 }
             }
+            if items.len() == limit || wanted.n_looks() >= LOOKS_MAX {
+                let last = block.ids()[last];
+                return Page { items, last: self.has_more(&mut wanted, oldest, last).then_some(last) };
+            }
         }
-        let more = self.newest_before(&filter.statuses, end).is_some_and(|id| id >= oldest);
-        Page { items, last: end.filter(|_| more) }
+        Page { items, last: None }
+    }
+
+    /// Whether there may be wanted jobs from `oldest` up to before `end`.
+    fn has_more(&self, wanted: &mut Wanted<'_>, oldest: JobId, end: JobId) -> bool {
+        self.jobs.all().iter().rev().any(|block| {
+            let below = block.ids().partition_point(|id| *id < end);
+            let from = block.ids().partition_point(|id| *id < oldest);
+            from < below && (from..below).any(|at| wanted.takes_status(block.entry(at).filed))
+        })
     }
 
     /// Up to `limit` unfinished jobs after `after`, oldest first, of which `is_wanted`; and the last one looked at of at most `scan`.
@@ -91,23 +121,26 @@ impl Index {
         is_wanted: impl Fn(&Entry) -> bool,
     ) -> (Vec<JobId>, Option<JobId>) {
         let mut found = Vec::new();
-        let mut last = after;
-        for _ in 0..scan {
-            let next = JobStatus::ALL
-                .into_iter()
-                .filter(|status| !status.is_final())
-                .filter_map(|status| first_after(&self.by_status[status as usize], last))
-                .min();
-            let Some(id) = next else { return (found, None) };
-            last = Some(id);
-            if self.jobs.get(&id).is_some_and(&is_wanted) {
-                found.push(id);
-                if found.len() == limit {
-                    break;
+        let mut n_looked_at = 0;
+        let is_unfinished = |status: JobStatus| !status.is_final();
+        let blocks = self
+            .jobs
+            .all()
+            .iter()
+            .filter(|block| JobStatus::ALL.into_iter().any(|status| is_unfinished(status) && block.has_status(status)));
+        for block in blocks {
+            let from = block.ids().partition_point(|id| after.is_some_and(|after| *id <= after));
+            for entry in block.entries().skip(from).filter(|entry| entry.filed.is_some_and(is_unfinished)) {
+                n_looked_at += 1;
+                if is_wanted(entry) {
+                    found.push(entry.id);
+                }
+                if found.len() == limit || n_looked_at == scan {
+                    return (found, Some(entry.id));
                 }
             }
         }
-        (found, last)
+        (found, None)
     }
 
     /// Up to `limit` jobs after `after` that ended without an answer.
@@ -123,16 +156,8 @@ impl Index {
 
     /// The job that was made by this one's redrive.
     pub(crate) fn redrive_of(&self, id: JobId) -> Option<JobId> {
-        let is_redrive = |job: &&JobId| self.jobs.get(job).is_some_and(|entry| entry.is_redrive);
+        let is_redrive = |job: &&JobId| self.jobs.get(**job).is_some_and(|entry| entry.is_redrive);
         self.retries.get(&id)?.iter().find(is_redrive).copied()
-    }
-
-    fn newest_before(&self, statuses: &BTreeSet<JobStatus>, end: Option<JobId>) -> Option<JobId> {
-        let to = end.map_or(Bound::Unbounded, Bound::Excluded);
-        if statuses.is_empty() {
-            return self.jobs.range((Bound::Unbounded, to)).next_back().map(|(id, _)| *id);
-        }
-        statuses.iter().filter_map(|status| self.by_status[*status as usize].range((Bound::Unbounded, to)).next_back()).max().copied()
     }
 }
 
@@ -145,11 +170,10 @@ fn first_id_at(at: Timestamp) -> JobId {
     JobId::from_bits(u128::try_from(at.as_millisecond()).unwrap_or_default() << 80)
 }
 
-/// Ids are made before or at submission: none submitted before `until` has an id made after it.
-fn upper_bound(filter: &Filter, before: Option<JobId>) -> Option<JobId> {
+/// The ids a filter can have: from the first to before the second. Ids are made before or at submission, so that none submitted before `until`
+/// has an id made after it.
+fn bounds(filter: &Filter, before: Option<JobId>) -> (JobId, Option<JobId>) {
+    let oldest = filter.since.as_ref().and_then(|since| since.at.checked_sub(ID_AGE_MAX).ok()).map_or(JobId::from_bits(0), first_id_at);
     let until = filter.until.as_ref().and_then(|until| until.at.checked_add(SignedDuration::from_secs(1)).ok()).map(first_id_at);
-    match (before, until) {
-        (Some(before), Some(until)) => Some(before.min(until)),
-        (before, until) => before.or(until),
-    }
+    (oldest, before.into_iter().chain(until).min())
 }

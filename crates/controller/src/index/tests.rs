@@ -1,12 +1,12 @@
 use longshore_model::ExecutionState;
 use longshore_model::wire::record::{EventKind, Outcome, SCHEMA};
 
-use super::query::LIST_SCAN_MAX;
+use super::query::LOOKS_MAX;
 use super::*;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-fn definition(id: u128) -> Definition {
+pub(super) fn definition(id: u128) -> Definition {
     Definition {
         schema: SCHEMA,
         id: JobId::from_bits(id),
@@ -39,7 +39,7 @@ fn started(attempt: u32) -> Event {
     event(EventKind::Started { attempt, agent: longshore_model::AgentId::from_bits(1), hostname: "web-01".to_owned(), delivery: None })
 }
 
-fn answer(id: u128, outcome: Outcome) -> Answer {
+pub(super) fn answer(id: u128, outcome: Outcome) -> Answer {
     Answer {
         schema: SCHEMA,
         job: JobId::from_bits(id),
@@ -96,7 +96,7 @@ fn a_deleted_job_leaves_nothing_and_its_late_records_are_ignored() {
     assert!(index.counts().values().all(|count| *count == 0));
     assert!(index.get(JobId::from_bits(1)).is_none());
     assert_eq!(index.orphans, Orphans::default());
-    assert!(index.bundles.is_empty());
+    assert!(index.bundles.is_empty() && index.texts.is_empty());
 }
 
 #[test]
@@ -165,17 +165,41 @@ fn time_makes_scheduled_jobs_pending_and_forgets_old_ones() {
 }
 
 #[test]
+fn what_nobody_has_is_known_at_once() {
+    let mut index = Index::default();
+    (1..=2 * LOOKS_MAX as u128).for_each(|id| feed(&mut index, id, 0));
+    let asked = |word: &str| Some(word.to_owned());
+    for filter in [
+        Filter { submitter: asked("nobody"), ..Filter::default() },
+        Filter { host: asked("nowhere"), ..Filter::default() },
+        Filter { annotations: vec![("team".to_owned(), "red".to_owned())], ..Filter::default() },
+        Filter { text: asked("no such text"), ..Filter::default() },
+        Filter { text: Some(JobId::from_bits(0).to_string()), ..Filter::default() },
+        Filter { statuses: [JobStatus::Running].into(), ..Filter::default() },
+    ] {
+        let page = index.list(&filter, None, 10, NOW);
+        assert_eq!((page.items.len(), page.last), (0, None), "{filter:?}");
+    }
+    feed(&mut index, 1, 1);
+    let is_first = |filter: Filter| index.list(&filter, None, 10, NOW).items[0].id == JobId::from_bits(1);
+    assert!(is_first(Filter { statuses: [JobStatus::Running].into(), ..Filter::default() }));
+    assert!(is_first(Filter { host: asked("web-01"), ..Filter::default() }));
+    assert!(is_first(Filter { text: asked("EB-0"), ..Filter::default() }));
+}
+
+#[test]
 fn a_list_that_finds_little_stops_and_says_where_to_go_on() {
     let mut index = Index::default();
-    let jobs = LIST_SCAN_MAX as u128 + 5;
-    (1..=jobs).for_each(|id| feed(&mut index, id, 0));
-    let filter = Filter { submitter: Some("nobody".to_owned()), ..Filter::default() };
+    let jobs = LOOKS_MAX as u128 + 5000;
+    for id in 1..=jobs {
+        let by = if id.is_multiple_of(2) { "ada" } else { "bob" };
+        let target = if id.is_multiple_of(2) { "_all" } else { "_any" };
+        index.define(&Definition { submitted_by: by.to_owned(), target: target.to_owned(), ..definition(id) }, NOW, NOW);
+    }
+    // Each is everywhere, and both are nowhere.
+    let filter = Filter { submitter: Some("ada".to_owned()), target: Some("_any".to_owned()), ..Filter::default() };
     let page = index.list(&filter, None, 10, NOW);
-    assert_eq!((page.items.len(), page.last), (0, Some(JobId::from_bits(6))));
+    assert!(page.items.is_empty() && page.last.is_some_and(|last| last < JobId::from_bits(5500)), "{:?}", page.last);
     let page = index.list(&filter, page.last, 10, NOW);
     assert_eq!((page.items.len(), page.last), (0, None));
-    // A status is looked up, not searched for.
-    feed(&mut index, 1, 1);
-    let rare = Filter { statuses: [JobStatus::Running].into(), ..Filter::default() };
-    assert_eq!(index.list(&rare, None, 10, NOW).items[0].id, JobId::from_bits(1));
 }

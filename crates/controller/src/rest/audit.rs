@@ -165,9 +165,9 @@ impl Drop for Call {
 /// What the index knows of a job that a call is about.
 fn describe(app: &App, record: &mut AuditRecord, job: JobId) {
     record.job = Some(job);
-    if let Some(entry) = app.index().get(job) {
-        record.operation = Some(entry.operation.clone());
-        record.targets = vec![entry.target.clone()];
+    if let Some((operation, target)) = app.index().asked(job) {
+        record.operation = Some(operation);
+        record.targets = vec![target];
     }
 }
 
