@@ -13,6 +13,7 @@ use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::AgentId;
 use longshore_store::jetstream;
 use longshore_testkit::{NatsOptions, NatsServer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,10 @@ use crate::system::{Controller, resident_kib};
 
 /// Agents that come up at once.
 const AT_ONCE: usize = 32;
+/// Files that an agent has open: its connection, the lock of its directory, its journal and the journal's lock.
+const FILES_PER_AGENT: u64 = 4;
+/// What everything else in this process may have open, and in the broker, which has a file for each agent.
+const FILES_BESIDES: u64 = 512;
 /// For everybody to be there, and for everybody to have answered.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -43,13 +48,52 @@ impl Settings {
 pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
     println!("bench fanout: node.hostname.get for _all, agents in this process, sync always; medians of {} rounds", settings.rounds);
     println!(
-        "{:>7} {:>12} {:>14} {:>14} {:>12} {:>12} {:>10}",
-        "agents", "up in", "accepted in", "all answered", "answers/s", "KiB/agent", "consumers"
+        "{:>7} {:>12} {:>14} {:>14} {:>12} {:>12} {:>12} {:>12} {:>10}",
+        "agents", "up in", "accepted in", "all answered", "answers/s", "completed", "KiB/agent", "files/agent", "consumers"
     );
+    let limit = files_allowed(settings.sizes.iter().copied().max().unwrap_or_default())?;
+    let mut n_left_out = 0;
     for size in &settings.sizes {
+        let needed = files_needed(*size);
+        if limit.is_some_and(|limit| limit < needed) {
+            println!(
+                "{size:>7} left out: {needed} files have to be open at once, and {} may be. Raise the limit (`ulimit -n {needed}`, or run as root)",
+                limit.unwrap_or_default()
+            );
+            n_left_out += 1;
+            continue;
+        }
         measure(*size, settings.rounds).await?;
     }
+    anyhow::ensure!(n_left_out < settings.sizes.len(), "nothing was measured: the limit of open files allows none of these sizes");
     Ok(())
+}
+
+fn files_needed(n_agents: usize) -> u64 {
+    n_agents as u64 * FILES_PER_AGENT + FILES_BESIDES
+}
+
+/// How many files may be open at once, for this process and those that it starts, raised as far as it must and may; `None` is any number.
+fn files_allowed(n_agents: usize) -> anyhow::Result<Option<u64>> {
+    let needed = files_needed(n_agents);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(current);
+    }
+    // Root may raise the maximum as well.
+    if maximum.is_some_and(|maximum| maximum < needed)
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: Some(needed) }).is_ok()
+    {
+        return Ok(Some(needed));
+    }
+    let allowed = maximum.map_or(needed, |maximum| maximum.min(needed));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum }).context("the limit of open files cannot be raised")?;
+    Ok(Some(allowed))
+}
+
+/// Files that this process has open.
+fn files_open() -> anyhow::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/fd")?.count())
 }
 
 async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
@@ -58,7 +102,7 @@ async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let stop = CancellationToken::new();
     let mut agents = JoinSet::new();
-    let (memory_before, since) = (resident_kib("self")?, Instant::now());
+    let (memory_before, files_before, since) = (resident_kib("self")?, files_open()?, Instant::now());
     let mut coming = futures::stream::iter(0..size)
         .map(|n| {
             let (url, state_dir, stop) = (server.url(), dir.path().join(n.to_string()), stop.clone());
@@ -78,6 +122,7 @@ async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
     tokio::time::timeout(PATIENCE, everybody_is_there).await.context("some agents never came")??;
     let up = since.elapsed();
     let memory = resident_kib("self")?.saturating_sub(memory_before) / size as u64;
+    let files = files_open()?.saturating_sub(files_before) as f64 / size as f64;
 
     let (mut accepted, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -88,18 +133,19 @@ async fn measure(size: usize, rounds: usize) -> anyhow::Result<()> {
     let (accepted, answered) = (median(accepted), median(answered));
     let consumers = consumers(&server.url()).await?;
     println!(
-        "{size:>7} {:>10.1} s {:>11.1} ms {:>11.1} ms {:>12.0} {memory:>12} {consumers:>10}",
+        "{size:>7} {:>10.1} s {:>11.1} ms {:>11.1} ms {:>12.0} {:>12} {memory:>12} {files:>12.1} {consumers:>10}",
         up.as_secs_f64(),
         accepted.as_secs_f64() * 1e3,
         answered.as_secs_f64() * 1e3,
         size as f64 / answered.as_secs_f64(),
+        format!("{rounds}x{size}"),
     );
     stop.cancel();
     while agents.join_next().await.is_some() {}
     Ok(())
 }
 
-/// One job: when it was accepted, and when the last answer was in hand. Every agent must have completed it.
+/// One job: when it was accepted, and when the last answer was in hand. Every agent must have completed it, or this is an error.
 async fn job(client: &Client, size: usize) -> anyhow::Result<(Duration, Duration)> {
     let mut request = Client::request("node.hostname.get", json!({}));
     request.target = "_all".to_owned();

@@ -102,7 +102,7 @@ async fn measure(settings: &Settings, processes: &[(&str, u32)], job: impl Async
 }
 
 fn times_of(processes: &[(&str, u32)]) -> anyhow::Result<Vec<Duration>> {
-    processes.iter().map(|&(_, id)| processor_time(id)).collect()
+    processes.iter().map(|&(_, id)| processor_time(&id.to_string())).collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,10 +1,12 @@
 //! Lists of retained jobs: how long a page takes by each filter, how fast a controller that starts knows them all, and what it keeps of each.
 //!
-//! The jobs are written into the ledger as agents and controllers write them, by this process; then a controller is started on them.
+//! The jobs are written into the ledger as agents and controllers write them, by this process; then a controller is started on them. The
+//! floor of that start is to read the same records with async-nats and keep nothing, in the same run.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use async_nats::jetstream::consumer::pull::OrderedConfig;
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use longshore_client::{Client, JobFilter};
@@ -16,7 +18,7 @@ use longshore_store::{Appended, Created, Store, jetstream};
 use longshore_testkit::{NatsOptions, NatsServer, sample};
 use serde_json::json;
 
-use crate::system::Controller;
+use crate::system::{Controller, processor_time};
 
 /// Jobs that are written at once.
 const AT_ONCE: usize = 512;
@@ -24,6 +26,8 @@ const AT_ONCE: usize = 512;
 const RECORDS: usize = 3;
 /// Pages of each filter.
 const PAGES: usize = 300;
+/// Who submitted the oldest job, and no other.
+const RARE: &str = "cleo";
 /// Room for a million jobs, in each of the ledger's buckets.
 const LEDGER_BYTES: u64 = 4 << 30;
 /// For a controller to know all jobs.
@@ -45,7 +49,9 @@ impl Settings {
 }
 
 pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
-    println!("bench list: pages of 50 by each filter, {PAGES} of each, over HTTP; the floor is a list of nothing");
+    println!(
+        "bench list: pages of 50 by each filter, {PAGES} of each, over HTTP; the floor is a list of nothing. What finds less than a page is followed to its end"
+    );
     for size in &settings.sizes {
         measure(*size).await?;
     }
@@ -69,20 +75,31 @@ async fn measure(size: usize) -> anyhow::Result<()> {
     futures::stream::iter(0..size).map(|n| retain(&store, n, now)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     let written = since.elapsed();
 
-    let since = Instant::now();
+    let broker = server.pid().to_string();
+    let (since, broker_before, own_before) = (Instant::now(), processor_time(&broker)?, processor_time("self")?);
+    read_all(&server.url(), &config, size).await?;
+    let floor = Reading {
+        took: since.elapsed(),
+        reader: processor_time("self")?.saturating_sub(own_before),
+        broker: processor_time(&broker)?.saturating_sub(broker_before),
+    };
+    let (since, broker_before) = (Instant::now(), processor_time(&broker)?);
     let controller = Controller::start_with(&server.url(), &bounds).await?;
     first_page(&controller.client).await?;
-    let rebuilt = since.elapsed();
+    let rebuild = Reading {
+        took: since.elapsed(),
+        reader: controller.processor_time()?,
+        broker: processor_time(&broker)?.saturating_sub(broker_before),
+    };
     let bytes = controller.resident_kib()?.saturating_sub(empty) * 1024 / size as u64;
-    println!(
-        "\n{size} jobs: written in {:.1} s; a controller that starts answers after {:.2} s, {:.0} records/s; {bytes} bytes a job",
-        written.as_secs_f64(),
-        rebuilt.as_secs_f64(),
-        (size * RECORDS) as f64 / rebuilt.as_secs_f64(),
-    );
-    println!("{:<34} {:>10} {:>10}", "filter", "p50", "p99");
+    println!("\n{size} jobs, {RECORDS} records each: written in {:.1} s; {bytes} bytes a job in the controller", written.as_secs_f64());
+    println!("{:<34} {:>10} {:>12} {:>16} {:>16}", "reading", "took", "records/s", "reader us/record", "broker us/record");
+    floor.report("(floor: async-nats, nothing kept)", size);
+    rebuild.report("a controller that starts", size);
+    println!("{:<34} {:>9.2}x {:>11.2}x", "ratio", rebuild.took.div_duration_f64(floor.took), floor.took.div_duration_f64(rebuild.took));
+    println!("{:<34} {:>10} {:>10} {:>12}", "filter", "p50", "p99", "to the end");
     let client = &controller.client;
-    pages("(floor: no agents, listed)", async || client.agents().await.map(|_| ()).map_err(Into::into)).await?;
+    report("(floor: no agents, listed)", &pages(async || client.agents().await.map(|_| ()).map_err(Into::into)).await?, "");
     let any = || JobFilter { limit: Some(50), ..JobFilter::default() };
     let filters = [
         ("none", any()),
@@ -95,11 +112,72 @@ async fn measure(size: usize) -> anyhow::Result<()> {
         ("since=1h", JobFilter { since: Some("1h".to_owned()), ..any() }),
         ("text, that many have", JobFilter { q: Some("uptime".to_owned()), ..any() }),
         ("text, that nobody has", JobFilter { q: Some("no such text".to_owned()), ..any() }),
+        ("text, that nobody has, of an id", JobFilter { q: Some("zzz".to_owned()), ..any() }),
+        ("submitter, of one old job", JobFilter { submitter: Some(RARE.to_owned()), ..any() }),
+        ("text, of one old job", JobFilter { q: Some(RARE.to_owned()), ..any() }),
+        ("agent, that nobody was", JobFilter { agent: Some("host-x".to_owned()), ..any() }),
+        ("annotation, that nobody has", JobFilter { annotation: Some("team=99".to_owned()), ..any() }),
+        ("two, that never meet", JobFilter { submitter: Some("ada".to_owned()), agent: Some("host-7".to_owned()), ..any() }),
     ];
     for (name, filter) in filters {
-        pages(name, async || client.jobs(&filter).await.map(|_| ()).map_err(Into::into)).await?;
+        let times = pages(async || client.jobs(&filter).await.map(|_| ()).map_err(Into::into)).await?;
+        report(name, &times, &to_the_end(client, filter).await?);
     }
     Ok(())
+}
+
+/// What reading all records took.
+struct Reading {
+    took: Duration,
+    reader: Duration,
+    broker: Duration,
+}
+
+impl Reading {
+    fn report(&self, name: &str, size: usize) {
+        let n_records = (size * RECORDS) as f64;
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / n_records;
+        println!(
+            "{name:<34} {:>8.2} s {:>12.0} {:>16.2} {:>16.2}",
+            self.took.as_secs_f64(),
+            n_records / self.took.as_secs_f64(),
+            each(self.reader),
+            each(self.broker),
+        );
+    }
+}
+
+/// Reads every record of `size` jobs as a controller that starts must, one sequence after the other, and keeps nothing.
+async fn read_all(url: &str, config: &jetstream::Config, size: usize) -> anyhow::Result<()> {
+    let context = async_nats::jetstream::new(async_nats::connect(url).await?);
+    let jobs = format!("$KV.{}.jobs.>", config.kv.bucket);
+    let answers = format!("$KV.{}.>", config.kv.response_bucket);
+    for (bucket, filter_subject, n_records) in
+        [(&config.kv.bucket, jobs, size * (RECORDS - 1)), (&config.kv.response_bucket, answers, size)]
+    {
+        let stream = context.get_stream(format!("KV_{bucket}")).await?;
+        let reader = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
+        let mut records = reader.messages().await?.take(n_records);
+        while let Some(record) = records.next().await {
+            record?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages until one has no next, if none is full: what it takes to know that there is no more.
+async fn to_the_end(client: &Client, filter: JobFilter) -> anyhow::Result<String> {
+    let (since, mut n_pages, mut filter) = (Instant::now(), 0, filter);
+    loop {
+        let page = client.jobs(&filter).await?;
+        n_pages += 1;
+        if Some(page.items.len()) == filter.limit {
+            return Ok(String::new());
+        }
+        let Some(next) = page.next_cursor else { break };
+        filter.cursor = Some(next);
+    }
+    Ok(format!("{:.1} ms, {n_pages}", since.elapsed().as_secs_f64() * 1e3))
 }
 
 /// Waits until the controller knows every job that is stored.
@@ -112,7 +190,7 @@ async fn first_page(client: &Client) -> anyhow::Result<()> {
     tokio::time::timeout(PATIENCE, asked).await.context("the controller does not know its jobs")
 }
 
-async fn pages(name: &str, page: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn pages(page: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::with_capacity(PAGES);
     for _ in 0..PAGES {
         let since = Instant::now();
@@ -120,9 +198,12 @@ async fn pages(name: &str, page: impl AsyncFn() -> anyhow::Result<()>) -> anyhow
         times.push(since.elapsed());
     }
     times.sort_unstable();
+    Ok(times)
+}
+
+fn report(name: &str, times: &[Duration], to_the_end: &str) {
     let [p50, p99] = [50, 99].map(|percent| times[times.len() * percent / 100].as_secs_f64() * 1e3);
-    println!("{name:<34} {p50:>7.2} ms {p99:>7.2} ms");
-    Ok(())
+    println!("{name:<34} {p50:>7.2} ms {p99:>7.2} ms {to_the_end:>12}");
 }
 
 /// One job as it is when it has ended; every tenth has failed.
@@ -133,7 +214,12 @@ async fn retain(store: &Store, n: usize, now: Timestamp) -> anyhow::Result<()> {
     let operation = if n.is_multiple_of(3) { "node.uptime.get" } else { "node.hostname.get" };
     let call = longshore_model::operation::Call::parse(operation, json!({}))?;
     let annotations = [("team".to_owned(), (n % 8).to_string())].into();
-    let job = Job { call, annotations, submitted_by: if n.is_multiple_of(2) { "ada" } else { "bob" }.to_owned(), ..query };
+    let by = match n {
+        0 => RARE,
+        n if n.is_multiple_of(2) => "ada",
+        _ => "bob",
+    };
+    let job = Job { call, annotations, submitted_by: by.to_owned(), ..query };
     let Created::Stored(revision) = store.ledger.create(&Definition::from(&job)).await? else { anyhow::bail!("job {n} is there already") };
     let kind = EventKind::Started { attempt: 1, agent, hostname: format!("host-{host}"), delivery: None };
     let started = store.ledger.append(job.id, ExecutionId::Any, revision, &Event { schema: SCHEMA, at: now, kind }).await?;

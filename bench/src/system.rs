@@ -47,6 +47,11 @@ impl Controller {
     pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
         resident_kib(&self.process.pid().to_string())
     }
+
+    /// Processor time that it has had.
+    pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
+        processor_time(&self.process.pid().to_string())
+    }
 }
 
 /// Memory that a process has, in KiB: by its id, or `self`.
@@ -56,8 +61,8 @@ pub(crate) fn resident_kib(process: &str) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Processor time that a process has had, by its id.
-pub(crate) fn processor_time(process: u32) -> anyhow::Result<Duration> {
+/// Processor time that a process has had, on all its threads: by its id, or `self`.
+pub(crate) fn processor_time(process: &str) -> anyhow::Result<Duration> {
     let mut spent = 0;
     for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
         let Ok(line) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };

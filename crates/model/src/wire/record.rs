@@ -147,6 +147,7 @@ struct Line {
     attempt: Option<u32>,
     agent: Option<AgentId>,
     hostname: Option<String>,
+    delivery: Option<String>,
     error: Option<Failure>,
     not_before: Option<Timestamp>,
     by: Option<String>,
@@ -172,7 +173,7 @@ impl TryFrom<Line> for Event {
     type Error = Missing;
 
     fn try_from(line: Line) -> Result<Self, Missing> {
-        let Line { schema, at, word, attempt, agent, hostname, error, not_before, by } = line;
+        let Line { schema, at, word, attempt, agent, hostname, delivery, error, not_before, by } = line;
         let attempt = || attempt.ok_or(Missing("attempt"));
         let by = || by.ok_or(Missing("by"));
         let kind = match word {
@@ -180,6 +181,7 @@ impl TryFrom<Line> for Event {
                 attempt: attempt()?,
                 agent: agent.ok_or(Missing("agent"))?,
                 hostname: hostname.ok_or(Missing("hostname"))?,
+                delivery,
             },
             Word::Retrying => EventKind::Retrying {
                 attempt: attempt()?,
