@@ -26,6 +26,8 @@ const AT_ONCE: usize = 32;
 const FILES_PER_AGENT: u64 = 4;
 /// What everything else in this process may have open, and in the broker, which has a file for each agent.
 const FILES_BESIDES: u64 = 512;
+/// How often an agent asks to join before it gives up: a broker whom many ask at once may be slow to answer.
+const JOIN_TRIES: usize = 10;
 /// For everybody to be there, and for everybody to have answered.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -57,7 +59,7 @@ pub(crate) async fn run(settings: &Settings) -> anyhow::Result<()> {
         let needed = files_needed(*size);
         if limit.is_some_and(|limit| limit < needed) {
             println!(
-                "{size:>7} left out: {needed} files have to be open at once, and {} may be. Raise the limit (`ulimit -n {needed}`, or run as root)",
+                "{size:>7} left out: {needed} files have to be open at once, and {} may be. Raise the limit first (`ulimit -Hn {needed}` where the system allows it), or ask for fewer agents",
                 limit.unwrap_or_default()
             );
             n_left_out += 1;
@@ -80,7 +82,7 @@ fn files_allowed(n_agents: usize) -> anyhow::Result<Option<u64>> {
     if current.is_none_or(|current| current >= needed) {
         return Ok(current);
     }
-    // Root may raise the maximum as well.
+    // Whoever has the right to (root, unless it was taken away) may raise the maximum as well.
     if maximum.is_some_and(|maximum| maximum < needed)
         && setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: Some(needed) }).is_ok()
     {
@@ -185,7 +187,14 @@ async fn agent(
         thresholds: Thresholds::default(),
     };
     let agent = Agent::new(config, store)?;
-    agent.join().await?;
+    let mut n_tries = 1;
+    while let Err(error) = agent.join().await {
+        if n_tries == JOIN_TRIES {
+            return Err(error.into());
+        }
+        n_tries += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     Ok(async move {
         if let Err(error) = agent.run(stop, CancellationToken::new()).await {
             println!("an agent ended: {error}");
