@@ -175,7 +175,7 @@ impl Turns for Meddler {
 async fn meddled(when: When) -> (Bench, Job) {
     let lease = match when {
         When::Before | When::After => Duration::from_millis(500),
-        When::Late => Duration::from_secs(60),
+        When::Late | When::Deleted => Duration::from_secs(60),
     };
     let sound = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let rival = keyed(1);
