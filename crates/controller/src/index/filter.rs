@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use longshore_model::{JobId, JobStatus};
 use sha2::{Digest, Sha256};
 
-
 /// A moment as a list was asked for it, such as `1h`, and what that means: on every page what it meant on the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moment {

@@ -194,8 +194,12 @@ fn history(steps: Vec<Step>) -> (Index, Reference, Timestamp) {
                 reference.jobs.entry(definition.id).or_insert_with(fresh).stored_at = now;
             }
             Step::Start { id, execution, attempt, agent, host } => {
-                let kind =
-                    EventKind::Started { attempt, agent: AgentId::from_bits(execution.unwrap_or(agent)), hostname: HOSTS[host].to_owned() };
+                let kind = EventKind::Started {
+                    attempt,
+                    agent: AgentId::from_bits(execution.unwrap_or(agent)),
+                    hostname: HOSTS[host].to_owned(),
+                    delivery: None,
+                };
                 happen(&mut index, &mut reference, (id, of(execution)), kind, now);
             }
             Step::Retry { id, execution, attempt, fault } => {
