@@ -4,14 +4,21 @@
 //! fails or is killed. Nothing here knows the product beyond `longshore-model`, so that what it finds out is evidence.
 
 pub mod credentials;
+mod disk;
 mod eventually;
 mod lifeline;
 mod nats;
 mod process;
+mod random;
+mod role;
 pub mod sample;
 pub mod witness;
 
+pub use disk::Disk;
 pub use eventually::eventually;
-pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, Tap, nats_server_binary};
+pub use lifeline::{Lifeline, Scratch};
+pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, Tap, cluster, nats_server_binary};
 pub use process::{Process, Stream};
+pub use random::Random;
+pub use role::{Role, free_address, longshore};
 pub use rustix::process::Signal;

@@ -1,13 +1,12 @@
 //! The broker's disk is full: nothing is accepted that is not kept, and what was accepted is done once there is space again.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore_client::ErrorCode;
 use longshore_model::JobStatus;
 use longshore_model::wire::rest::JobRequest;
 use longshore_testkit::witness::Witness;
-use longshore_testkit::{NatsOptions, NatsServer, Process, Signal, eventually};
+use longshore_testkit::{Disk, NatsOptions, NatsServer, Process, Signal, eventually};
 
 use crate::fleet::{Fleet, PATIENCE, longshore, shell};
 
@@ -20,7 +19,7 @@ const SUBMISSIONS_MAX: usize = 60;
 
 #[tokio::test]
 async fn a_full_disk_refuses_new_work_and_loses_none() {
-    let Some(disk) = Disk::mount("64m") else { return };
+    let Some(disk) = disk("64m") else { return };
     let options = NatsOptions {
         store_dir: Some(disk.path().join("store")),
         // Bounds of streams are set aside in full; the server's own guess from the disk would not hold ours.
@@ -89,7 +88,7 @@ async fn a_full_disk_refuses_new_work_and_loses_none() {
 
 #[tokio::test]
 async fn everything_starts_on_a_disk_smaller_than_the_bounds_of_its_streams() {
-    let Some(disk) = Disk::mount("96m") else { return };
+    let Some(disk) = disk("96m") else { return };
     let home = tempfile::tempdir().unwrap();
     let data = disk.path().join("data").display().to_string();
     let mut process = Process::spawn(longshore(home.path(), &["start", "-o", "json", "--listen", "127.0.0.1:0", "--data", &data]));
@@ -98,61 +97,7 @@ async fn everything_starts_on_a_disk_smaller_than_the_bounds_of_its_streams() {
     assert!(process.wait(PATIENCE).await.success(), "{}", process.output());
 }
 
-/// A small file system in memory. Unmounted and gone when dropped.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-impl Disk {
-    /// `None`, with the reason said, where the test is not allowed to mount.
-    fn mount(size: &str) -> Option<Self> {
-        let disk = Self { dir: tempfile::Builder::new().prefix("longshore-disk-").tempdir().unwrap() };
-        let mounted =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(disk.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(disk),
-            Ok(output) => {
-                println!("skipped, no file system can be mounted here: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                println!("skipped, there is no `mount`: {error}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.path().join("filler")
-    }
-
-    /// Takes every free block.
-    fn fill(&self) {
-        use std::io::Write as _;
-        let mut file = std::fs::File::create(self.filler()).unwrap();
-        for block in [1 << 20, 4096, 1] {
-            let block = vec![0; block];
-            while file.write_all(&block).is_ok() {}
-        }
-        assert!(self.is_full());
-    }
-
-    fn is_full(&self) -> bool {
-        rustix::fs::statvfs(self.path()).unwrap().f_bavail == 0
-    }
-
-    fn make_room(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazy: whoever still has a file open there keeps it no longer than it lives.
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.path()).stderr(std::process::Stdio::null()).status();
-    }
+/// `None`, with the reason said, where the test is not allowed to mount.
+fn disk(size: &str) -> Option<Disk> {
+    Disk::mount(size).inspect_err(|why| println!("skipped, {why}")).ok()
 }

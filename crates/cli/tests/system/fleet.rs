@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use longshore_client::{Client, ClientConfig};
 use longshore_model::wire::rest::{JobRequest, JobView, RetryRequest};
-use longshore_testkit::{NatsServer, Process, eventually};
-use serde_json::{Value, json};
+pub(crate) use longshore_testkit::free_address;
+use longshore_testkit::{NatsServer, Role, eventually};
+use serde_json::json;
 
 /// How long anything may take that is only waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,54 +18,21 @@ pub(crate) const LEASE: &str = "LONGSHORE_AGENT__CONSUMER__ACK_WAIT";
 /// A delivery on its way to a killed agent is offered again after this; two minutes would be a long test.
 const SHORT_LEASE: &str = "5s";
 
-/// A role of the program: how it was started, and the process.
-pub(crate) struct Role {
-    words: Vec<String>,
-    home: std::path::PathBuf,
-    lease: &'static str,
-    process: Process,
-    ready: Value,
-}
-
-impl Role {
-    async fn start(home: &Path, lease: &'static str, words: &[&str]) -> Self {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let (process, ready) = launch(home, lease, &words).await;
-        Self { words, home: home.to_owned(), lease, process, ready }
-    }
-
-    /// What it said when it was ready.
-    pub(crate) fn said(&self, key: &str) -> String {
-        self.ready[key].as_str().unwrap_or_else(|| panic!("it did not say its {key}: {}", self.ready)).to_owned()
-    }
-
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    pub(crate) async fn kill_and_restart(&mut self) {
-        self.process.kill9();
-        (self.process, self.ready) = launch(&self.home, self.lease, &self.words).await;
-    }
-}
-
-async fn launch(home: &Path, lease: &str, words: &[String]) -> (Process, Value) {
-    let mut command = longshore(home, words);
-    command.env(LEASE, lease);
-    let process = Process::spawn(command);
-    let line = process.wait_for_line(|line| line.starts_with('{'), PATIENCE).await;
-    (process, serde_json::from_str(&line).unwrap())
+/// A role of the program with a lease of this length.
+async fn role(home: &Path, lease: &'static str, words: &[&str]) -> Role {
+    let (home, words) = (home.to_owned(), words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    Role::start(PATIENCE, move || {
+        let mut command = longshore(&home, &words);
+        command.env(LEASE, lease);
+        command
+    })
+    .await
 }
 
 /// The program with a home of its own and nothing of ours in its environment.
 pub(crate) fn longshore<T: AsRef<std::ffi::OsStr>>(home: &Path, words: &[T]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
-    command.args(words).env("HOME", home).env("XDG_CONFIG_HOME", home.join("config")).env("XDG_STATE_HOME", home.join("state"));
-    for name in ["LONGSHORE_URL", "LONGSHORE_TOKEN_FILE", "LONGSHORE_CONTEXT"] {
-        command.env_remove(name);
-    }
+    let mut command = longshore_testkit::longshore(Path::new(env!("CARGO_BIN_EXE_longshore")), home, words);
     command.env(LEASE, SHORT_LEASE);
-    command.env("NATS_SERVER_BIN", longshore_testkit::nats_server_binary());
     command
 }
 
@@ -74,6 +41,7 @@ pub(crate) struct Fleet {
     pub(crate) controller: Role,
     pub(crate) agents: Vec<Role>,
     pub(crate) client: Client,
+    lease: &'static str,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -95,10 +63,10 @@ impl Fleet {
         // A port of its own, so that a restarted controller is found where it was.
         let listen = free_address();
         let words = ["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen];
-        let controller = Role::start(dir.path(), lease, &words).await;
+        let controller = role(dir.path(), lease, &words).await;
         let token = std::fs::read_to_string(controller.said("token_file")).unwrap().trim().to_owned();
         let client = Client::new(ClientConfig { url: controller.said("url"), token: Some(token) }).unwrap().with_retry_budget(PATIENCE);
-        let mut fleet = Self { nats, controller, agents: Vec::new(), client, dir };
+        let mut fleet = Self { nats, controller, agents: Vec::new(), client, lease, dir };
         for _ in 0..n_agents {
             fleet.launch_agent(&[]).await;
         }
@@ -119,7 +87,7 @@ impl Fleet {
         let (_, port) = url.rsplit_once(':').unwrap();
         let words = ["job", "worker", "start", "-o", "json", "--worker-host", "127.0.0.1", "--worker-port", port, "--data", &data];
         let words = [&words[..], &["--worker-hostname", hostname, "--worker-max-jobs", "3", "--consumer-ack-wait", SHORT_LEASE]].concat();
-        self.agents.push(Role::start(self.dir.path(), self.controller.lease, &words).await);
+        self.agents.push(role(self.dir.path(), self.lease, &words).await);
         self.all_known().await;
     }
 
@@ -138,7 +106,7 @@ impl Fleet {
         let (data, host) = (self.dir.path().join(format!("agent-{n}")).display().to_string(), format!("host-{n}"));
         let mut words = vec!["agent", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--agent-hostname", &host];
         words.extend(more);
-        self.agents.push(Role::start(self.dir.path(), self.controller.lease, &words).await);
+        self.agents.push(role(self.dir.path(), self.lease, &words).await);
     }
 
     async fn all_known(&self) {
@@ -166,15 +134,4 @@ pub(crate) fn shell(script: &str) -> JobRequest {
 /// The same, run again when its agent is killed.
 pub(crate) fn persistent(script: &str) -> JobRequest {
     JobRequest { retry: Some(RetryRequest { max_attempts: 50, backoff: Some(vec!["100ms".into()]) }), ..shell(script) }
-}
-
-/// An address on loopback below the range that connections are given by themselves, free at the moment and nobody else's in this process.
-pub(crate) fn free_address() -> String {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() as u16).wrapping_mul(31);
-    std::iter::repeat_with(|| 20_000 + start.wrapping_add(NEXT.fetch_add(7, Ordering::Relaxed)) % 10_000)
-        .take(1000)
-        .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| std::net::TcpListener::bind(address).is_ok())
-        .expect("a free port")
 }

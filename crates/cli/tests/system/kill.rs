@@ -9,8 +9,8 @@ use futures::future::join_all;
 use longshore_client::Client;
 use longshore_model::wire::rest::{JobRequest, JobView};
 use longshore_model::{JobId, JobStatus};
-use longshore_testkit::eventually;
 use longshore_testkit::witness::Witness;
+use longshore_testkit::{Random, eventually};
 
 use crate::fleet::{Fleet, PATIENCE, persistent, shell};
 
@@ -45,7 +45,7 @@ async fn submit_share(first: usize, client: &Client, witness: &Witness, n_ended:
 }
 
 async fn kill_at_random(fleet: &mut Fleet, seed: u64, n_ended: &Cell<usize>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     for kill in 0..KILLS {
         // Spread over the run by its own progress, not by a clock.
         let due = JOBS * (kill + 1) / (KILLS + 2) + random.below(20);
@@ -138,14 +138,4 @@ async fn check(client: &Client, witness: &Witness, seen: &BTreeMap<usize, JobVie
         "{JOBS} submitted, {} answered, 0 lost: {n_completed} completed, {n_interrupted} interrupted and not run again, {n_second} with a second attempt",
         seen.len()
     );
-}
-
-/// A small generator of its own, so that a seed replays.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
 }

@@ -1,14 +1,13 @@
 //! Three servers that keep copies of everything.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::TryStreamExt;
 use longshore_store::Answered;
 use longshore_store::jetstream::{Config, connect};
-use longshore_testkit::{NatsOptions, NatsServer, eventually};
+use longshore_testkit::{NatsOptions, NatsServer, cluster, eventually};
 
 use crate::harness::Puller;
 use crate::sample::*;
@@ -16,23 +15,9 @@ use crate::sample::*;
 /// Leaders are chosen within seconds, on a machine that is busy with other tests in more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Three servers, each of which knows the others.
-async fn cluster() -> [NatsServer; 3] {
-    // Held until all are known, so that they differ; routes are dialled again until they are there.
-    let doors = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = doors.map(|door| door.local_addr().unwrap().port());
-    let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
-    let start = |port: u16| {
-        let extra_config = format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}");
-        NatsServer::start_with(NatsOptions { is_monitored: true, sync_always: false, extra_config, ..NatsOptions::default() })
-    };
-    let (one, two, three) = tokio::join!(start(ports[0]), start(ports[1]), start(ports[2]));
-    [one, two, three]
-}
-
 #[tokio::test]
 async fn every_stream_has_as_many_copies_as_configured_and_work_survives_the_loss_of_a_server() {
-    let mut servers = cluster().await;
+    let mut servers = cluster(&NatsOptions { sync_always: false, ..NatsOptions::default() }).await;
     let url = servers.each_ref().map(NatsServer::url).join(",");
     let config = Config { url: url.clone(), replicas: 3, ..Config::default() };
     let store = eventually("the cluster to be ready", PATIENCE, async || connect(&config).await.ok()).await;

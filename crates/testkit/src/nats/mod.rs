@@ -1,15 +1,18 @@
 //! A real nats-server for one test: started, killed, paused, restarted, and gone with its files when dropped.
 
 mod binary;
+mod cluster;
 mod monitor;
 mod probe;
 mod wire;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use binary::{NATS_SERVER_VERSION, nats_server_binary};
+pub use cluster::cluster;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,6 +42,8 @@ pub struct NatsOptions {
     /// Whether the server tells of itself over HTTP as well, see [`NatsServer::monitor`]. A server that wants credentials or TLS needs this:
     /// its readiness is asked for there, and otherwise by a connection without either.
     pub is_monitored: bool,
+    /// What it listens on; loopback unless given. Every address of a network namespace of its own is loopback's, too.
+    pub host: IpAddr,
     /// Lines added at the top level of the configuration.
     pub extra_config: String,
 }
@@ -51,6 +56,7 @@ impl Default for NatsOptions {
             max_payload: None,
             max_file_store: None,
             is_monitored: false,
+            host: Ipv4Addr::LOCALHOST.into(),
             extra_config: String::new(),
         }
     }
@@ -104,6 +110,12 @@ impl NatsServer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What it calls itself; no other server is called so.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The running server's process id.
@@ -235,8 +247,9 @@ impl NatsServer {
         let Self { options, name, port, .. } = self;
         let line = |key: &str, value: Option<String>| value.map(|value| format!("{key}: {value}\n")).unwrap_or_default();
         format!(
-            "server_name: {}\nlisten: \"127.0.0.1:{port}\"\n{}{}jetstream {{\nstore_dir: {}\n{}{}}}\n{}\n",
+            "server_name: {}\nlisten: \"{}:{port}\"\n{}{}jetstream {{\nstore_dir: {}\n{}{}}}\n{}\n",
             quoted(name),
+            options.host,
             if options.is_monitored { monitor::config(self.dir.path()) } else { String::new() },
             line("max_payload", options.max_payload.map(|bytes| bytes.to_string())),
             quoted(&self.store_dir().to_string_lossy()),
