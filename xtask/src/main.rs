@@ -1,4 +1,4 @@
-//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | schemathesis | help`.
+//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | chaos | schemathesis | help`.
 //!
 //! Plain `std` and two small crates, so that it compiles in seconds on a fresh machine. It drives the product from outside, by its
 //! command line and its REST API, and links none of it.
@@ -24,6 +24,8 @@ cargo xtask COMMAND
   test [ARGS]     Set up and run all tests; ARGS go to `cargo test`.
   ci              Formatting, clippy, tests, documentation: what has to pass.
   bench [ARGS]    Set up and run the benchmark in release; ARGS go to it (`jobs` unless given).
+  chaos [ARGS]    Kills, pauses, cuts of network and power and full disks, against real processes; ARGS go to it
+                  (such as --cell cut --seconds 20; --help has all). Root for some of it.
   schemathesis [ARGS]
                   Try the REST API with requests made from its description; ARGS go to schemathesis (such as -n 200).
   setup           Get a nats-server into target/tools; the others do it by themselves.
@@ -52,6 +54,7 @@ fn dispatch() -> Result<()> {
         "test" => stages::test(&args),
         "ci" => stages::ci(),
         "bench" => stages::bench(&args),
+        "chaos" => stages::chaos(&args),
         "schemathesis" => schemathesis::run(&args),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

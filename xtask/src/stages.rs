@@ -38,6 +38,16 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     run(command)
 }
 
+/// `cargo xtask chaos`: the program that tests start, and the harness.
+pub(crate) fn chaos(args: &[String]) -> Result<()> {
+    let nats_server = setup::nats_server()?;
+    let longshore = build_longshore()?;
+    run(cargo(&["build", "--workspace", "--bin", "longshore-chaos", "--locked"]))?;
+    let mut command = Command::new(longshore.with_file_name("longshore-chaos"));
+    command.args(args).env("NATS_SERVER_BIN", nats_server);
+    run(command)
+}
+
 /// `cargo xtask ci`: every stage, also after one that failed, and a summary.
 pub(crate) fn ci() -> Result<()> {
     for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {

@@ -20,6 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("longshore-testkit", &["model"]),
     // The fan-out benchmark runs thousands of agents in one process.
     ("longshore-bench", &["agent", "client", "exec", "model", "store", "testkit"]),
+    // Real processes, tried from outside: it links nothing of what it tries.
+    ("longshore-chaos", &["client", "model", "testkit"]),
     // Real agents and real controllers, on a simulated host and behind a misbehaving broker.
     ("longshore-sim", &["agent", "controller", "exec", "model", "store"]),
     ("xtask", &[]),

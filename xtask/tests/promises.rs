@@ -18,7 +18,7 @@ fn check(document: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies one level below the workspace");
     let table = std::fs::read_to_string(root.join(document)).expect("the table is there");
     let mut functions = BTreeSet::new();
-    for dir in ["bench", "crates", "sim", "xtask"] {
+    for dir in ["bench", "chaos", "crates", "sim", "xtask"] {
         collect(&root.join(dir), &mut functions);
     }
     let mut n_rows = 0;
