@@ -386,13 +386,19 @@ impl Worker {
     }
 
     fn unstarted(&self, execution: &Execution, outcome: Outcome, failure: Failure) -> Answer {
+        // What somebody else ended is not this agent's by its being offered.
+        let (agent, hostname) = if matches!(outcome, Outcome::Cancelled | Outcome::Expired) {
+            execution.holder().map(|(agent, hostname)| (agent, hostname.to_owned())).unzip()
+        } else {
+            (Some(self.ctx.config.id), Some(self.ctx.config.hostname()))
+        };
         Answer {
             schema: SCHEMA,
             job: self.key.0,
             execution: self.key.1,
             outcome,
-            agent: Some(self.ctx.config.id),
-            hostname: Some(self.ctx.config.hostname()),
+            agent,
+            hostname,
             attempts: execution.attempts(),
             changed: None,
             result: None,

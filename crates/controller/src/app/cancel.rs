@@ -186,8 +186,13 @@ pub(crate) fn cancelled(definition: &Definition, execution: ExecutionId, state: 
 
 /// The answer of an execution that was not started in time.
 pub(crate) fn expired(definition: &Definition, execution: ExecutionId, state: &Execution, now: Timestamp) -> Answer {
-    let message = format!("not started by {}", definition.expires_at);
-    unstarted(definition, execution, state, Outcome::Expired, ErrorCode::Expired, message, now)
+    let Failure { code, message } = not_in_time(definition);
+    unstarted(definition, execution, state, Outcome::Expired, code, message, now)
+}
+
+/// Why an execution expired.
+pub(super) fn not_in_time(definition: &Definition) -> Failure {
+    Failure { code: ErrorCode::Expired, message: format!("not started by {}", definition.expires_at) }
 }
 
 fn unstarted(

@@ -13,7 +13,7 @@ use longshore_model::wire::rest::{ExecutionView, JobView, TimelineEntry};
 use longshore_model::{ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Error as StoreError, JobRecord, Revision};
 
-use super::{App, results};
+use super::{App, cancel, results};
 use crate::timeline;
 
 /// Every execution's folded state, in the definition's order.
@@ -164,6 +164,9 @@ pub(crate) fn shown_to(caller: &Caller, mut job: JobView) -> JobView {
 fn execution_view(record: &JobRecord, id: ExecutionId, execution: &Execution) -> ExecutionView {
     let answer = record.answer_of(id);
     let holder = execution.holder();
+    // What an event ended has its answer a little later. Nothing that a reader saw changes with that.
+    let has_expired = execution.state() == ExecutionState::Expired;
+    let never_ran = (has_expired || execution.state() == ExecutionState::Cancelled) && execution.attempts() == 0;
     ExecutionView {
         id,
         state: execution.state(),
@@ -171,10 +174,10 @@ fn execution_view(record: &JobRecord, id: ExecutionId, execution: &Execution) ->
         hostname: holder.map(|(_, hostname)| hostname.to_owned()),
         attempts: execution.attempts(),
         cancel_requested: execution.cancel_requested_by().is_some(),
-        changed: answer.and_then(|answer| answer.changed),
+        changed: answer.and_then(|answer| answer.changed).or(never_ran.then_some(false)),
         result: answer.and_then(|answer| answer.result.clone()),
         large_result: answer.and_then(|answer| results::stand_in(record.definition.id, id, answer)),
-        error: execution.last_failure().cloned(),
+        error: execution.last_failure().cloned().or_else(|| has_expired.then(|| cancel::not_in_time(&record.definition))),
         cancel_verified: answer.and_then(|answer| answer.cancel_verified),
         started_at: execution.started_at(),
         finished_at: execution.ended_at(),

@@ -239,7 +239,7 @@ async fn what_is_not_started_in_time_expires_and_never_starts() {
 }
 
 #[tokio::test]
-async fn answers_that_are_owed_are_written() {
+async fn answers_that_are_owed_are_written_and_change_nothing_that_was_seen() {
     let store = store();
     let bench = Bench::on(&store);
     let (cancelled, revision) = create(&store, 1).await;
@@ -247,7 +247,10 @@ async fn answers_that_are_owed_are_written() {
     let (expired, revision) = create(&store, 2).await;
     append(&store, expired, revision, EventKind::Expired).await;
     bench.index(|index| index.owing(None, 10).len() == 2).await;
-    owed::pass(bench.app.clone(), None, at(0)).await.unwrap();
+    let seen = async |job| crate::app::job_view(&load(&store, job).await.0, Vec::new(), at(0)).executions;
+    let before = [seen(cancelled).await, seen(expired).await];
+    owed::pass(bench.app.clone(), None, at(7)).await.unwrap();
+    assert_eq!([seen(cancelled).await, seen(expired).await], before);
     let answer = store.ledger.load_answer(cancelled, ExecutionId::Any).await.unwrap().unwrap();
     assert_eq!((answer.outcome, answer.error.unwrap().message.as_str()), (Outcome::Cancelled, "cancelled by bob"));
     let answer = store.ledger.load_answer(expired, ExecutionId::Any).await.unwrap().unwrap();

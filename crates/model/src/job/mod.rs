@@ -142,6 +142,24 @@ pub(crate) mod tests {
         assert_eq!((execution.state(), execution.attempts()), (ExecutionState::Failed, 1));
     }
 
+    #[test]
+    fn what_ended_before_any_start_keeps_its_time_and_its_word_when_the_owed_answer_comes() {
+        let decided = event(EventKind::Cancelled { by: "ana".into() });
+        let error = Some(Failure { code: ErrorCode::Cancelled, message: "cancelled by ana".into() });
+        // By an agent that was offered it, ten seconds later.
+        let owed = Answer { attempts: 0, started_at: None, error, ..answer(Outcome::Cancelled) };
+        let before = Execution::fold([&decided], None).unwrap();
+        let after = Execution::fold([&decided], Some(&owed)).unwrap();
+        for execution in [&before, &after] {
+            assert_eq!((execution.state(), execution.ended_at(), execution.holder()), (ExecutionState::Cancelled, Some(at(10)), None));
+            assert_eq!(execution.last_failure().map(|failure| failure.message.as_str()), Some("cancelled by ana"));
+        }
+        let mut turned = Execution::default();
+        turned.apply_answer(&owed).unwrap();
+        turned.apply(&decided).unwrap();
+        assert_eq!(turned, after, "in either order");
+    }
+
     /// The reference: what a ledger with guards can hold, as a writer sees it.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Model {

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
+use crate::wire::problem::ErrorCode;
 use crate::wire::record::{Answer, Event, EventKind, Failure, Outcome};
 
 /// Where an execution stands.
@@ -185,6 +186,10 @@ impl Execution {
             EventKind::Cancelled { by } => {
                 let applied = self.ended_unstarted(ExecutionState::Cancelled, event.at)?;
                 self.cancel_requested(by);
+                if !self.answered {
+                    // As its answer will say, whoever gets to write it.
+                    self.last_failure = Some(Box::new(Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") }));
+                }
                 Ok(applied)
             }
             EventKind::Expired => self.ended_unstarted(ExecutionState::Expired, event.at),
@@ -205,14 +210,18 @@ impl Execution {
         if matches!(self.state, ExecutionState::Cancelled | ExecutionState::Expired) && self.state != to {
             return Err(Refused::AlreadyFinal { from: self.state, to });
         }
+        // The answer may be owed for a while, and written by anybody: neither when it ended nor who had it changes with that.
+        if !matches!(self.state, ExecutionState::Cancelled | ExecutionState::Expired) {
+            self.ended_at = Some(answer.finished_at);
+        }
+        let never_had = answer.attempts == 0 && matches!(answer.outcome, Outcome::Cancelled | Outcome::Expired);
         self.answered = true;
         self.state = to;
         self.attempts = self.attempts.max(answer.attempts);
         self.retry_not_before = None;
         self.last_failure = answer.error.clone().map(Box::new);
         self.started_at = answer.started_at.or(self.started_at);
-        self.ended_at = Some(answer.finished_at);
-        if let (Some(agent), Some(hostname)) = (answer.agent, &answer.hostname) {
+        if let (Some(agent), Some(hostname), false) = (answer.agent, &answer.hostname, never_had) {
             self.holder = Some((agent, hostname.as_str().into()));
         }
         Ok(Applied::Changed)
@@ -279,6 +288,8 @@ impl Execution {
 
     fn ended_unstarted(&mut self, to: ExecutionState, at: Timestamp) -> Result<Applied, Refused> {
         if self.state == to {
+            // Also where its answer was seen first.
+            self.ended_at = Some(at);
             return Ok(Applied::Duplicate);
         }
         match self.state {
