@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::history::{End, JobHistory, Policy};
 
-/// A promise that was broken.
+/// What should not be, in nearly all cases a promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", rename_all = "snake_case")]
 pub(crate) enum Finding {
@@ -18,7 +18,8 @@ pub(crate) enum Finding {
     Hidden { label: String, starts: u32, attempts: u32 },
     /// Its end was read twice and differed.
     Changed { label: String, before: String, after: String },
-    /// Another attempt was recorded after its end had been read.
+    /// Another attempt was recorded after its end had been read. Told, and not counted as broken: its answer stands, the attempt is on
+    /// record and within its policy. Another agent takes what it believes to be abandoned while the answer is on its way.
     AfterEnd { label: String, before: u32, after: u32 },
     /// One key gave several jobs.
     Doubled { label: String, ids: Vec<String> },
@@ -32,6 +33,13 @@ pub(crate) enum Finding {
     Listed { label: String, listed: String, read: String },
     /// Something ran that nobody had submitted, or a line that no job writes.
     Foreign { line: String },
+}
+
+impl Finding {
+    /// Whether a promise is broken by it.
+    pub(crate) fn breaks(&self) -> bool {
+        !matches!(self, Self::AfterEnd { .. })
+    }
 }
 
 impl fmt::Display for Finding {
@@ -98,22 +106,12 @@ fn change(label: &str, before: &End, after: &End) -> Option<Finding> {
     if before.state == "lost" && after.state != "lost" {
         return None;
     }
-    if is_filled_in(before, after) {
-        return None;
-    }
     let label = label.to_owned();
     if *before == (End { attempts: before.attempts, ..after.clone() }) {
         return Some(Finding::AfterEnd { label, before: before.attempts, after: after.attempts });
     }
     let [before, after] = [before, after].map(|end| serde_json::to_string(end).unwrap_or_default());
     Some(Finding::Changed { label, before, after })
-}
-
-/// Whether the end was decided before any start and read before its answer was there: whoever decided it was killed between the two, and
-/// another writes the answer that is owed. The state is the same, and why and when come with the answer.
-pub(crate) fn is_filled_in(before: &End, after: &End) -> bool {
-    let is_decided = matches!(before.state.as_str(), "cancelled" | "expired") && before.answer["error"].is_null();
-    is_decided && before.state == after.state && before.attempts == after.attempts && !after.answer["error"].is_null()
 }
 
 #[cfg(test)]
@@ -212,18 +210,6 @@ mod tests {
         for state in ["completed", "lost"] {
             let ends = vec![end("completed", state, 1), end("completed", state, 2)];
             finds(|job| job.ends = ends, BOTH_RAN, &[Finding::AfterEnd { label: label(), before: 1, after: 2 }]);
-        }
-    }
-
-    #[test]
-    fn an_answer_that_was_owed_is_no_change_and_another_state_is() {
-        let without = || End { answer: json!({ "error": null, "finished_at": "1" }), ..end("cancelled", "cancelled", 0) };
-        let with = |state: &str| End { answer: json!({ "error": "cancelled", "finished_at": "2" }), ..end("cancelled", state, 0) };
-        finds(|job| job.ends = vec![without(), with("cancelled")], "b - 2 start\n", &[]);
-        for (before, after) in [(without(), with("expired")), (with("cancelled"), without())] {
-            let [said_before, said_after] = [&before, &after].map(|end| serde_json::to_string(end).unwrap());
-            let changed = Finding::Changed { label: label(), before: said_before, after: said_after };
-            finds(|job| job.ends = vec![before, after], "b - 2 start\n", &[changed]);
         }
     }
 

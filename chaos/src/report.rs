@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cell::Kind;
-use crate::check::{Finding, is_filled_in};
+use crate::check::Finding;
 use crate::history::JobHistory;
 use crate::options::Options;
 use crate::run::{Times, rate};
@@ -43,8 +43,8 @@ pub(crate) struct Figures {
     hidden_executions: usize,
     changed_terminals: usize,
     other_findings: usize,
-    /// Ends that were read before the answer was there, which says why and when.
-    filled_in: usize,
+    /// Attempts that were recorded after their job had ended: told, and not broken.
+    after_end: usize,
     rate_before: f64,
     rate_after: f64,
     recovery_ratio: f64,
@@ -58,6 +58,7 @@ impl Figures {
         let lost = count(|finding| matches!(finding, Finding::Lost { .. }));
         let hidden_executions = count(|finding| matches!(finding, Finding::Hidden { .. }));
         let changed_terminals = count(|finding| matches!(finding, Finding::Changed { .. }));
+        let after_end = count(|finding| !finding.breaks());
         let (rate_before, rate_after) = (rate(jobs, times.warm, times.struck), rate(jobs, times.settled, times.over));
         let delays = jobs.iter().filter_map(|job| job.ended?.checked_sub(job.submitted));
         Self {
@@ -70,8 +71,8 @@ impl Figures {
             lost,
             hidden_executions,
             changed_terminals,
-            other_findings: findings.len() - lost - hidden_executions - changed_terminals,
-            filled_in: jobs.iter().flat_map(|job| job.ends.windows(2)).filter(|pair| is_filled_in(&pair[0], &pair[1])).count(),
+            other_findings: findings.len() - lost - hidden_executions - changed_terminals - after_end,
+            after_end,
             rate_before,
             rate_after,
             recovery_ratio: if rate_before > 0.0 { rate_after / rate_before } else { 0.0 },
@@ -179,11 +180,11 @@ pub(crate) fn print(rows: &[Row], options: &Options) -> anyhow::Result<()> {
             println!("    below the aim: {:.1} % of the rate before", figures.recovery_ratio * 100.0);
         }
     }
-    let count = |word: &str| rows.iter().filter(|row| row.word() == word).count();
-    let n_filled_in: usize = rows.iter().filter_map(|row| Some(row.figures.as_ref()?.filled_in)).sum();
-    if n_filled_in > 0 {
-        println!("{n_filled_in} cancelled or expired jobs were read before their answer was there");
+    let n_after_end: usize = rows.iter().filter_map(|row| Some(row.figures.as_ref()?.after_end)).sum();
+    if n_after_end > 0 {
+        println!("{n_after_end} attempts were recorded after their jobs had ended; their answers stand");
     }
+    let count = |word: &str| rows.iter().filter(|row| row.word() == word).count();
     println!("\n{} held, {} broken, {} not counted, {} not run", count("held"), count("BROKEN"), count("not counted"), count("not run"));
     Ok(())
 }
