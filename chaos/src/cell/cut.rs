@@ -7,7 +7,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use longshore_testkit::{NatsOptions, NatsServer, Random};
 
-use super::Cell;
+use super::{Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::host::network::Network;
 use crate::keeper::Powers;
@@ -19,7 +19,7 @@ impl Cell for Cut {
     async fn site(&mut self, powers: Powers) -> anyhow::Result<Site> {
         let network = Network::make(powers).await?;
         // Every address of this namespace: loopback, and the one that the agents see.
-        let broker = NatsServer::start_with(NatsOptions { host: Ipv4Addr::UNSPECIFIED.into(), ..NatsOptions::default() }).await;
+        let broker = NatsServer::start_with(NatsOptions { host: Ipv4Addr::UNSPECIFIED.into(), ..broker() }).await;
         Ok(Site { network: Some(network), ..Site::on(broker) })
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, ensure};
 use async_trait::async_trait;
 use longshore_testkit::{Disk, NatsOptions, NatsServer, Random};
 
-use super::Cell;
+use super::{Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::host::must_be_alone;
 use crate::keeper::Powers;
@@ -25,12 +25,7 @@ impl Cell for DiskFull {
     async fn site(&mut self, powers: Powers) -> anyhow::Result<Site> {
         must_be_alone(powers)?;
         let disk = Disk::mount(SIZE).map_err(|why| anyhow!(why))?;
-        let options = NatsOptions {
-            store_dir: Some(disk.path().join("store")),
-            // Bounds of streams are set aside in full; the server's own guess from the disk would not hold ours.
-            max_file_store: Some(64 << 30),
-            ..NatsOptions::default()
-        };
+        let options = NatsOptions { store_dir: Some(disk.path().join("store")), ..broker() };
         self.disk = Some(disk);
         Ok(Site::on(NatsServer::start_with(options).await))
     }

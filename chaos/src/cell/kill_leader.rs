@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use longshore_testkit::{NatsOptions, NatsServer, Random, cluster};
+use longshore_testkit::{NatsServer, Random, cluster};
 use serde_json::Value;
 
-use super::{Blows, Cell};
+use super::{Blows, Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::keeper::Powers;
 
@@ -22,7 +22,7 @@ pub(super) struct KillLeader;
 #[async_trait(?Send)]
 impl Cell for KillLeader {
     async fn site(&mut self, _powers: Powers) -> anyhow::Result<Site> {
-        let mut brokers = cluster(&NatsOptions::default()).await.into_iter();
+        let mut brokers = cluster(&broker()).await.into_iter();
         let first = brokers.next().context("three servers")?;
         let mut site = Site::on(first);
         site.brokers.extend(brokers);

@@ -14,7 +14,7 @@ mod two_controllers;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use longshore_testkit::Random;
+use longshore_testkit::{NatsOptions, Random};
 
 use crate::fleet::{Fleet, Site};
 use crate::keeper::Powers;
@@ -82,6 +82,11 @@ pub(crate) const CELLS: &[Kind] = &[
         make: || Box::new(two_controllers::TwoControllers),
     },
 ];
+
+/// A broker that starts whatever is free on this machine's disk: bounds of streams are set aside in full, and its own guess might not hold ours.
+fn broker() -> NatsOptions {
+    NatsOptions { max_file_store: Some(64 << 30), ..NatsOptions::default() }
+}
 
 /// Blows that are struck one after the other: the first at once, the others with time between them for work to get going again.
 struct Blows {

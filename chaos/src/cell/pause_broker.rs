@@ -6,7 +6,7 @@ use anyhow::ensure;
 use async_trait::async_trait;
 use longshore_testkit::{NatsServer, Random};
 
-use super::Cell;
+use super::{Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::keeper::Powers;
 
@@ -17,7 +17,7 @@ pub(super) struct PauseBroker;
 #[async_trait(?Send)]
 impl Cell for PauseBroker {
     async fn site(&mut self, _powers: Powers) -> anyhow::Result<Site> {
-        Ok(Site::on(NatsServer::start().await))
+        Ok(Site::on(NatsServer::start_with(broker()).await))
     }
 
     async fn strike(&mut self, fleet: &mut Fleet, until: Instant, _random: &mut Random) -> anyhow::Result<u32> {

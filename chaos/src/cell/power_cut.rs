@@ -6,7 +6,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use longshore_testkit::{NatsOptions, NatsServer, Random};
 
-use super::{Blows, Cell};
+use super::{Blows, Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::host::image::Image;
 use crate::keeper::Powers;
@@ -20,7 +20,7 @@ pub(super) struct PowerCut {
 impl Cell for PowerCut {
     async fn site(&mut self, powers: Powers) -> anyhow::Result<Site> {
         let image = Image::make(powers)?;
-        let options = NatsOptions { store_dir: Some(image.path().join("store")), max_file_store: Some(64 << 30), ..NatsOptions::default() };
+        let options = NatsOptions { store_dir: Some(image.path().join("store")), ..broker() };
         self.image = Some(image);
         Ok(Site::on(NatsServer::start_with(options).await))
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use longshore_testkit::{NatsServer, Random};
 use serde_json::Value;
 
-use super::{Blows, Cell};
+use super::{Blows, Cell, broker};
 use crate::fleet::{Fleet, Site};
 use crate::keeper::Powers;
 
@@ -24,7 +24,7 @@ pub(super) struct TwoControllers;
 #[async_trait(?Send)]
 impl Cell for TwoControllers {
     async fn site(&mut self, _powers: Powers) -> anyhow::Result<Site> {
-        Ok(Site { n_controllers: 2, ..Site::on(NatsServer::start().await) })
+        Ok(Site { n_controllers: 2, ..Site::on(NatsServer::start_with(broker()).await) })
     }
 
     async fn strike(&mut self, fleet: &mut Fleet, until: Instant, _random: &mut Random) -> anyhow::Result<u32> {
