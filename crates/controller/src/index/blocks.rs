@@ -3,6 +3,8 @@
 //! Each block knows how many of its jobs have each status, and which texts and agents occur in it, so that whoever looks for something
 //! rare passes over it in one step. What it knows may be too much, never too little: texts that have gone stay until they are counted anew.
 
+use std::ops::Range;
+
 use longshore_model::{AgentId, ExecutionId, JobId, JobStatus};
 
 use super::entry::{Entry, Share};
@@ -191,6 +193,17 @@ impl Block {
 
     pub(super) fn entry(&self, at: usize) -> &Entry {
         &self.entries[at]
+    }
+
+    /// Where the jobs from `oldest` up to before `end` are.
+    pub(super) fn within(&self, oldest: JobId, end: Option<JobId>) -> Range<usize> {
+        // Most blocks are within as a whole: a look at both ends instead of a search through memory that is in no cache.
+        let from = if self.first() >= oldest { 0 } else { self.ids.partition_point(|id| *id < oldest) };
+        let below = match end {
+            Some(end) if self.ids.last().is_some_and(|last| *last >= end) => self.ids.partition_point(|id| *id < end),
+            Some(_) | None => self.ids.len(),
+        };
+        from..below
     }
 
     pub(super) fn has_status(&self, status: JobStatus) -> bool {

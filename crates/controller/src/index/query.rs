@@ -78,14 +78,13 @@ impl Index {
         let Some(mut wanted) = Wanted::new(filter, &self.texts) else { return Page { items, last: None } };
         let (oldest, end) = bounds(filter, before);
         for block in self.jobs.all().iter().rev() {
-            let below = block.ids().partition_point(|id| end.is_none_or(|end| *id < end));
-            let from = block.ids().partition_point(|id| *id < oldest);
-            if from >= below {
+            let within = block.within(oldest, end);
+            if within.is_empty() {
                 continue;
             }
-            let mut last = from;
+            let mut last = within.start;
             if wanted.may_be_in(block) {
-                for at in (from..below).rev() {
+                for at in within.rev() {
                     last = at;
                     let entry = block.entry(at);
                     if wanted.is(entry) {
@@ -106,11 +105,7 @@ impl Index {
 
     /// Whether there may be wanted jobs from `oldest` up to before `end`.
     fn has_more(&self, wanted: &mut Wanted<'_>, oldest: JobId, end: JobId) -> bool {
-        self.jobs.all().iter().rev().any(|block| {
-            let below = block.ids().partition_point(|id| *id < end);
-            let from = block.ids().partition_point(|id| *id < oldest);
-            from < below && (from..below).any(|at| wanted.takes_status(block.entry(at).filed))
-        })
+        self.jobs.all().iter().rev().any(|block| block.within(oldest, Some(end)).any(|at| wanted.takes_status(block.entry(at).filed)))
     }
 
     /// Up to `limit` unfinished jobs after `after`, oldest first, of which `is_wanted`; and the last one looked at of at most `scan`.
