@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -32,6 +33,11 @@ fn usual() -> Option<PathBuf> {
     Some(state.join("longshore"))
 }
 
+/// How long the lock of a process that was killed may still be held: a child that it was about to start has it until that runs its program.
+const HELD_AFTER_DEATH: Duration = Duration::from_secs(3);
+/// Between looks at it.
+const LOOK: Duration = Duration::from_millis(20);
+
 impl DataDir {
     /// Makes the directory if need be, and takes it.
     pub(crate) fn take(asked: Option<PathBuf>) -> Result<Self, Failure> {
@@ -39,10 +45,20 @@ impl DataDir {
         let is_new = !path.exists();
         private::directory(&path).map_err(|error| unusable(&path, &error))?;
         let mut lock = private::open(&path.join("lock")).map_err(|error| unusable(&path, &error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(taken(&path, &mut lock)),
-            Err(TryLockError::Error(error)) => return Err(unusable(&path, &error)),
+        let began = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let holder = holder(&mut lock);
+                    if holder.is_some_and(is_alive) || began.elapsed() >= HELD_AFTER_DEATH {
+                        return Err(taken(&path, holder));
+                    }
+                    #[expect(clippy::disallowed_methods, reason = "between looks, and nothing else runs yet")]
+                    std::thread::sleep(LOOK);
+                }
+                Err(TryLockError::Error(error)) => return Err(unusable(&path, &error)),
+            }
         }
         let write_pid = |lock: &mut File| {
             lock.set_len(0)?;
@@ -59,10 +75,21 @@ impl DataDir {
     }
 }
 
-fn taken(path: &Path, lock: &mut File) -> Failure {
+/// The process that took the lock last, as it has written.
+fn holder(lock: &mut File) -> Option<u32> {
     let mut pid = String::new();
-    let _ = lock.read_to_string(&mut pid);
-    let pid = if pid.trim().is_empty() { "not known".to_owned() } else { pid.trim().to_owned() };
+    lock.rewind().and_then(|()| lock.read_to_string(&mut pid)).ok()?;
+    pid.trim().parse().ok()
+}
+
+/// One that has ended and waits for its parent to look is not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn taken(path: &Path, holder: Option<u32>) -> Failure {
+    let pid = holder.map_or_else(|| "not known".to_owned(), |pid| pid.to_string());
     Failure::new(Exit::Failed, format!("already running (pid {pid})"))
         .because(format!("it uses the data directory {}", path.display()))
         .hint("another one beside it:     longshore start --data DIR")
@@ -92,5 +119,24 @@ mod tests {
         assert_eq!(refused.exit.code(), 1);
         drop(held);
         assert!(!DataDir::take(Some(path)).unwrap().is_new);
+    }
+    #[test]
+    fn a_lock_that_a_killed_process_has_left_to_a_child_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        drop(DataDir::take(Some(path.clone())).unwrap());
+        let mut killed = std::process::Command::new("true").spawn().unwrap();
+        while is_alive(killed.id()) {
+            std::thread::yield_now();
+        }
+        std::fs::write(path.join("lock"), format!("{}\n", killed.id())).unwrap();
+        let childs = File::open(path.join("lock")).unwrap();
+        childs.try_lock().unwrap();
+        let taking = std::thread::spawn(move || DataDir::take(Some(path)).map(|_| ()));
+        #[expect(clippy::disallowed_methods, reason = "it has looked by then; if not, the test shows less")]
+        std::thread::sleep(LOOK * 5);
+        drop(childs);
+        assert!(taking.join().unwrap().is_ok(), "though nobody has looked at the killed one's end");
+        killed.wait().unwrap();
     }
 }

@@ -95,7 +95,7 @@ impl Fleet {
     pub(crate) async fn another_controller(&self) -> (Role, Client) {
         let (data, url, listen) = (self.dir.path().join("controller-2").display().to_string(), self.nats.url(), free_address());
         let words = ["controller", "start", "-o", "json", "--nats-url", &url, "--data", &data, "--listen", &listen];
-        let controller = Role::start(self.dir.path(), self.controller.lease, &words).await;
+        let controller = role(self.dir.path(), self.lease, &words).await;
         let token = std::fs::read_to_string(controller.said("token_file")).unwrap().trim().to_owned();
         let client = Client::new(ClientConfig { url: controller.said("url"), token: Some(token) }).unwrap().with_retry_budget(PATIENCE);
         (controller, client)
