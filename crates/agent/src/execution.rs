@@ -168,6 +168,15 @@ impl Worker {
                         },
                     };
                     if let Some(revision) = self.start(attempt, standing.revision).await {
+                        if attempt > 1 && self.has_ended_meanwhile().await {
+                            tracing::info!(job.id = %job.id, attempt, "not run: the answer of an earlier attempt came just before its start");
+                            if let Some(fence) = fence {
+                                fence.end(job).await;
+                            }
+                            self.claim.done().await;
+                            self.ctx.journal.forget(self.key);
+                            return Settled::Done;
+                        }
                         let is_the_only_one = job.retry.max_attempts() == 1;
                         let attempt = Attempt { number: attempt, revision, started_at: self.ctx.now(), is_the_only_one };
                         return match fence {
@@ -342,6 +351,12 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// Whether an answer was stored between the look that led to a start and the start, which is guarded against other events only. A
+    /// holder whose claim has lapsed may live, and answer at any time.
+    async fn has_ended_meanwhile(&mut self) -> bool {
+        self.read().await.is_none_or(|standing| standing.execution.is_answered())
     }
 
     /// Stores the answer, however long the broker is away, and ends the claim.

@@ -1,7 +1,7 @@
 //! A ledger that refuses one kind of write for good, as a broker of other settings or a newer version may.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use longshore_model::job::Job;
 use longshore_model::retry::RetryPolicy;
-use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{
     Announcement, Answered, Appended, Created, Delivery, Error, ExecutionRecord, InboxPage, JobRecord, Ledger, PullStream, Revision, Store,
@@ -26,6 +26,8 @@ struct Refusing {
     answers: AtomicBool,
     losses: AtomicBool,
     n_refused: AtomicUsize,
+    /// Stored just before a second start is.
+    late: Mutex<Option<Answer>>,
 }
 
 impl Refusing {
@@ -41,6 +43,12 @@ impl Ledger for Refusing {
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
         if matches!(event.kind, EventKind::Lost { .. }) && self.refuses(&self.losses) {
             return Err(REFUSED);
+        }
+        if matches!(event.kind, EventKind::Started { attempt: 2.., .. }) {
+            let late = self.late.lock().unwrap().take();
+            if let Some(answer) = late {
+                self.inner.answer(&answer).await?;
+            }
         }
         self.inner.append(job, execution, after, event).await
     }
@@ -85,7 +93,8 @@ impl Ledger for Refusing {
 async fn refusing(lease: Duration, answers: bool, losses: bool) -> (Bench, Arc<Refusing>) {
     let store = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let (answers, losses) = (answers.into(), losses.into());
-    let ledger = Arc::new(Refusing { inner: Arc::clone(&store.ledger), answers, losses, n_refused: AtomicUsize::new(0) });
+    let ledger =
+        Arc::new(Refusing { inner: Arc::clone(&store.ledger), answers, losses, n_refused: AtomicUsize::new(0), late: Mutex::default() });
     (Bench::on(Store { ledger: Arc::clone(&ledger) as Arc<dyn Ledger>, ..store }), ledger)
 }
 
@@ -100,6 +109,49 @@ async fn an_answer_that_is_refused_is_stored_when_its_work_is_offered_again() {
     let answer = bench.answer(job.id, ExecutionId::Any).await;
     assert_eq!((answer.outcome, answer.attempts), (Outcome::Completed, 1), "it was done, not interrupted");
     assert_eq!(n_starts(&bench.record(job.id).await), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_just_before_a_second_start_keeps_it_from_running() {
+    let (mut bench, ledger) = refusing(Duration::from_secs(60), false, false).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ran = dir.path().join("ran");
+    let script = format!("touch '{}'", ran.display());
+    let job = Job { retry: RetryPolicy::standard(), ..sample::shell_any(sample::job_id(1), Timestamp::now(), &script) };
+    let next = Job { retry: RetryPolicy::once(), ..sample::query_any(sample::job_id(2), Timestamp::now()) };
+    bench.submit(&job).await;
+    let mut pulled = bench.store.work.pull(1).await.unwrap();
+    let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+    let other = sample::agent_id(9);
+    let rests_on = started_on(1, other, delivery.lease.delivery());
+    bench.store.ledger.append(job.id, ExecutionId::Any, delivery.revision, &rests_on).await.unwrap();
+    // Its claim is over, and it lives.
+    delivery.lease.give_back(Duration::ZERO).await.unwrap();
+    drop(pulled);
+    let answer = Answer {
+        schema: SCHEMA,
+        job: job.id,
+        execution: ExecutionId::Any,
+        outcome: Outcome::Completed,
+        agent: Some(other),
+        hostname: Some("other".to_owned()),
+        attempts: 1,
+        changed: None,
+        result: None,
+        result_object: None,
+        error: None,
+        cancel_verified: None,
+        started_at: None,
+        finished_at: Timestamp::now(),
+        duration_ms: None,
+    };
+    *ledger.late.lock().unwrap() = Some(answer);
+    bench.start_agent(sample::agent_id(1), 1).await;
+    assert_eq!(bench.answer(job.id, ExecutionId::Any).await.agent, Some(other));
+    bench.submit(&next).await;
+    bench.answer(next.id, ExecutionId::Any).await;
+    assert_eq!(n_starts(&bench.record(job.id).await), 2, "it was recorded");
+    assert!(!ran.exists(), "and did not run");
 }
 
 #[tokio::test]
