@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::attempt::Attempt;
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::facts::Known;
+use crate::heartbeat::Load;
 use crate::host::{Host, Notes};
 use crate::journal::Entry;
 use crate::outbox::Outbox;
@@ -56,6 +58,7 @@ pub(crate) struct Context {
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<BTreeMap<Key, Answer>>,
     pub(crate) turns: Watch,
+    pub(crate) load: Arc<Load>,
 }
 
 impl Context {
@@ -325,13 +328,23 @@ impl Worker {
     pub(crate) async fn append(&mut self, after: Revision, event: &Event) -> Option<Appended> {
         loop {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, event).await {
-                Ok(appended) => return Some(appended),
+                Ok(appended) => {
+                    self.note(appended);
+                    return Some(appended);
+                }
                 Err(error) if error.is_retryable() => self.broker_fault("recording an event", &error).await?,
                 Err(error) => {
                     tracing::error!(job.id = %self.key.0, %error, "an event cannot be recorded");
                     return None;
                 }
             }
+        }
+    }
+
+    /// Counts what was refused because the history had moved on.
+    fn note(&self, appended: Appended) {
+        if appended == Appended::Conflict {
+            self.ctx.load.refused_writes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -345,7 +358,10 @@ impl Worker {
         while self.claim.is_valid() {
             match self.ctx.store.ledger.append(self.key.0, self.key.1, after, &event).await {
                 Ok(Appended::Stored(revision)) => return Some(revision),
-                Ok(Appended::Conflict) => return None,
+                Ok(Appended::Conflict) => {
+                    self.note(Appended::Conflict);
+                    return None;
+                }
                 // Tried again only under a valid claim: a start that is recorded late could be somebody else's turn.
                 Err(error) => self.broker_fault("recording a start", &error).await?,
             }

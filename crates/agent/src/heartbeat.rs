@@ -1,6 +1,6 @@
 //! Saying that this agent lives, until it does not.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -21,6 +21,8 @@ pub(crate) struct Load {
     pub(crate) drained: AtomicBool,
     /// What its host is short of.
     pub(crate) conditions: Mutex<Vec<Condition>>,
+    /// Writes that rested on a history which had moved on, and were refused.
+    pub(crate) refused_writes: AtomicU64,
     /// Something that people wait for.
     pub(crate) changed: Notify,
 }
@@ -77,6 +79,7 @@ pub(crate) fn heartbeat(config: &Config, process: &Process, started_at: Timestam
         running: load.running.load(Ordering::Relaxed),
         drained: load.drained.load(Ordering::Relaxed),
         conditions: load.conditions.lock().expect("no holder of this lock panics").clone(),
+        refused_writes: load.refused_writes.load(Ordering::Relaxed),
         process: Some(process.clone()),
         started_at,
     }

@@ -113,6 +113,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         facts,
         owed: Mutex::new(owed),
         turns: Watch::default(),
+        load: load.clone(),
     });
     background.spawn(deliver_owed(ctx.clone(), silence.clone()));
     let mut runtime = Runtime {

@@ -171,6 +171,7 @@ impl Fleet {
                 labels: facts.label.iter().filter_map(|(key, value)| format!("{key}:{value}").parse().ok()).collect(),
                 conditions: Vec::new(),
                 process: None,
+                refused_writes: 0,
                 started_at: gathered_at,
             };
             self.agents.entry(agent).or_insert((heartbeat, Presence::Away { heard: None, since: Instant::now(), how }));
@@ -267,6 +268,11 @@ impl Fleet {
     }
 
     /// The agents, sorted by host name.
+    /// Writes of agents that were refused because they rested on a history which had moved on, as far as the agents have told.
+    pub(crate) fn n_refused_writes(&self) -> u64 {
+        self.agents.values().map(|(heartbeat, _)| heartbeat.refused_writes).sum()
+    }
+
     pub(crate) fn views(&self, now: Timestamp) -> Vec<AgentView> {
         let mut views: Vec<AgentView> = self
             .agents

@@ -26,7 +26,9 @@ pub(crate) struct Metrics {
     ready: Gauge,
     jobs: Family<Labels, Gauge>,
     agents: Family<Labels, Gauge>,
+    agents_refused_writes: Gauge,
     dead_letters: Gauge,
+    contradictions: Gauge,
     audit_given_up: Gauge,
 }
 
@@ -49,11 +51,26 @@ impl Default for Metrics {
             gauge
         };
         let ready = gauge("ready", "Whether requests can be served");
+        let agents_refused_writes = gauge("agents_refused_writes", "The same of the agents that are known, as far as they have told");
+        let contradictions = gauge("contradictory_jobs", "Jobs with a record that contradicts their history: a promise is broken");
         let dead_letters = gauge("dead_letters", "Dead letters that are open");
         let audit_given_up =
             gauge("audit_records_given_up", "Audit records that could not be kept since the controller runs; the next one tells how many");
         let requests = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| requests.get_or_create_owned(&labels("status", class)));
-        Self { registry, requests, repairs, failed_passes, refused_writes, ready, jobs, agents, dead_letters, audit_given_up }
+        Self {
+            registry,
+            requests,
+            repairs,
+            failed_passes,
+            refused_writes,
+            ready,
+            jobs,
+            agents,
+            agents_refused_writes,
+            dead_letters,
+            contradictions,
+            audit_given_up,
+        }
     }
 }
 
@@ -85,11 +102,19 @@ impl Metrics {
 pub(crate) fn text(app: &App) -> Result<String, fmt::Error> {
     let metrics = &app.metrics;
     metrics.ready.set(i64::from(crate::app::status::missing(app).is_none()));
-    let jobs = app.index().counts();
+    let (jobs, n_contradictory) = {
+        let index = app.index();
+        (index.counts(), index.n_contradictory())
+    };
+    metrics.contradictions.set(whole(n_contradictory));
     for (status, count) in jobs {
         metrics.jobs.get_or_create(&labels("status", &status)).set(whole(count));
     }
-    let agents = app.fleet().views(app.now());
+    let (agents, n_refused_writes) = {
+        let fleet = app.fleet();
+        (fleet.views(app.now()), fleet.n_refused_writes())
+    };
+    metrics.agents_refused_writes.set(whole(n_refused_writes));
     for state in AgentCondition::ALL {
         let count = agents.iter().filter(|agent| agent.state == state).count();
         metrics.agents.get_or_create(&labels("state", state.as_str())).set(whole(count as u64));

@@ -4,6 +4,7 @@ use super::*;
 
 pub(crate) fn heartbeat(agent: u128, hostname: &str) -> Heartbeat {
     Heartbeat {
+        refused_writes: 0,
         schema: 1,
         agent: AgentId::from_bits(agent),
         hostname: hostname.to_owned(),

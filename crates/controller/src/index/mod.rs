@@ -55,10 +55,17 @@ pub(crate) struct Index {
     late: BTreeSet<JobId>,
     deleted: HashSet<JobId>,
     deleted_order: VecDeque<JobId>,
+    /// Jobs with a record that contradicts their history, since the controller runs.
+    n_contradictory: u64,
     is_caught_up: bool,
 }
 
 impl Index {
+    /// Jobs that had a record which contradicts their history, since the controller runs.
+    pub(crate) fn n_contradictory(&self) -> u64 {
+        self.n_contradictory
+    }
+
     /// Whether everything that was stored before this controller came is in.
     pub(crate) fn is_caught_up(&self) -> bool {
         self.is_caught_up
@@ -86,7 +93,7 @@ impl Index {
                 Orphan::Event(execution, event, at) => entry.apply(*execution, event, *at, &mut self.texts),
                 Orphan::Answer(answer, place) => entry.apply_answer(answer, *place, &mut self.texts),
             };
-            note_refusal(&mut entry, applied);
+            self.n_contradictory += note_refusal(&mut entry, applied);
         }
         if let Some(bundle) = &entry.bundle {
             *self.bundles.entry(bundle.clone()).or_default() += 1;
@@ -184,7 +191,7 @@ impl Index {
         let entry = self.jobs.at_mut(place);
         let before = (entry.owes_answers(), entry.is_dead());
         let applied = apply(entry, &mut self.texts);
-        note_refusal(entry, applied);
+        self.n_contradictory += note_refusal(entry, applied);
         if let Some(share) = entry.share_of(execution) {
             self.jobs.note_share(place, share);
         }
@@ -243,12 +250,14 @@ fn effect(entry: &Entry, now: Timestamp) -> Effect {
     Effect { status: Some(entry.status(now)), is_settled: entry.is_settled() }
 }
 
-fn note_refusal(entry: &mut Entry, applied: Result<Applied, Refused>) {
-    if let Err(refused) = applied
-        && !std::mem::replace(&mut entry.is_odd, true)
-    {
-        tracing::error!(job.id = %entry.id, error = %refused, "a record contradicts the job's history and was skipped");
+/// Tells of it once a job. Gives how many jobs more are contradictory.
+fn note_refusal(entry: &mut Entry, applied: Result<Applied, Refused>) -> u64 {
+    let Err(refused) = applied else { return 0 };
+    if std::mem::replace(&mut entry.is_odd, true) {
+        return 0;
     }
+    tracing::error!(job.id = %entry.id, error = %refused, "a record contradicts the job's history and was skipped");
+    1
 }
 
 #[cfg(test)]

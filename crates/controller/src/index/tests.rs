@@ -121,6 +121,7 @@ fn a_record_that_contradicts_the_history_is_skipped() {
     let entry = index.get(JobId::from_bits(1)).unwrap();
     assert_eq!(entry.shares[0].execution.state(), ExecutionState::Completed);
     assert!(entry.is_odd);
+    assert_eq!(index.n_contradictory(), 1);
     assert_eq!(index.counts()["completed"], 1);
 }
 

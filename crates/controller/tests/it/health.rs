@@ -46,7 +46,10 @@ async fn metrics_count_what_happened_and_say_how_things_stand() {
     agent.take().await.complete().await;
     house.until("it has ended", async || house.job(job.id).await.status.is_final()).await;
     house.bare(Method::GET, "/api/v1/jobs").send().await.unwrap();
-    let response = house.bare(Method::GET, "/metrics").bearer_auth(house.token(&["read"])).send().await.unwrap();
+    agent.beat_as(|heartbeat| heartbeat.refused_writes = 3).await;
+    let asked = async || house.bare(Method::GET, "/metrics").bearer_auth(house.token(&["read"])).send().await.unwrap();
+    house.until("its word", async || asked().await.text().await.unwrap().contains("longshore_agents_refused_writes 3")).await;
+    let response = asked().await;
     assert_eq!(response.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = response.text().await.unwrap();
     let value = |name: &str| {
@@ -59,6 +62,6 @@ async fn metrics_count_what_happened_and_say_how_things_stand() {
     assert_eq!((value("longshore_ready"), value("longshore_dead_letters"), value("longshore_audit_records_given_up")), (1, 0, 0));
     assert!(value("longshore_requests_total{status=\"2xx\"}") >= 1);
     assert_eq!(value("longshore_requests_total{status=\"4xx\"}"), 1);
-    assert_eq!(value("longshore_refused_writes_total"), 0);
+    assert_eq!(["longshore_refused_writes_total", "longshore_contradictory_jobs"].map(value), [0; 2]);
     assert!(text.ends_with("# EOF\n"));
 }

@@ -176,6 +176,7 @@ impl Agent {
 
     pub(crate) async fn beat_as(&self, adjust: impl FnOnce(&mut Heartbeat)) {
         let mut heartbeat = Heartbeat {
+            refused_writes: 0,
             schema: SCHEMA,
             agent: self.id,
             hostname: self.hostname.clone(),

@@ -29,6 +29,9 @@ pub struct Heartbeat {
     /// What its host is short of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// Writes of this process that rested on a history which had moved on, and were refused.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused_writes: u64,
     /// Which process says so: two that claim one identity are told apart by it. Agents of earlier versions do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
@@ -78,4 +81,9 @@ pub struct AgentState {
     /// Why, in their words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

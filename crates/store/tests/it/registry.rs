@@ -205,6 +205,7 @@ async fn an_agent_that_is_forgotten_leaves_nothing_and_may_return(store: Store) 
 
 pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
     Heartbeat {
+        refused_writes: 0,
         schema: 1,
         agent: agent_id(agent),
         hostname: format!("web-{agent:02}"),
