@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// A package of ours, and what it may use of ours. `crates/session` is not built yet; its row stands for those who will use it.
+/// A package of ours, and what it may use of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("longshore-model", &[]),
     ("longshore-session", &[]),

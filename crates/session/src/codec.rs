@@ -1,0 +1,147 @@
+//! Bytes to envelopes and back. Strict, bounded, and without a panic whatever comes.
+//!
+//! What this writes it reads: `decode(encode(x)) == x`. Both refuse what is too large or nested too deeply.
+
+use serde_json::Value;
+
+use crate::envelope::{Envelope, Payload};
+
+/// How deeply a payload may be nested, itself counted. Well below what the JSON parser takes, so that whoever passes this is never refused there.
+pub const PAYLOAD_DEPTH_MAX: usize = 100;
+
+/// Why bytes are no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// More than this end reads.
+    #[error("the frame has {size} bytes and at most {max} are read")]
+    TooLarge {
+        /// What came.
+        size: usize,
+        /// What is read.
+        max: usize,
+    },
+    /// Not text.
+    #[error("the frame is not UTF-8")]
+    NotText(#[source] std::str::Utf8Error),
+    /// Not an envelope: broken JSON, an unknown field, a field of the wrong type.
+    #[error("the frame is no envelope")]
+    Malformed(#[source] serde_json::Error),
+    /// A field that must say something does not.
+    #[error("the frame's {0} is empty")]
+    Empty(&'static str),
+    /// Nested more deeply than [`PAYLOAD_DEPTH_MAX`].
+    #[error("the frame's payload is nested more than {PAYLOAD_DEPTH_MAX} deep")]
+    TooDeep,
+}
+
+/// Why an envelope cannot be sent. Nothing was numbered, so nothing is missing because of it.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// More than the other end reads.
+    #[error("the frame has {size} bytes and the other end reads at most {max}")]
+    TooLarge {
+        /// What it would be.
+        size: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A field that must say something does not.
+    #[error("the frame's {0} is empty")]
+    Empty(&'static str),
+    /// Nested more deeply than [`PAYLOAD_DEPTH_MAX`].
+    #[error("the frame's payload is nested more than {PAYLOAD_DEPTH_MAX} deep")]
+    TooDeep,
+    /// The writer refused it.
+    #[error("the frame cannot be written")]
+    Unwritable(#[source] serde_json::Error),
+}
+
+/// Reads one frame of at most `bytes_max`. The literals `NaN`, `Infinity` and `-Infinity`, which Python writes for such floats, are read as `null`.
+///
+/// # Errors
+/// See [`DecodeError`]; none of them allocates more than the frame itself.
+pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
+    if bytes.len() > bytes_max {
+        return Err(DecodeError::TooLarge { size: bytes.len(), max: bytes_max });
+    }
+    let text = std::str::from_utf8(bytes).map_err(DecodeError::NotText)?;
+    let envelope: Envelope = match serde_json::from_str(text) {
+        Ok(envelope) => envelope,
+        Err(error) => match without_odd_numbers(text) {
+            Some(text) => serde_json::from_str(&text).map_err(DecodeError::Malformed)?,
+            None => return Err(DecodeError::Malformed(error)),
+        },
+    };
+    if let Some(field) = envelope.empty_field() {
+        return Err(DecodeError::Empty(field));
+    }
+    if is_too_deep(&envelope.payload) {
+        return Err(DecodeError::TooDeep);
+    }
+    Ok(envelope)
+}
+
+/// Writes one frame of at most `bytes_max`.
+///
+/// # Errors
+/// See [`EncodeError`].
+pub fn encode(envelope: &Envelope, bytes_max: usize) -> Result<String, EncodeError> {
+    if let Some(field) = envelope.empty_field() {
+        return Err(EncodeError::Empty(field));
+    }
+    if is_too_deep(&envelope.payload) {
+        return Err(EncodeError::TooDeep);
+    }
+    let text = serde_json::to_string(envelope).map_err(EncodeError::Unwritable)?;
+    if text.len() > bytes_max { Err(EncodeError::TooLarge { size: text.len(), max: bytes_max }) } else { Ok(text) }
+}
+
+/// Whether a payload passes [`PAYLOAD_DEPTH_MAX`]. The descent ends there, so the stack is bounded too.
+fn is_too_deep(payload: &Payload) -> bool {
+    payload.values().any(|value| is_deeper_than(value, PAYLOAD_DEPTH_MAX - 1))
+}
+
+fn is_deeper_than(value: &Value, left: usize) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::Array(items) => left == 0 || items.iter().any(|item| is_deeper_than(item, left - 1)),
+        Value::Object(fields) => left == 0 || fields.values().any(|field| is_deeper_than(field, left - 1)),
+    }
+}
+
+/// The text with Python's odd numbers replaced by `null`, if it has any outside strings.
+fn without_odd_numbers(text: &str) -> Option<String> {
+    if !text.contains("NaN") && !text.contains("Infinity") {
+        return None;
+    }
+    let (mut rest, mut out, mut found) = (text, String::with_capacity(text.len()), false);
+    while let Some(first) = rest.chars().next() {
+        if first == '"' {
+            let end = end_of_string(rest);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else if let Some(word) = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word)) {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+            found = true;
+        } else {
+            out.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    found.then_some(out)
+}
+
+/// Where the string that `text` begins with ends, its closing quote included; the whole text if it is not closed.
+fn end_of_string(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}

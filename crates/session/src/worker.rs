@@ -1,0 +1,452 @@
+//! The worker's end of a session.
+//!
+//! ```text
+//!                 tick: the wait is over        connected, no session to go on with
+//!   BackingOff ───────────────────► Connecting ───────────────────────────────► Handshaking
+//!    ▲  ▲  (the first wait is none)     │ │                                          │ ack (scheduler)
+//!    │  │                               │ │ connected, a session to go on with       ▼
+//!    │  └──────── dial_failed ──────────┘ └───────────────► Resuming            Registering
+//!    │                                                         │                     │
+//!    │                                          accept, resumed│      accept (scheduler)
+//!    │                                                         ▼                     │
+//!    │ disconnected, reset (scheduler), nothing          ┌──► Open ◄─────────────────┘
+//!    └─ acknowledged any more, no acceptance in time ────┤     │ drain (scheduler)
+//!                                                        │     ▼
+//!                                                        └── Draining: the same, and the application takes no more work
+//!
+//!   any ── finish and everything acknowledged, or its time is over; a refusal that the settings say to end at ──► Over
+//! ```
+//!
+//! One connection has one session: where the existing worker begins anew on the same socket, this one dials again, so numbers of two sessions never meet.
+//!
+//! | frame ╲ state | Handshaking | Registering | Resuming | Open, Draining | others |
+//! | --- | --- | --- | --- | --- | --- |
+//! | `control.ack` | of the handshake: registers | of the register: waits for acceptance | of the resume: waits for acceptance | window | stale |
+//! | `control.session.accept` | unexpected | opens | opens; not resumed: numbers afresh | same session: new token; else unexpected | stale |
+//! | `control.reset` | session forgotten, backs off; the settings may say to end | as before | as before | as before | stale |
+//! | `control.drain` | unexpected, not acknowledged | as before | as before | told once, acknowledged | stale |
+//! | unknown `control.*` | acknowledged if asked | as before | as before | as before | stale |
+//! | handshake, register, resume, heartbeat | unexpected, acknowledged if asked | as before | as before | as before | stale |
+//! | `ext.longshore.hello` | unexpected, not acknowledged | as before | as before | the other end is a Longshore | stale |
+//! | everything else | unexpected, not acknowledged | as before | as before | in order, once | stale |
+
+use std::time::Duration;
+
+use crate::FEATURE;
+use crate::code::{Failure, is_session_lost};
+use crate::codec::EncodeError;
+use crate::config::{Now, WorkerConfig};
+use crate::control::{Accept, Control, Drift, Heartbeat, Register, Reset, Resume, Token};
+use crate::envelope::{Envelope, Payload, Role};
+use crate::link::{Link, Purpose};
+use crate::outbox::SendError;
+use crate::output::{Binding, Ignored, Message, Output, Phase, Stats, Stop};
+
+/// The worker's end. Outlives its connections.
+///
+/// Whoever runs it drains [`Worker::next_output`] after every call, sleeps until [`Worker::next_deadline`] and then says [`Worker::tick`].
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    link: Link,
+    state: State,
+    session: Option<Session>,
+    /// Dials in a row that led to no open session.
+    n_failures: u32,
+    is_draining: bool,
+    /// What was registered last is not what this worker can do now.
+    is_outdated: bool,
+    finish_by: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    BackingOff { until: Duration },
+    Connecting,
+    Handshaking,
+    Registering { accept_by: Option<Duration> },
+    Resuming { accept_by: Option<Duration> },
+    Open { heartbeat_at: Duration },
+    Over,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: String,
+    token: Token,
+}
+
+impl Worker {
+    /// A worker that has never connected. `seed` is 16 random bytes; the first tick asks to dial.
+    ///
+    /// # Errors
+    /// If what it says of itself is larger than the other end reads.
+    pub fn new(mut config: WorkerConfig, seed: u128, now: Now) -> Result<Self, EncodeError> {
+        let mut link = Link::new(config.link.clone(), Role::Worker, seed);
+        with_feature(&mut config.register);
+        link.check_size(&Control::Handshake(config.handshake.clone()), now)?;
+        link.check_size(&Control::Register(config.register.clone()), now)?;
+        Ok(Self {
+            config,
+            link,
+            state: State::BackingOff { until: now.at },
+            session: None,
+            n_failures: 0,
+            is_draining: false,
+            is_outdated: false,
+            finish_by: None,
+        })
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::BackingOff { .. } => Phase::BackingOff,
+            State::Connecting => Phase::Connecting,
+            State::Handshaking | State::Registering { .. } | State::Resuming { .. } => Phase::Handshaking,
+            State::Open { .. } if self.is_draining => Phase::Draining,
+            State::Open { .. } => Phase::Open,
+            State::Over => Phase::Over,
+        }
+    }
+
+    /// Counts, for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.link.stats()
+    }
+
+    /// Takes a message to be delivered in order; it is kept over connections until the other end has passed it on. Tells its id.
+    ///
+    /// # Errors
+    /// See [`SendError`]; then nothing has happened.
+    pub fn send(&mut self, message: Message, now: Now) -> Result<String, SendError> {
+        self.link.send(message, now)
+    }
+
+    /// The next message of the other end.
+    pub fn next_delivery(&mut self, now: Now) -> Option<Envelope> {
+        self.link.next_delivery(now)
+    }
+
+    /// The next thing to do.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.link.next_output()
+    }
+
+    /// The asked-for dial succeeded; the answer names the connection. Asked for or not, it takes the place of an earlier one.
+    pub fn connected(&mut self, now: Now) -> Binding {
+        self.link.unbind(Some((1000, "superseded connection")));
+        let binding = self.link.bind();
+        match (self.state, &self.session) {
+            (State::Over, _) => self.link.unbind(Some((1000, "the worker has ended"))),
+            (_, Some(session)) if self.link.is_longshore => {
+                let (session_id, session_token) = (session.id.clone(), session.token.clone());
+                let resume = Control::Resume(Resume { session_id, session_token, last_seen_seq: Some(self.link.stats().received_upto) });
+                self.state = State::Resuming { accept_by: None };
+                self.link.ask(Purpose::Resume, resume.kind(), resume.payload(), now);
+            }
+            // A peer that sends nothing twice cannot mend what was on its way: a new session is the only one without holes.
+            (_, Some(_) | None) => {
+                let handshake = Control::Handshake(self.config.handshake.clone());
+                self.state = State::Handshaking;
+                self.link.ask(Purpose::Handshake, handshake.kind(), handshake.payload(), now);
+            }
+        }
+        binding
+    }
+
+    /// The asked-for dial failed. Without effect if none was asked for.
+    pub fn dial_failed(&mut self, failure: Failure, reason: &str, now: Now) {
+        match self.state {
+            State::Connecting => self.back_off(failure, reason, None, now),
+            State::BackingOff { .. }
+            | State::Handshaking
+            | State::Registering { .. }
+            | State::Resuming { .. }
+            | State::Open { .. }
+            | State::Over => {}
+        }
+    }
+
+    /// The socket is closed. Without effect for a connection that is not the session's any more.
+    pub fn disconnected(&mut self, binding: Binding, code: Option<u16>, reason: &str, now: Now) {
+        if self.link.binding() != Some(binding) {
+            return;
+        }
+        if is_session_lost(code, reason) {
+            self.session = None;
+        }
+        self.lose(Failure::Network, reason, None, None, now);
+    }
+
+    /// A frame came.
+    ///
+    /// # Errors
+    /// Why it had no effect; never a reason to close.
+    pub fn receive(&mut self, binding: Binding, bytes: &[u8], now: Now) -> Result<(), Ignored> {
+        let envelope = self.link.read(binding, bytes)?;
+        if envelope.is_control() {
+            let control = Control::read(&envelope)?;
+            return self.control(&envelope, control, now);
+        }
+        if envelope.kind == crate::HELLO && envelope.session_seq.is_none() {
+            return self.hello(&envelope, now);
+        }
+        self.link.take(envelope, bytes.len(), self.phase(), now)
+    }
+
+    /// The other end is a Longshore. Heard before the session is open it would be forgotten there, so then it is not acknowledged and comes again.
+    fn hello(&mut self, envelope: &Envelope, now: Now) -> Result<(), Ignored> {
+        match self.state {
+            State::Open { .. } => {
+                self.link.is_longshore = true;
+                self.link.acknowledge(envelope, now);
+                Ok(())
+            }
+            State::BackingOff { .. }
+            | State::Connecting
+            | State::Handshaking
+            | State::Registering { .. }
+            | State::Resuming { .. }
+            | State::Over => Err(Ignored::Unexpected { kind: envelope.kind.clone(), phase: self.phase() }),
+        }
+    }
+
+    fn control(&mut self, envelope: &Envelope, control: Control, now: Now) -> Result<(), Ignored> {
+        let unexpected = Err(Ignored::Unexpected { kind: envelope.kind.clone(), phase: self.phase() });
+        match (control, self.state) {
+            (Control::Ack(ack), _) => {
+                if let Some(purpose) = self.link.acknowledged(envelope, &ack, now) {
+                    self.answered(purpose, ack.ok != Some(false), now);
+                }
+                self.end_if_finished(now);
+                Ok(())
+            }
+            (Control::Accept(accept), State::Registering { .. } | State::Resuming { .. }) => {
+                self.accepted(accept, now);
+                Ok(())
+            }
+            (Control::Accept(accept), State::Open { .. }) => match &mut self.session {
+                Some(session) if session.id == accept.session_id => {
+                    session.token = accept.session_token;
+                    Ok(())
+                }
+                Some(_) | None => unexpected,
+            },
+            (Control::Reset(reset), _) => {
+                self.reset(&reset, now);
+                Ok(())
+            }
+            (Control::Drain(drain), State::Open { .. }) => {
+                self.link.acknowledge(envelope, now);
+                if std::mem::replace(&mut self.is_draining, true) {
+                    return Err(Ignored::Known);
+                }
+                self.link.put(Output::Drain(drain));
+                Ok(())
+            }
+            (
+                Control::Accept(_) | Control::Drain(_),
+                State::BackingOff { .. }
+                | State::Connecting
+                | State::Handshaking
+                | State::Registering { .. }
+                | State::Resuming { .. }
+                | State::Over,
+            ) => unexpected,
+            (Control::Handshake(_) | Control::Register(_) | Control::Resume(_) | Control::Heartbeat(_) | Control::Unknown, _) => {
+                self.link.acknowledge(envelope, now);
+                unexpected
+            }
+        }
+    }
+
+    fn answered(&mut self, purpose: Purpose, is_granted: bool, now: Now) {
+        if !is_granted {
+            return self.lose(Failure::Protocol, "the other end refused a request", Some(1002), None, now);
+        }
+        let accept_by = Some(now.at + self.config.accept_timeout);
+        match (purpose, self.state) {
+            (Purpose::Handshake, State::Handshaking) => {
+                self.state = State::Registering { accept_by: None };
+                self.register(Purpose::Register, now);
+            }
+            (Purpose::Register, State::Registering { .. }) => self.state = State::Registering { accept_by },
+            (Purpose::Resume, State::Resuming { .. }) => self.state = State::Resuming { accept_by },
+            // Requests end with the state that made them; an update or an answer to a greeting needs nothing more.
+            (Purpose::Handshake | Purpose::Register | Purpose::Resume, _) | (Purpose::Update | Purpose::Hello | Purpose::Drain, _) => {}
+        }
+    }
+
+    fn register(&mut self, purpose: Purpose, now: Now) {
+        let register = Control::Register(self.config.register.clone());
+        self.is_outdated = false;
+        self.link.ask(purpose, register.kind(), register.payload(), now);
+    }
+
+    fn accepted(&mut self, accept: Accept, now: Now) {
+        let resumed = accept.resumed == Some(true);
+        self.session = Some(Session { id: accept.session_id, token: accept.session_token });
+        if !accept.worker_instance_id.is_empty() {
+            self.link.config.sender_id = accept.worker_instance_id;
+        }
+        self.link.stop_asking();
+        if resumed {
+            self.link.outbox.resume(now.at);
+        } else {
+            self.link.inbox.reset(self.link.is_longshore);
+            self.link.outbox.renumber();
+            // It says so again before it numbers anything.
+            self.link.is_longshore = false;
+        }
+        self.n_failures = 0;
+        self.state = State::Open { heartbeat_at: self.heartbeat_after(now) };
+        self.link.put(Output::Opened { resumed });
+        self.link.open(now);
+        if self.is_outdated {
+            self.register(Purpose::Update, now);
+        }
+        self.end_if_finished(now);
+    }
+
+    fn heartbeat_after(&mut self, now: Now) -> Duration {
+        now.at + self.config.heartbeat_interval + self.link.dice().up_to(self.config.heartbeat_jitter)
+    }
+
+    fn reset(&mut self, reset: &Reset, now: Now) {
+        self.session = None;
+        let retry_after = reset.retry_after_ms.map(Duration::from_millis);
+        let reason = format!("{}: {}", reset.code, reset.reason);
+        self.lose(Failure::of_reset(&reset.code), &reason, Some(1000), retry_after, now);
+    }
+
+    /// Says how the worker is. `metrics` holds `inflight` at least; counts of the session are added. Without effect unless the session is open.
+    pub fn heartbeat(&mut self, healthy: bool, mut metrics: Payload, has_drift: Option<bool>, now: Now) {
+        match self.state {
+            State::Open { .. } => {}
+            State::BackingOff { .. }
+            | State::Connecting
+            | State::Handshaking
+            | State::Registering { .. }
+            | State::Resuming { .. }
+            | State::Over => return,
+        }
+        self.stats().add_to(&mut metrics);
+        let packages = has_drift.map(|drift| Drift { drift: Some(drift) });
+        self.link.tell(&Control::Heartbeat(Heartbeat { healthy, metrics, packages }), now);
+    }
+
+    /// The worker can do something else now. Said at once, or when the session is open again. Safe to repeat.
+    ///
+    /// # Errors
+    /// If it is larger than the other end reads; then what was registered before stays.
+    pub fn update(&mut self, mut register: Register, now: Now) -> Result<(), EncodeError> {
+        with_feature(&mut register);
+        self.link.check_size(&Control::Register(register.clone()), now)?;
+        self.config.register = register;
+        self.is_outdated = true;
+        match self.state {
+            State::Open { .. } => self.register(Purpose::Update, now),
+            State::BackingOff { .. }
+            | State::Connecting
+            | State::Handshaking
+            | State::Registering { .. }
+            | State::Resuming { .. }
+            | State::Over => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the session once everything is acknowledged, connected or not, and at `deadline` in any case. A second call moves the deadline.
+    pub fn finish(&mut self, deadline: Duration, now: Now) {
+        self.finish_by = Some(deadline);
+        self.end_if_finished(now);
+    }
+
+    fn end_if_finished(&mut self, now: Now) {
+        let Some(deadline) = self.finish_by else { return };
+        match (self.state, self.link.outbox.len()) {
+            (State::Over, _) => {}
+            (_, 0) => self.end(Stop::Finished),
+            (_, left) if deadline <= now.at => self.end(Stop::Unfinished(left)),
+            (_, _) => {}
+        }
+    }
+
+    fn end(&mut self, stop: Stop) {
+        self.link.unbind(Some((1000, "the worker has ended")));
+        self.state = State::Over;
+        self.link.put(Output::Stopped(stop));
+    }
+
+    /// Does what is due. Safe at any time.
+    pub fn tick(&mut self, now: Now) {
+        self.end_if_finished(now);
+        match self.state {
+            State::BackingOff { until } if until <= now.at => {
+                self.state = State::Connecting;
+                self.link.put(Output::Connect);
+            }
+            State::Registering { accept_by: Some(by) } | State::Resuming { accept_by: Some(by) } if by <= now.at => {
+                self.session = None;
+                self.lose(Failure::Network, "the session was not accepted in time", Some(1000), None, now);
+            }
+            State::Open { heartbeat_at } if heartbeat_at <= now.at => {
+                self.state = State::Open { heartbeat_at: self.heartbeat_after(now) };
+                self.link.put(Output::HeartbeatDue);
+            }
+            State::BackingOff { .. }
+            | State::Connecting
+            | State::Handshaking
+            | State::Registering { .. }
+            | State::Resuming { .. }
+            | State::Open { .. }
+            | State::Over => {}
+        }
+        if self.link.tick(now) {
+            // Numbers may be missing at the other end that are not here any more: only a new session goes on.
+            self.session = None;
+            self.lose(Failure::Network, "the other end acknowledges nothing", Some(1000), None, now);
+        }
+    }
+
+    /// When to tick next; none only at the end and while a dial is under way.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let own = match self.state {
+            State::BackingOff { until } => Some(until),
+            State::Registering { accept_by } | State::Resuming { accept_by } => accept_by,
+            State::Open { heartbeat_at } => Some(heartbeat_at),
+            State::Connecting | State::Handshaking => None,
+            State::Over => return None,
+        };
+        [own, self.finish_by, self.link.deadline()].into_iter().flatten().min()
+    }
+
+    fn lose(&mut self, failure: Failure, reason: &str, close: Option<u16>, retry_after: Option<Duration>, now: Now) {
+        if self.state == State::Over {
+            return;
+        }
+        self.link.unbind(close.map(|code| (code, reason)));
+        self.link.put(Output::Detached { reason: reason.to_owned() });
+        self.back_off(failure, reason, retry_after, now);
+    }
+
+    fn back_off(&mut self, failure: Failure, reason: &str, retry_after: Option<Duration>, now: Now) {
+        if self.config.reconnect.ends_at(failure) {
+            return self.end(Stop::Refused(reason.to_owned()));
+        }
+        let wait = self.config.reconnect.wait(self.n_failures, self.link.dice().fraction(), retry_after);
+        self.n_failures = self.n_failures.saturating_add(1);
+        self.state = State::BackingOff { until: now.at + wait };
+        self.end_if_finished(now);
+    }
+}
+
+fn with_feature(register: &mut Register) {
+    if !register.capabilities.features.iter().any(|feature| feature == FEATURE) {
+        register.capabilities.features.push(FEATURE.to_owned());
+    }
+}
