@@ -165,3 +165,28 @@ fn a_smaller_window_of_the_peer_is_kept_to() {
     config.window_frames = u64::MAX;
     assert!(LinkConfig::WINDOW_FRAMES_MAX < config.window_frames);
 }
+
+#[test]
+fn what_the_peer_holds_is_asked_after_slowly_for_as_long_as_it_answers() {
+    let (mut worker, binding) = default_worker();
+    worker.send(message(0), now(ms(0))).unwrap();
+    drain(|| worker.next_output());
+    let held = from_scheduler("control.ack", "a", json!({"ack_seq": 0, "ack_bitmap": 1, "recv_window": 64}), json!({}));
+    let mut at = ms(100);
+    for _ in 0..5 {
+        worker.receive(binding, &held, now(at)).unwrap();
+        at += ms(5000);
+        worker.tick(now(at - ms(1)));
+        assert_eq!(frames(&drain(|| worker.next_output())).len(), 0);
+        worker.tick(now(at));
+        let again = frames(&drain(|| worker.next_output()));
+        assert_eq!(again.iter().map(|frame| frame.session_seq).collect::<Vec<_>>(), [Some(1)]);
+    }
+    // No answer any more: the usual attempts, and then the session is given up.
+    while worker.phase() == Phase::Open {
+        at = worker.next_deadline().unwrap();
+        worker.tick(now(at));
+        drain(|| worker.next_output());
+    }
+    assert!(at < ms(25_100 + 5000 + 16_200) && worker.stats().outbox == 1, "{at:?}");
+}

@@ -45,3 +45,23 @@ fn a_cut_at_each_frame_of_an_exchange_of_200_loses_nothing() {
         assert_eq!(world.acknowledged, [100, 100], "cut at {cut_at}");
     }
 }
+
+#[test]
+fn a_cut_on_a_link_that_misbehaves_besides_loses_nothing() {
+    let none = Faults::default();
+    let kinds = [
+        Faults { lose: 50, ..none },
+        Faults { repeat: 100, ..none },
+        Faults { reorder: 100, ..none },
+        Faults { truncate: 5, ..none },
+        Faults { cut: 5, ..none },
+        Faults { forget: 10, ..none },
+    ];
+    for (seed, faults) in (1..).zip(kinds) {
+        for cut_at in (0..400).step_by(13) {
+            let mut world = exchange(seed, Some(cut_at), faults);
+            world.run(HOUR);
+            assert_eq!(world.acknowledged, [100, 100], "{faults:?}, cut at {cut_at}");
+        }
+    }
+}

@@ -247,6 +247,22 @@ fn what_arrived_behind_a_hole_of_an_existing_worker_is_not_lost_with_its_session
 }
 
 #[test]
+fn a_number_that_an_existing_worker_gave_to_nothing_is_skipped_once_it_would_have_been_sent_again() {
+    let (mut gateway, binding) = open_gateway();
+    for number in [1, 3] {
+        let result = from_worker("biz.exec.result", &format!("r{number}"), json!({"n": number}), json!({"session_seq": number}));
+        gateway.receive(binding, &result, now(ms(1))).unwrap();
+    }
+    let heard = |gateway: &mut Gateway| std::iter::from_fn(|| gateway.next_delivery(now(ms(2)))).count();
+    assert_eq!(heard(&mut gateway), 1);
+    gateway.tick(now(ms(20_000)));
+    assert_eq!(heard(&mut gateway), 0);
+    gateway.tick(now(ms(20_001)));
+    assert!(drain(|| gateway.next_output()).contains(&Output::Skipped { from: 2, to: 2 }));
+    assert_eq!((heard(&mut gateway), gateway.stats().received_upto), (1, 3));
+}
+
+#[test]
 fn silence_a_missing_register_and_a_long_absence_end_what_they_should() {
     let (mut gateway, _) = open_gateway();
     gateway.tick(now(ms(89_999)));
