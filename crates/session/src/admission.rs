@@ -32,7 +32,7 @@ pub struct Admission {
 pub enum Socket {
     /// One that the session does not know yet.
     New,
-    /// The session's own: it came with [`Output::Authenticate`].
+    /// The session's own: it came with [`crate::Output::Authenticate`].
     Same(Binding),
 }
 

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Longer than anybody waits, and short enough to be multiplied.
+pub(crate) const YEARS: Duration = Duration::from_secs(1 << 30);
+
 /// Sixteen random bytes, stretched. Two streams side by side, so that two sessions meet only if both halves of their seeds do.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice {
@@ -36,7 +39,7 @@ impl Dice {
 
     /// At least nothing and less than `most`.
     pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.fraction())
+        most.min(YEARS).mul_f64(self.fraction())
     }
 }
 

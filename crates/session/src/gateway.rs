@@ -25,17 +25,19 @@
 //! | everything else | unexpected, not acknowledged | in order, once | stale |
 //! | no frame, or somebody else's | closed | closed | stale |
 
+mod frames;
+
 use std::time::Duration;
 
 use crate::admission::{Admission, Session, Socket, check_resume};
 use crate::code;
 use crate::config::{GatewayConfig, Now};
-use crate::control::{Accept, Control, Drain, Register, Reset};
+use crate::control::{Accept, Control, Drain, Reset};
 use crate::envelope::{Envelope, Payload, Role};
 use crate::greeting::{Greeting, Hail, Refusal};
 use crate::link::{Link, Purpose};
 use crate::outbox::SendError;
-use crate::output::{Binding, Ignored, Message, Output, Phase, Stats};
+use crate::output::{Binding, Message, Output, Phase, Stats};
 
 /// The gateway's end. Whoever runs it drains [`Gateway::next_output`] after every call, sleeps until [`Gateway::next_deadline`] and then says [`Gateway::tick`].
 #[derive(Debug)]
@@ -61,7 +63,7 @@ impl Gateway {
     #[must_use]
     pub fn new(config: GatewayConfig, seed: u128, now: Now) -> Self {
         let link = Link::new(config.link.clone(), Role::Scheduler, seed);
-        Self { state: State::Detached { until: now.at + config.detached_max }, link, config, session: None, heard_at: now.at }
+        Self { state: State::Detached { until: now.at.saturating_add(config.detached_max) }, link, config, session: None, heard_at: now.at }
     }
 
     /// Where it stands.
@@ -106,7 +108,7 @@ impl Gateway {
             Hail::Handshake(_) => {
                 self.begin_anew();
                 self.session = Some(Session { admission, greeting: greeting.id.clone(), register: None, resumed: false });
-                self.state = State::Registering { by: now.at + self.config.register_timeout };
+                self.state = State::Registering { by: now.at.saturating_add(self.config.register_timeout) };
                 self.acknowledge(greeting.id.clone(), now);
             }
             Hail::Resume(_) => {
@@ -178,125 +180,6 @@ impl Gateway {
         }
     }
 
-    /// A frame came.
-    ///
-    /// # Errors
-    /// Why it had no effect. If it was no frame or somebody else's, the connection is closed, as an output says.
-    pub fn receive(&mut self, binding: Binding, bytes: &[u8], now: Now) -> Result<(), Ignored> {
-        let result = self.read(binding, bytes).and_then(|envelope| {
-            self.heard_at = now.at;
-            if envelope.is_control() {
-                let control = Control::read(&envelope)?;
-                return self.control(&envelope, control, binding, now);
-            }
-            self.link.take(envelope, bytes.len(), self.phase(), now)
-        });
-        match &result {
-            Err(error @ (Ignored::Malformed(_) | Ignored::BadControl(_) | Ignored::Foreign(_))) => {
-                let reason = error.to_string();
-                self.detach(Some((1008, &reason)), &reason, now);
-            }
-            Ok(()) | Err(Ignored::StaleBinding | Ignored::Unexpected { .. } | Ignored::Known | Ignored::NoRoom) => {}
-        }
-        result
-    }
-
-    fn read(&self, binding: Binding, bytes: &[u8]) -> Result<Envelope, Ignored> {
-        let envelope = self.link.read(binding, bytes)?;
-        if envelope.tenant != self.config.link.tenant {
-            return Err(Ignored::Foreign("tenant"));
-        }
-        if envelope.sender.role != Role::Worker || envelope.sender.id != self.config.instance {
-            return Err(Ignored::Foreign("sender"));
-        }
-        Ok(envelope)
-    }
-
-    fn control(&mut self, envelope: &Envelope, control: Control, binding: Binding, now: Now) -> Result<(), Ignored> {
-        let unexpected = Err(Ignored::Unexpected { kind: envelope.kind.clone(), phase: self.phase() });
-        match (control, self.state) {
-            (control @ (Control::Handshake(_) | Control::Resume(_)), State::Registering { .. } | State::Open) => {
-                self.greeted_again(envelope, control, now)
-            }
-            (Control::Register(register), State::Registering { .. }) => {
-                self.opened(envelope, register, now);
-                Ok(())
-            }
-            (Control::Register(register), State::Open) => self.updated(envelope, register, now),
-            (Control::Ack(ack), State::Registering { .. } | State::Open) => {
-                if self.link.acknowledged(envelope, &ack, now) == Some(Purpose::Hello) {
-                    self.link.open(now);
-                }
-                Ok(())
-            }
-            (Control::Heartbeat(heartbeat), State::Open) => {
-                self.link.put(Output::Heartbeat(heartbeat));
-                Ok(())
-            }
-            // It may come before the session is open, and is a sign of life.
-            (Control::Heartbeat(_), State::Registering { .. }) => Ok(()),
-            (Control::Accept(_) | Control::Reset(_) | Control::Drain(_) | Control::Unknown, State::Registering { .. } | State::Open) => {
-                self.link.acknowledge(envelope, now);
-                unexpected
-            }
-            // Without a binding nothing is read; said for completeness.
-            (
-                Control::Handshake(_)
-                | Control::Register(_)
-                | Control::Resume(_)
-                | Control::Accept(_)
-                | Control::Ack(_)
-                | Control::Heartbeat(_)
-                | Control::Reset(_)
-                | Control::Drain(_)
-                | Control::Unknown,
-                State::Detached { .. } | State::Over,
-            ) => {
-                debug_assert!(self.link.binding() != Some(binding), "a session without a connection has no binding");
-                Err(Ignored::StaleBinding)
-            }
-        }
-    }
-
-    fn greeted_again(&mut self, envelope: &Envelope, control: Control, now: Now) -> Result<(), Ignored> {
-        let is_repeated = self.session.as_ref().is_some_and(|session| session.greeting == envelope.id);
-        if is_repeated {
-            self.acknowledge(envelope.id.clone(), now);
-            if self.state == State::Open {
-                self.accept(now);
-            }
-            return Err(Ignored::Known);
-        }
-        if let Some(greeting) = Greeting::of(envelope, control) {
-            self.link.put(Output::Authenticate(greeting));
-        }
-        Ok(())
-    }
-
-    fn opened(&mut self, envelope: &Envelope, register: Register, now: Now) {
-        if let Some(session) = &mut self.session {
-            session.register = Some(envelope.id.clone());
-        }
-        self.link.is_longshore = register.capabilities.features.iter().any(|feature| feature == crate::FEATURE);
-        self.state = State::Open;
-        self.link.acknowledge(envelope, now);
-        self.accept(now);
-        self.link.put(Output::Opened { resumed: false });
-        self.link.put(Output::Registered(register));
-        self.begin_numbers(now);
-    }
-
-    fn updated(&mut self, envelope: &Envelope, register: Register, now: Now) -> Result<(), Ignored> {
-        self.link.acknowledge(envelope, now);
-        let is_repeated = self.session.as_ref().is_some_and(|session| session.register.as_deref() == Some(&envelope.id));
-        if is_repeated {
-            self.accept(now);
-            return Err(Ignored::Known);
-        }
-        self.link.put(Output::Registered(register));
-        Ok(())
-    }
-
     /// Takes a message to be delivered in order; it is kept over connections until the worker has passed it on. Tells its id.
     ///
     /// # Errors
@@ -347,7 +230,7 @@ impl Gateway {
         match self.state {
             State::Registering { .. } | State::Open => {
                 self.link.unbind(close);
-                self.state = State::Detached { until: now.at + self.config.detached_max };
+                self.state = State::Detached { until: now.at.saturating_add(self.config.detached_max) };
                 self.link.put(Output::Detached { reason: reason.to_owned() });
             }
             State::Detached { .. } | State::Over => {}
@@ -364,7 +247,7 @@ impl Gateway {
             State::Registering { by } if by <= now.at => {
                 self.detach(Some((1008, "no register in time")), "no register in time", now);
             }
-            State::Open if self.heard_at + self.config.silence_max <= now.at => {
+            State::Open if self.heard_at.saturating_add(self.config.silence_max) <= now.at => {
                 self.detach(Some((1011, "nothing was heard")), "nothing was heard", now);
             }
             State::Detached { .. } | State::Registering { .. } | State::Open | State::Over => {}
@@ -380,7 +263,7 @@ impl Gateway {
         let own = match self.state {
             State::Detached { until } => until,
             State::Registering { by } => by,
-            State::Open => self.heard_at + self.config.silence_max,
+            State::Open => self.heard_at.saturating_add(self.config.silence_max),
             State::Over => return None,
         };
         Some(self.link.deadline().map_or(own, |other| own.min(other)))

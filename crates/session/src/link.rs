@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows how a session comes about; [`crate::worker`] and [`crate::gateway`] bind it to a connection and open it.
 
+mod receipt;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -15,9 +17,7 @@ use crate::inbox::{Arrival, Inbox};
 use crate::outbox::{Body, Outbox, SendError};
 use crate::output::{Binding, Ignored, Message, Output, Phase, Stats};
 use crate::resend::Requests;
-
-/// How many acknowledgements wait to be said again; the oldest make room.
-const ACK_REPEATS_MAX: usize = 8192;
+use receipt::Receipt;
 
 /// What a frame of the session itself was for, so that its acknowledgement has a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +28,6 @@ pub(crate) enum Purpose {
     Update,
     Hello,
     Drain,
-}
-
-/// An acknowledgement by id.
-#[derive(Debug, Clone)]
-struct Receipt {
-    id: Option<String>,
-    corr: Option<String>,
-    seq: Option<u64>,
-    has_window: bool,
 }
 
 #[derive(Debug)]
@@ -205,37 +196,6 @@ impl Link {
         Ok(decode(bytes, self.config.frame_bytes_in_max)?)
     }
 
-    /// Acknowledges a frame of the session itself, if that is asked for.
-    pub(crate) fn acknowledge(&mut self, envelope: &Envelope, now: Now) {
-        if envelope.wants_ack() {
-            let receipt = Receipt {
-                id: Some(envelope.id.clone()),
-                corr: envelope.corr.clone(),
-                seq: envelope.seq,
-                has_window: envelope.session_seq.is_some(),
-            };
-            self.say(&receipt, now);
-        }
-    }
-
-    fn say(&mut self, receipt: &Receipt, now: Now) {
-        let (base, bits) = self.inbox.state();
-        let window = receipt.has_window.then_some(());
-        let ack = Ack {
-            ok: Some(true),
-            of: receipt.id.clone(),
-            info: None,
-            ack_seq: window.map(|()| base),
-            ack_bitmap: window.map(|()| bits),
-            recv_window: window.map(|()| self.inbox.window()),
-        };
-        let control = Control::Ack(ack);
-        let mut envelope = self.envelope(control.kind(), control.payload(), now);
-        (envelope.corr, envelope.seq) = (receipt.corr.clone(), receipt.seq);
-        envelope.ack = receipt.id.clone().map(|id| AckMark { of: Some(id), request: None });
-        self.transmit(written(&envelope));
-    }
-
     /// A frame that is not the session's own.
     pub(crate) fn take(&mut self, envelope: Envelope, size: usize, phase: Phase, now: Now) -> Result<(), Ignored> {
         if !self.is_receiving(phase) {
@@ -269,19 +229,6 @@ impl Link {
         }
     }
 
-    fn repeat_later(&mut self, receipt: Receipt, now: Now) {
-        if receipt.id.is_none() || self.is_longshore {
-            return;
-        }
-        for wait in self.config.ack_repeats.clone() {
-            self.n_repeats += 1;
-            self.repeats.insert((now.at + wait, self.n_repeats), receipt.clone());
-        }
-        while self.repeats.len() > ACK_REPEATS_MAX {
-            self.repeats.pop_first();
-        }
-    }
-
     /// An acknowledgement came. What it says of ids counts for the session's own frames only: a peer may acknowledge by id what it has dropped.
     pub(crate) fn acknowledged(&mut self, envelope: &Envelope, ack: &Ack, now: Now) -> Option<Purpose> {
         if let Some(upto) = ack.ack_seq.filter(|_| self.is_open) {
@@ -304,12 +251,6 @@ impl Link {
         Some(envelope)
     }
 
-    fn say_window(&mut self, now: Now) {
-        if self.is_open {
-            self.say(&Receipt { id: None, corr: None, seq: None, has_window: true }, now);
-        }
-    }
-
     /// Sends again what is due; true if the peer answers nothing any more, or has lost what it had.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
         if self.binding.is_none() {
@@ -325,16 +266,13 @@ impl Link {
         for text in again {
             self.transmit(Text::new(text));
         }
-        while let Some(entry) = self.repeats.first_entry().filter(|entry| entry.key().0 <= now.at) {
-            let receipt = entry.remove();
-            self.say(&receipt, now);
-        }
+        self.repeat_receipts(now);
         given_up
     }
 
     fn hole_deadline(&self) -> Option<Duration> {
         let since = self.inbox.hole_since().filter(|_| self.is_open && !self.is_longshore)?;
-        Some(since + self.config.hole_patience)
+        Some(since.saturating_add(self.config.hole_patience))
     }
 
     fn skip_hole(&mut self, now: Now) {

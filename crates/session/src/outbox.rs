@@ -186,7 +186,7 @@ impl Outbox {
         if self.under_way.is_empty() {
             self.behind_since = None;
         }
-        let mut given_up = self.behind_since.is_some_and(|since| now >= since + self.resend.max);
+        let mut given_up = self.behind_since.is_some_and(|since| now >= since.saturating_add(self.resend.max));
         let mut again = Vec::new();
         for (number, flight) in &mut self.under_way {
             match flight.attempt.step(now, &self.resend) {
@@ -199,7 +199,7 @@ impl Outbox {
     }
 
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        let behind = self.behind_since.filter(|_| !self.under_way.is_empty()).map(|since| since + self.resend.max);
+        let behind = self.behind_since.filter(|_| !self.under_way.is_empty()).map(|since| since.saturating_add(self.resend.max));
         self.under_way.values().map(|flight| flight.attempt.due).chain(behind).min()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::code::Failure;
+use crate::dice::YEARS;
 
 /// No wait is shorter.
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -49,7 +50,7 @@ impl Reconnect {
 
     /// The wait after `n_failures` dials in a row that led to no session. `fraction` is at least 0 and less than 1; what the other end asks for is waited at least.
     pub(crate) fn wait(&self, n_failures: u32, fraction: f64, retry_after: Option<Duration>) -> Duration {
-        let doubled = self.base.saturating_mul(1_u32.checked_shl(n_failures).unwrap_or(u32::MAX)).min(self.max);
+        let doubled = self.base.saturating_mul(1_u32.checked_shl(n_failures).unwrap_or(u32::MAX)).min(self.max).min(YEARS);
         let jitter = if self.jitter.is_finite() { self.jitter.clamp(0.0, 1.0) } else { 0.0 };
         let usual = doubled.mul_f64(1.0 - jitter + 2.0 * jitter * fraction);
         usual.max(WAIT_MIN).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))

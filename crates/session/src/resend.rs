@@ -34,7 +34,7 @@ pub(crate) enum Step {
 impl Attempt {
     /// It was sent just now for the first time.
     pub(crate) fn first(now: Duration, resend: &Resend) -> Self {
-        Self { due: now + resend.wait(0), repeats: 0 }
+        Self { due: now.saturating_add(resend.wait(0)), repeats: 0 }
     }
 
     /// It is to be sent at once, as if for the first time.
@@ -44,7 +44,7 @@ impl Attempt {
 
     /// The peer has it but cannot pass it on yet: asked after slowly, for as long as the peer answers.
     pub(crate) fn held(now: Duration, resend: &Resend) -> Self {
-        Self { due: now + resend.max.max(BASE_MIN), repeats: 0 }
+        Self { due: now.saturating_add(resend.max.max(BASE_MIN)), repeats: 0 }
     }
 
     pub(crate) fn step(&mut self, now: Duration, resend: &Resend) -> Step {
@@ -55,7 +55,7 @@ impl Attempt {
             return Step::GiveUp;
         }
         self.repeats += 1;
-        self.due = now + resend.wait(self.repeats);
+        self.due = now.saturating_add(resend.wait(self.repeats));
         Step::Again
     }
 }

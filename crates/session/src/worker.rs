@@ -30,17 +30,19 @@
 //! | `ext.longshore.hello` | unexpected, not acknowledged | as before | as before | the other end is a Longshore | stale |
 //! | everything else | unexpected, not acknowledged | as before | as before | in order, once | stale |
 
+mod frames;
+
 use std::time::Duration;
 
 use crate::FEATURE;
 use crate::code::{Failure, is_session_lost};
 use crate::codec::EncodeError;
 use crate::config::{Now, WorkerConfig};
-use crate::control::{Accept, Control, Drift, Heartbeat, Register, Reset, Resume, Token};
+use crate::control::{Control, Drift, Heartbeat, Register, Resume, Token};
 use crate::envelope::{Envelope, Payload, Role};
 use crate::link::{Link, Purpose};
 use crate::outbox::SendError;
-use crate::output::{Binding, Ignored, Message, Output, Phase, Stats, Stop};
+use crate::output::{Binding, Message, Output, Phase, Stats, Stop};
 
 /// The worker's end. Outlives its connections.
 ///
@@ -181,145 +183,9 @@ impl Worker {
         self.lose(Failure::Network, reason, None, None, now);
     }
 
-    /// A frame came.
-    ///
-    /// # Errors
-    /// Why it had no effect; never a reason to close.
-    pub fn receive(&mut self, binding: Binding, bytes: &[u8], now: Now) -> Result<(), Ignored> {
-        let envelope = self.link.read(binding, bytes)?;
-        if envelope.is_control() {
-            let control = Control::read(&envelope)?;
-            return self.control(&envelope, control, now);
-        }
-        if envelope.kind == crate::HELLO && envelope.session_seq.is_none() {
-            return self.hello(&envelope, now);
-        }
-        self.link.take(envelope, bytes.len(), self.phase(), now)
-    }
-
-    /// The other end is a Longshore. Heard before the session is open it would be forgotten there, so then it is not acknowledged and comes again.
-    fn hello(&mut self, envelope: &Envelope, now: Now) -> Result<(), Ignored> {
-        match self.state {
-            State::Open { .. } => {
-                self.link.is_longshore = true;
-                self.link.acknowledge(envelope, now);
-                Ok(())
-            }
-            State::BackingOff { .. }
-            | State::Connecting
-            | State::Handshaking
-            | State::Registering { .. }
-            | State::Resuming { .. }
-            | State::Over => Err(Ignored::Unexpected { kind: envelope.kind.clone(), phase: self.phase() }),
-        }
-    }
-
-    fn control(&mut self, envelope: &Envelope, control: Control, now: Now) -> Result<(), Ignored> {
-        let unexpected = Err(Ignored::Unexpected { kind: envelope.kind.clone(), phase: self.phase() });
-        match (control, self.state) {
-            (Control::Ack(ack), _) => {
-                if let Some(purpose) = self.link.acknowledged(envelope, &ack, now) {
-                    self.answered(purpose, ack.ok != Some(false), now);
-                }
-                self.end_if_finished(now);
-                Ok(())
-            }
-            (Control::Accept(accept), State::Registering { .. } | State::Resuming { .. }) => {
-                self.accepted(accept, now);
-                Ok(())
-            }
-            (Control::Accept(accept), State::Open { .. }) => match &mut self.session {
-                Some(session) if session.id == accept.session_id => {
-                    session.token = accept.session_token;
-                    Ok(())
-                }
-                Some(_) | None => unexpected,
-            },
-            (Control::Reset(reset), _) => {
-                self.reset(&reset, now);
-                Ok(())
-            }
-            (Control::Drain(drain), State::Open { .. }) => {
-                self.link.acknowledge(envelope, now);
-                if std::mem::replace(&mut self.is_draining, true) {
-                    return Err(Ignored::Known);
-                }
-                self.link.put(Output::Drain(drain));
-                Ok(())
-            }
-            (
-                Control::Accept(_) | Control::Drain(_),
-                State::BackingOff { .. }
-                | State::Connecting
-                | State::Handshaking
-                | State::Registering { .. }
-                | State::Resuming { .. }
-                | State::Over,
-            ) => unexpected,
-            (Control::Handshake(_) | Control::Register(_) | Control::Resume(_) | Control::Heartbeat(_) | Control::Unknown, _) => {
-                self.link.acknowledge(envelope, now);
-                unexpected
-            }
-        }
-    }
-
-    fn answered(&mut self, purpose: Purpose, is_granted: bool, now: Now) {
-        if !is_granted {
-            return self.lose(Failure::Protocol, "the other end refused a request", Some(1002), None, now);
-        }
-        let accept_by = Some(now.at + self.config.accept_timeout);
-        match (purpose, self.state) {
-            (Purpose::Handshake, State::Handshaking) => {
-                self.state = State::Registering { accept_by: None };
-                self.register(Purpose::Register, now);
-            }
-            (Purpose::Register, State::Registering { .. }) => self.state = State::Registering { accept_by },
-            (Purpose::Resume, State::Resuming { .. }) => self.state = State::Resuming { accept_by },
-            // Requests end with the state that made them; an update or an answer to a greeting needs nothing more.
-            (Purpose::Handshake | Purpose::Register | Purpose::Resume, _) | (Purpose::Update | Purpose::Hello | Purpose::Drain, _) => {}
-        }
-    }
-
-    fn register(&mut self, purpose: Purpose, now: Now) {
-        let register = Control::Register(self.config.register.clone());
-        self.is_outdated = false;
-        self.link.ask(purpose, register.kind(), register.payload(), now);
-    }
-
-    fn accepted(&mut self, accept: Accept, now: Now) {
-        let resumed = accept.resumed == Some(true);
-        self.session = Some(Session { id: accept.session_id, token: accept.session_token });
-        if !accept.worker_instance_id.is_empty() {
-            self.link.config.sender_id = accept.worker_instance_id;
-        }
-        self.link.stop_asking();
-        if resumed {
-            self.link.outbox.resume(now.at);
-        } else {
-            self.link.inbox.reset(self.link.is_longshore);
-            self.link.outbox.renumber();
-            // It says so again before it numbers anything.
-            self.link.is_longshore = false;
-        }
-        self.n_failures = 0;
-        self.state = State::Open { heartbeat_at: self.heartbeat_after(now) };
-        self.link.put(Output::Opened { resumed });
-        self.link.open(now);
-        if self.is_outdated {
-            self.register(Purpose::Update, now);
-        }
-        self.end_if_finished(now);
-    }
-
     fn heartbeat_after(&mut self, now: Now) -> Duration {
-        now.at + self.config.heartbeat_interval + self.link.dice().up_to(self.config.heartbeat_jitter)
-    }
-
-    fn reset(&mut self, reset: &Reset, now: Now) {
-        self.session = None;
-        let retry_after = reset.retry_after_ms.map(Duration::from_millis);
-        let reason = format!("{}: {}", reset.code, reset.reason);
-        self.lose(Failure::of_reset(&reset.code), &reason, Some(1000), retry_after, now);
+        let jitter = self.link.dice().up_to(self.config.heartbeat_jitter);
+        now.at.saturating_add(self.config.heartbeat_interval).saturating_add(jitter)
     }
 
     /// Says how the worker is. `metrics` holds `inflight` at least; counts of the session are added. Without effect unless the session is open.
@@ -440,7 +306,7 @@ impl Worker {
         }
         let wait = self.config.reconnect.wait(self.n_failures, self.link.dice().fraction(), retry_after);
         self.n_failures = self.n_failures.saturating_add(1);
-        self.state = State::BackingOff { until: now.at + wait };
+        self.state = State::BackingOff { until: now.at.saturating_add(wait) };
         self.end_if_finished(now);
     }
 }

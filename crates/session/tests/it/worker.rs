@@ -287,3 +287,24 @@ fn frames_that_cannot_be_read_are_ignored_and_not_acknowledged() {
     assert!(matches!(worker.receive(binding, &bad, now(ms(0))), Err(Ignored::BadControl(_))));
     assert_eq!((worker.next_output(), worker.phase()), (None, Phase::Open));
 }
+
+#[test]
+fn settings_of_any_size_are_lived_with() {
+    for time in [std::time::Duration::ZERO, std::time::Duration::MAX] {
+        let mut config = worker_config();
+        (config.heartbeat_interval, config.heartbeat_jitter, config.accept_timeout) = (time, time, time);
+        (config.reconnect.base, config.reconnect.max, config.reconnect.jitter) = (time, time, f64::NAN);
+        (config.link.resend.base, config.link.resend.max, config.link.resend.attempts) = (time, time, u32::MAX);
+        (config.link.hole_patience, config.link.ack_repeats, config.link.window_frames) = (time, vec![time], 0);
+        let (mut worker, binding) = open_worker(config);
+        worker.send(message(1), now(ms(0))).unwrap();
+        for number in [1, 2] {
+            let more = json!({"session_seq": number, "ack": {"request": true}});
+            let _ = worker.receive(binding, &from_scheduler("biz.x", "x", json!({}), more), now(ms(0)));
+        }
+        worker.tick(now(ms(1)));
+        worker.finish(time, now(ms(1)));
+        worker.disconnected(binding, None, "gone", now(ms(1)));
+        drain(|| worker.next_output());
+    }
+}
