@@ -5,6 +5,7 @@ mod bounds;
 mod codec;
 mod cut;
 mod ends;
+mod existing;
 mod frames;
 mod gateway;
 mod pair;
