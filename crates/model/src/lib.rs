@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod chain;
+pub mod directory;
 pub mod fact;
 pub mod id;
 pub mod job;
@@ -17,6 +18,7 @@ pub mod target;
 pub mod unit;
 pub mod wire;
 
+pub use directory::DirectoryName;
 pub use id::{AgentId, ExecutionId, ID_TEXT_LEN, JobId};
 pub use job::{ExecutionState, JobStatus};
 pub use label::Label;

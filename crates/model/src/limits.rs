@@ -33,6 +33,10 @@ pub const ANSWER_FILES_MAX: usize = 2_000;
 pub const ARTIFACTS_LISTED_MAX: usize = 20_000;
 /// Levels of directories in a bundle.
 pub const BUNDLE_DEPTH_MAX: usize = 128;
+/// Bytes of the name of a job's directory on a shared drive: what file systems take.
+pub const DIRECTORY_NAME_BYTES_MAX: usize = 255;
+/// Entries in a job's directory on a shared drive that are copied into its workspace.
+pub const STAGED_ENTRIES_MAX: usize = 1_000_000;
 /// Steps of a workspace job.
 pub const STEPS_MAX: usize = 256;
 /// Words in a command line.
