@@ -1,15 +1,19 @@
 //! Directory descriptors: every walk below a workspace goes from one to the next and never through a symbolic link, so what a job
 //! renames or replaces meanwhile cannot lead it outside.
+//!
+//! [`open_beneath`] is the one step of such a walk.
 
-use std::ffi::CString;
-use std::fs::{DirBuilder, Permissions};
-use std::io;
+use std::ffi::{CStr, CString};
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// Levels a removal descends before it moves what is below to the top; bounds the descriptors it holds.
 const REMOVE_DEPTH_MAX: usize = 64;
@@ -26,27 +30,94 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens the directory `name` in `dir`; never follows a link.
-pub(crate) fn open_dir_at<P: rustix::path::Arg>(dir: impl AsFd, name: P) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(dir, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+pub(crate) fn open_dir_at<P: Arg>(dir: impl AsFd, name: P) -> Result<OwnedFd, Errno> {
+    open_beneath(dir, name, OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Opens `name` in `dir`: what is there, or with [`OFlags::CREATE`] what comes to be there, and never what a link of that name
+/// points to. The name is a single one; a path, `.` and `..` are refused.
+///
+/// The kernel is told so by `openat2`. Where that is missing (before Linux 5.6) or forbidden (profiles of containers that are
+/// older than it), `openat` with `O_NOFOLLOW` opens exactly the same: a single name has nothing on its way that could lead elsewhere.
+///
+/// # Errors
+/// `ELOOP` or `ENOTDIR` for a symbolic link; whatever else opening gives.
+pub(crate) fn open_beneath<P: Arg>(dir: impl AsFd, name: P, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    static HAS_OPENAT2: AtomicBool = AtomicBool::new(true);
+    let dir = dir.as_fd();
+    name.into_with_c_str(|name| open_one(dir, name, flags, mode, &HAS_OPENAT2))
+}
+
+fn open_one(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: Mode, has_openat2: &AtomicBool) -> Result<OwnedFd, Errno> {
+    if matches!(name.to_bytes(), b"" | b"." | b"..") || name.to_bytes().contains(&b'/') {
+        return Err(Errno::INVAL);
+    }
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if has_openat2.load(Ordering::Relaxed) {
+        match rustix::fs::openat2(dir, name, flags, mode, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::NOSYS) => has_openat2.store(false, Ordering::Relaxed),
+            // From a filter, or about this very file: asking the other way tells.
+            Err(Errno::PERM) => {}
+            opened => return opened,
+        }
+    }
+    rustix::fs::openat(dir, name, flags, mode)
+}
+
+/// Reads the regular file `name` in `dir`; nothing if there is none.
+///
+/// # Errors
+/// It is no regular file, a symbolic link, or has more than `bytes_max` bytes.
+pub(crate) fn read_beneath(dir: impl AsFd, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match open_beneath(dir, name, OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(Some(content))
+}
+
+/// Gives the owner of an open directory the rights to list, enter and change it, if a job has taken them away.
+pub(crate) fn own(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(dir)?.st_mode);
+    if mode.contains(Mode::RWXU) { Ok(()) } else { rustix::fs::fchmod(dir, mode | Mode::RWXU) }
+}
+
+/// What is in a directory, unsorted, each with its type where the file system tells.
+pub(crate) fn listing(dir: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            entries.push((entry.file_name().to_owned(), entry.file_type()));
+        }
+    }
+    Ok(entries)
 }
 
 /// The names in a directory, sorted by their bytes.
 pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push(name);
-        }
-    }
+    let mut names: Vec<_> = listing(dir)?.into_iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     Ok(names)
 }
 
 /// Removes everything in a directory. What cannot be removed stays, and is the error.
 pub(crate) fn empty_dir(path: &Path) -> io::Result<()> {
-    let dir = open_dir(path)?;
-    names(&dir)?.iter().map(|name| remove(dir.as_fd(), name)).fold(Ok(()), Result::and)
+    empty_dir_at(&open_dir(path)?)
+}
+
+/// The same for a directory that is open.
+pub(crate) fn empty_dir_at(dir: &OwnedFd) -> io::Result<()> {
+    names(dir)?.iter().map(|name| remove(dir.as_fd(), name)).fold(Ok(()), Result::and)
 }
 
 /// Removes `name` from `dir` with all that is in it, whatever its modes and depth. Never follows a link, never leaves the file
@@ -122,5 +193,39 @@ fn unlink(dir: BorrowedFd<'_>, name: &CString, flags: AtFlags) -> io::Result<()>
     match rustix::fs::unlinkat(dir, name, flags) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn with_and_without_openat2_only_what_is_there_itself_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        std::fs::create_dir(dir.path().join("inside")).unwrap();
+        for (link, target) in
+            [("to-file", "file"), ("to-dir", "inside"), ("out", "/"), ("up", ".."), ("loop", "loop"), ("magic", "/proc/self/root")]
+        {
+            symlink(target, dir.path().join(link)).unwrap();
+        }
+        let opened = open_dir(dir.path()).unwrap();
+        for has_openat2 in [true, false] {
+            let open = |name: &CStr, flags| open_one(opened.as_fd(), name, flags, Mode::empty(), &AtomicBool::new(has_openat2));
+            assert!(open(c"file", OFlags::empty()).is_ok());
+            assert!(open(c"inside", OFlags::DIRECTORY).is_ok());
+            for link in [c"to-file", c"to-dir", c"out", c"up", c"loop", c"magic"] {
+                for flags in [OFlags::empty(), OFlags::DIRECTORY, OFlags::CREATE | OFlags::WRONLY] {
+                    let refused = open(link, flags).unwrap_err();
+                    assert!(matches!(refused, Errno::LOOP | Errno::NOTDIR), "{link:?} {flags:?}: {refused}");
+                }
+            }
+            for path in [c"", c".", c"..", c"inside/", c"inside/..", c"../x", c"/etc/passwd"] {
+                assert_eq!(open(path, OFlags::empty()).unwrap_err(), Errno::INVAL, "{path:?}");
+            }
+        }
     }
 }

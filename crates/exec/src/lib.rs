@@ -1,8 +1,8 @@
 //! Doing things on a host: the only crate that starts programs, writes workspaces, or reads the machine.
 //!
 //! [`Executor::run`] performs one attempt of one job and always gives a [`Finished`]. Programs run below a supervisor
-//! ([`process`]) that takes the whole tree down with it; workspace jobs ([`bundle`] for their contents) leave nothing behind on
-//! any ending. This crate knows nothing of brokers, sessions or records.
+//! ([`process`]) that takes the whole tree down with it; workspace jobs ([`bundle`] for their contents, or [`workspace`] for a
+//! directory on a shared drive) leave nothing behind on any ending. This crate knows nothing of brokers, sessions or records.
 
 pub mod bundle;
 mod executor;
@@ -14,7 +14,7 @@ pub mod process;
 mod provider;
 mod secrets;
 mod strain;
-mod workspace;
+pub mod workspace;
 
 pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};

@@ -1,75 +1,128 @@
-//! Brings back what the steps made: a walk over the tree, into an archive.
+//! Finds what the steps made or changed: a walk over the tree, which hands it to a [`Destination`].
 //!
 //! When it runs, every process of the job is gone. Still nothing is followed: not a link, not a mount, not a name twice.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek};
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use data_encoding::HEXLOWER;
-use longshore_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_DEPTH_MAX, BUNDLE_ENTRIES_MAX, BUNDLE_UNPACKED_BYTES_MAX};
-use longshore_model::wire::result::{ArchiveInfo, FileChanges, FileInfo, SkippedFile, WorkspaceResult};
+use longshore_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_DEPTH_MAX};
+use longshore_model::wire::result::{FileChanges, FileInfo, SkippedFile};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::changes::{Snapshot, Verdict, kind};
 use super::globs::Globs;
-use super::run::log_name;
+use super::repoint::repointed;
 use super::stage::Place;
-use crate::bundle::{Digesting, Writer};
 use crate::files;
 use crate::finished::is_host_fault;
 
 /// Names a manifest lists in each of its lists; far more than an answer shows, and a bound on memory.
 const LISTED_MAX: usize = 100_000;
+
+/// Where what changed is brought to. Every path has a name at its end and directories before it that were announced.
+pub(crate) trait Destination {
+    /// Whether it has uses of its own for this name at the top.
+    fn reserves(&self, name: &[u8]) -> bool;
+
+    /// Why there is no room for one more file of this size below that many directories, if there is none.
+    fn no_room(&self, bytes: u64, n_directories: usize) -> Option<&'static str>;
+
+    /// Announces a directory that something will be in.
+    fn directory(&mut self, directory: &Above) -> Result<(), CollectError>;
+
+    /// Takes a file, seen as `stat`. Gives how many bytes it had, and their SHA-256.
+    fn file(&mut self, path: &[u8], stat: &Stat, content: File) -> Result<(u64, [u8; 32]), CollectError>;
+
+    /// Takes a symbolic link.
+    fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) -> Result<(), CollectError>;
+}
+
 /// Why artifacts did not come back.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CollectError {
+pub enum CollectError {
+    /// A directory of the workspace could not be listed.
     #[error("list {path:?} in the workspace")]
-    List { path: String, source: io::Error },
+    List {
+        /// Its path there.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the workspace could not be read.
     #[error("read {path:?} in the workspace")]
-    Read { path: String, source: io::Error },
+    Read {
+        /// Its path there.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The archive could not be written.
     #[error("write the archive")]
     Write(#[source] io::Error),
+    /// The archive is larger than one may be.
     #[error("write the archive: the artifacts are larger than {BUNDLE_BYTES_MAX} bytes when packed")]
     TooBig,
+    /// Something could not be brought to the results.
+    #[error("write {path:?} in the results")]
+    Bring {
+        /// Its path there.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else brings something to the same results.
+    #[error("write the results: somebody else is writing there")]
+    Busy,
 }
 
 impl CollectError {
-    pub(crate) fn is_host_fault(&self) -> bool {
+    /// Whether the host is at fault (a full disk, say), so that another attempt may succeed.
+    #[must_use]
+    pub fn is_host_fault(&self) -> bool {
         match self {
-            Self::List { source, .. } | Self::Read { source, .. } | Self::Write(source) => is_host_fault(source),
+            Self::List { source, .. } | Self::Read { source, .. } | Self::Write(source) | Self::Bring { source, .. } => {
+                is_host_fault(source)
+            }
+            Self::Busy => true,
             Self::TooBig => false,
         }
     }
 }
 
-/// Writes the archive: changed files, step logs, and the manifest that `manifest` makes from the list of changes.
+/// Hands what changed in the `roots` to `into`. Gives what there was, every list sorted.
 pub(crate) fn collect(
     place: &Place,
     snapshot: Snapshot,
-    globs: Option<Globs>,
-    logs: Vec<File>,
-    manifest: impl FnOnce(FileChanges) -> WorkspaceResult,
-    into: File,
-) -> Result<(WorkspaceResult, ArchiveInfo), CollectError> {
-    let writer = Writer::new(BufWriter::with_capacity(256 * 1024, into)).map_err(CollectError::Write)?;
-    let mut collector =
-        Collector { place, snapshot, globs, writer, taken: HashSet::new(), changes: FileChanges::default(), bytes: 0, n_logs: logs.len() };
-    collector.walk(Root::Tree)?;
-    let deleted = std::mem::take(&mut collector.snapshot).into_deleted();
-    for name in deleted {
-        list(&mut collector.changes.deleted, &mut collector.changes.unlisted, lossy(&name));
+    globs: Option<&Globs>,
+    roots: &[Root],
+    into: &mut dyn Destination,
+) -> Result<FileChanges, CollectError> {
+    let mut collector = Collector { place, snapshot, globs, into, taken: HashSet::new(), changes: FileChanges::default() };
+    for root in roots {
+        collector.walk(*root)?;
+        if *root == Root::Tree {
+            for name in std::mem::take(&mut collector.snapshot).into_deleted() {
+                list(&mut collector.changes.deleted, &mut collector.changes.unlisted, lossy(&name));
+            }
+        }
     }
-    collector.walk(Root::Results)?;
-    collector.finish(logs, manifest)
+    let mut changes = collector.changes;
+    changes.created.sort_by(|a, b| a.path.cmp(&b.path));
+    changes.modified.sort_by(|a, b| a.path.cmp(&b.path));
+    changes.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    changes.deleted.sort();
+    Ok(changes)
 }
 
+/// A directory of a workspace in which files may have changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Root {
+pub(crate) enum Root {
     /// What was staged, and what became of it.
     Tree,
     /// What steps put into `$LONGSHORE_RESULTS`, all of it new.
@@ -77,22 +130,20 @@ enum Root {
 }
 
 /// A directory on the way to what is being looked at.
-struct Above {
-    name: Vec<u8>,
-    mode: u32,
-    mtime: i64,
+pub(crate) struct Above {
+    pub(crate) name: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) mtime: i64,
 }
 
 struct Collector<'a> {
     place: &'a Place,
     snapshot: Snapshot,
-    globs: Option<Globs>,
-    writer: Writer<BufWriter<File>>,
-    /// Names in the archive, directories among them.
+    globs: Option<&'a Globs>,
+    into: &'a mut dyn Destination,
+    /// Names that were handed over, directories among them.
     taken: HashSet<Vec<u8>>,
     changes: FileChanges,
-    bytes: u64,
-    n_logs: usize,
 }
 
 impl Collector<'_> {
@@ -103,7 +154,7 @@ impl Collector<'_> {
         };
         let failed = |errno: Errno| CollectError::List { path: ".".to_owned(), source: errno.into() };
         // The steps may have taken our own rights away.
-        rustix::fs::fchmod(dir, Mode::RWXU).map_err(failed)?;
+        files::own(dir).map_err(failed)?;
         let stat = rustix::fs::fstat(dir).map_err(failed)?;
         self.directory(root, dir, stat.st_dev, &mut Vec::new())
     }
@@ -113,7 +164,7 @@ impl Collector<'_> {
         let names = files::names(dir).map_err(|source| CollectError::List { path: lossy(&prefix), source })?;
         for name in names {
             let path = [prefix.as_slice(), name.to_bytes()].concat();
-            if root == Root::Results && above.is_empty() && self.is_log(&path) {
+            if root == Root::Results && above.is_empty() && is_log(&path) {
                 continue;
             }
             let stat = match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -177,26 +228,17 @@ impl Collector<'_> {
             }
         };
         let unreadable = |source| CollectError::Read { path: lossy(&path), source };
-        if let Verdict::Unless(staged) = verdict {
-            let mut hasher = Sha256::new();
-            io::copy(&mut file, &mut hasher).map_err(unreadable)?;
-            if hasher.finalize().as_slice() == staged {
+        if let Verdict::Unless(original) = &verdict {
+            if self.snapshot.is_original(&path, original, &mut file).map_err(unreadable)? {
                 return Ok(());
             }
             file.rewind().map_err(unreadable)?;
         }
         self.directories(above)?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut reading = Noting { from: Digesting::new(file), failed: false };
-        let written = self.writer.file(&path, stat.st_mode, mtime(stat), size, &mut reading);
-        let failed = reading.failed;
-        written.map_err(|source| {
-            // The end came early: somebody still writes to it, or truncated it after it was looked at.
-            if failed || source.kind() == io::ErrorKind::UnexpectedEof { unreadable(source) } else { CollectError::Write(source) }
-        })?;
-        self.bytes += size;
-        let info = FileInfo { path: lossy(&path), size, sha256: HEXLOWER.encode(&reading.from.sha256()) };
-        self.took(path, verdict, info)
+        let (size, sha256) = self.into.file(&path, stat, file)?;
+        let info = FileInfo { path: lossy(&path), size, sha256: HEXLOWER.encode(&sha256) };
+        self.took(path, &verdict, info);
+        Ok(())
     }
 
     fn link(
@@ -219,31 +261,21 @@ impl Collector<'_> {
         if verdict == Verdict::Same || !self.may_come(&path, stat, above) {
             return Ok(());
         }
-        // An absolute target in the workspace would point at nothing once that is removed; the same place seen from the link will
-        // not. Out of `$LONGSHORE_RESULTS` there is no telling what is beside it in the end, but the names are the same.
-        let inside = [&self.place.tree_path, &self.place.results_path].into_iter().find_map(|root| {
-            let rest = target.strip_prefix(root.as_bytes())?;
-            (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
-        });
-        let target = match inside {
-            Some(rest) => {
-                let up = b"../".repeat(above.len());
-                let down: Vec<u8> = rest.iter().copied().skip_while(|byte| *byte == b'/').collect();
-                match [up, down].concat() {
-                    here if here.is_empty() => b".".to_vec(),
-                    there => there,
-                }
-            }
-            None => target,
-        };
+        // It would point at nothing once the workspace is removed; the same place seen from the link will not. Out of
+        // `$LONGSHORE_RESULTS` there is no telling what is beside it in the end, but the names are the same.
+        let roots = [self.place.tree_path.as_str(), self.place.results_path.as_str()];
+        let here = if root == Root::Tree { roots[0] } else { roots[1] };
+        let below = above.last().map_or(&b""[..], |above| above.name.as_slice());
+        let target = repointed(&target, here, below, &roots).unwrap_or(target);
         debug_assert!(root == Root::Tree || verdict != Verdict::Modified, "nothing is staged in the results");
         self.directories(above)?;
-        self.writer.link(&path, &target, mtime(stat)).map_err(CollectError::Write)?;
+        self.into.link(&path, &target, stat)?;
         let info = FileInfo { path: lossy(&path), size: target.len() as u64, sha256: HEXLOWER.encode(&Sha256::digest(&target)) };
-        self.took(path, verdict, info)
+        self.took(path, &verdict, info);
+        Ok(())
     }
 
-    /// Whether a changed file or link may go into the archive; if it may not but was wanted, it is listed as skipped.
+    /// Whether a changed file or link may be brought back; if it may not but was wanted, it is listed as skipped.
     fn may_come(&mut self, path: &[u8], stat: &Stat, above: &[Above]) -> bool {
         if self.globs.as_ref().is_some_and(|globs| !globs.want(path)) {
             return false;
@@ -251,14 +283,12 @@ impl Collector<'_> {
         let top = path.split(|byte| *byte == b'/').next().unwrap_or(path);
         let blocked = |name: &Vec<u8>| self.taken.contains(name);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let reason = if top == b"result.json" || self.is_log(top) {
+        let reason = if top == b"result.json" || is_log(top) || self.into.reserves(top) {
             "the name belongs to Longshore"
         } else if blocked(&path.to_vec()) || above.iter().any(|above| blocked(&above.name) && !self.taken.contains(&slashed(&above.name))) {
             "the workspace has another file of that name"
-        } else if self.bytes.saturating_add(size) > BUNDLE_UNPACKED_BYTES_MAX {
-            "the artifacts would be too large with it"
-        } else if self.writer.entries() + above.len() + self.n_logs + 2 > BUNDLE_ENTRIES_MAX {
-            "there are too many artifacts"
+        } else if let Some(reason) = self.into.no_room(size, above.len()) {
+            reason
         } else {
             return true;
         };
@@ -266,25 +296,24 @@ impl Collector<'_> {
         false
     }
 
-    /// Writes the directories on the way that are not in the archive yet.
+    /// Announces the directories on the way that were not yet.
     fn directories(&mut self, above: &[Above]) -> Result<(), CollectError> {
-        for Above { name, mode, mtime } in above {
-            if self.taken.insert(slashed(name)) {
-                self.taken.insert(name.clone());
-                self.writer.directory(name, *mode, *mtime).map_err(CollectError::Write)?;
+        for directory in above {
+            if self.taken.insert(slashed(&directory.name)) {
+                self.taken.insert(directory.name.clone());
+                self.into.directory(directory)?;
             }
         }
         Ok(())
     }
 
-    fn took(&mut self, path: Vec<u8>, verdict: Verdict, info: FileInfo) -> Result<(), CollectError> {
+    fn took(&mut self, path: Vec<u8>, verdict: &Verdict, info: FileInfo) {
         self.taken.insert(path);
         let changes = &mut self.changes;
         match verdict {
             Verdict::Created => list(&mut changes.created, &mut changes.unlisted, info),
             Verdict::Modified | Verdict::Unless(_) | Verdict::Same => list(&mut changes.modified, &mut changes.unlisted, info),
         }
-        if self.writer.packed_bytes() > BUNDLE_BYTES_MAX { Err(CollectError::TooBig) } else { Ok(()) }
     }
 
     fn skip(&mut self, path: &[u8], reason: impl Into<String>) {
@@ -292,42 +321,12 @@ impl Collector<'_> {
         self.snapshot.strike_below(path);
         list(&mut self.changes.skipped, &mut self.changes.unlisted, SkippedFile { path: lossy(path), reason: reason.into() });
     }
+}
 
-    fn is_log(&self, name: &[u8]) -> bool {
-        // Of steps that did not run, too: a reader must not take a job's file for a log.
-        let number = name.strip_prefix(b"step_").and_then(|rest| rest.strip_suffix(b".log"));
-        number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
-    }
-
-    fn finish(
-        mut self,
-        logs: Vec<File>,
-        manifest: impl FnOnce(FileChanges) -> WorkspaceResult,
-    ) -> Result<(WorkspaceResult, ArchiveInfo), CollectError> {
-        let now = jiff::Timestamp::now().as_second();
-        for (index, mut log) in logs.into_iter().enumerate() {
-            let name = log_name(index);
-            let unreadable = |source| CollectError::Read { path: name.clone(), source };
-            log.rewind().map_err(unreadable)?;
-            let size = log.metadata().map_err(unreadable)?.len();
-            self.writer.file(name.as_bytes(), 0o644, now, size, &mut log).map_err(CollectError::Write)?;
-        }
-        let FileChanges { created, modified, deleted, skipped, unlisted: _ } = &mut self.changes;
-        created.sort_by(|a, b| a.path.cmp(&b.path));
-        modified.sort_by(|a, b| a.path.cmp(&b.path));
-        skipped.sort_by(|a, b| a.path.cmp(&b.path));
-        deleted.sort();
-        let result = manifest(self.changes);
-        let mut json = serde_json::to_vec_pretty(&result).expect("structs with string keys are JSON");
-        json.push(b'\n');
-        self.writer.file(b"result.json", 0o644, now, json.len() as u64, &mut json.as_slice()).map_err(CollectError::Write)?;
-        let (buffer, info) = self.writer.finish().map_err(CollectError::Write)?;
-        buffer.into_inner().map_err(|error| CollectError::Write(error.into_error()))?;
-        if info.size > BUNDLE_BYTES_MAX {
-            return Err(CollectError::TooBig);
-        }
-        Ok((result, info))
-    }
+/// Whether a name at the top is that of a step's log; of steps that did not run, too: a reader must not take a job's file for a log.
+fn is_log(name: &[u8]) -> bool {
+    let number = name.strip_prefix(b"step_").and_then(|rest| rest.strip_suffix(b".log"));
+    number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
 
 /// Opens for reading what was seen as `stat`, giving the owner the right to if need be: it is about to be removed anyway.
@@ -337,24 +336,13 @@ fn readable(dir: BorrowedFd<'_>, name: &CStr, seen: &Stat, flags: OFlags) -> Res
     if !mode.contains(needed) {
         rustix::fs::chmodat(dir, name, mode | needed, AtFlags::empty())?;
     }
-    let opened = rustix::fs::openat(dir, name, flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let opened = files::open_beneath(dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&opened)?;
     if (stat.st_ino, stat.st_dev) == (seen.st_ino, seen.st_dev) { Ok(opened) } else { Err(Errno::STALE) }
 }
 
-/// Remembers whether it was reading that failed, as opposed to writing what was read.
-struct Noting<R> {
-    from: R,
-    failed: bool,
-}
-
-impl<R: Read> Read for Noting<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.from.read(buffer).inspect_err(|_| self.failed = true)
-    }
-}
-
-fn list<T>(items: &mut Vec<T>, unlisted: &mut usize, item: T) {
+/// Adds to one of a manifest's lists, or counts what there is no room for.
+pub(super) fn list<T>(items: &mut Vec<T>, unlisted: &mut usize, item: T) {
     if items.len() < LISTED_MAX { items.push(item) } else { *unlisted += 1 }
 }
 
@@ -362,10 +350,11 @@ fn slashed(name: &[u8]) -> Vec<u8> {
     [name, b"/"].concat()
 }
 
-fn mtime(stat: &Stat) -> i64 {
+/// When it was last written to, in seconds.
+pub(super) fn mtime(stat: &Stat) -> i64 {
     i64::try_from(i128::from(stat.st_mtime)).unwrap_or(0)
 }
 
-fn lossy(name: &[u8]) -> String {
+pub(super) fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }

@@ -6,11 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Which changed files come back.
-pub(crate) struct Globs(GlobSet);
+#[derive(Debug)]
+pub struct Globs(GlobSet);
 
 impl Globs {
     /// `*` and `?` stop at slashes, `**` does not; a pattern that names a directory means all that is in it.
-    pub(crate) fn new(patterns: &[String]) -> Result<Self, globset::Error> {
+    ///
+    /// # Errors
+    /// A pattern that makes no sense, which is named.
+    pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
             let pattern = pattern.trim_start_matches("./").trim_end_matches('/');

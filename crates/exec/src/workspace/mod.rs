@@ -1,4 +1,6 @@
-//! Workspace jobs: steps in a fresh copy of a bundle.
+//! Workspace jobs: steps in a fresh copy of a bundle, or of a directory on a shared drive.
+//!
+//! For a bundle, of which an archive comes back:
 //!
 //! ```text
 //!   create ─► stage ─► run the steps ─► collect ─► clean
@@ -8,13 +10,23 @@
 //! ```
 //!
 //! Cleaning follows on every path. What a killed agent leaves is swept when the next one starts.
+//!
+//! For a directory, of which the changes come back into its own `results`, the same parts are put together by whoever runs it, with
+//! [`Source`], [`Workspace`] and [`Results`]. What changed is known in one way for both ([`mod@changes`], [`mod@collect`]).
 
 mod answer;
+mod archive;
+mod beside;
 mod changes;
 mod clean;
 mod collect;
+mod copy;
+mod duplicate;
 mod globs;
+mod repoint;
+mod results;
 mod run;
+mod source;
 mod stage;
 
 use std::fs::File;
@@ -28,10 +40,15 @@ use longshore_model::wire::result::{Timing, WorkspaceReason, WorkspaceResult, Wo
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+pub use self::beside::{StageError, Staged, Workspace};
 use self::changes::Snapshot;
-use self::globs::Globs;
+pub use self::collect::CollectError;
+pub use self::duplicate::CopyError;
+pub use self::globs::Globs;
+pub use self::results::Results;
 use self::run::Steps;
-use self::stage::{Place, StageError};
+pub use self::source::{ResolveError, Source};
+use self::stage::{Place, PrepareError};
 use crate::executor::Host;
 use crate::finished::{Archive, Finished, is_host_fault};
 use crate::process::{Stop, Stops, random_text};
@@ -69,7 +86,7 @@ async fn inside(
     let (start, began) = (Timestamp::now(), Instant::now());
     let bundle = if run.bundle.is_some() { task.bundle.clone() } else { None };
     if run.bundle.is_some() && bundle.is_none() {
-        return not_staged(&StageError::NoBundle, stops);
+        return not_staged(&PrepareError::NoBundle, stops);
     }
     let staging = {
         let (place, stops) = (Arc::clone(place), stops.clone());
@@ -118,10 +135,10 @@ fn bring_back(place: &Place, snapshot: Snapshot, globs: Option<Globs>, steps: St
         attempt: header.attempt,
         schema: SCHEMA,
     };
-    let collected = File::options().write(true).create_new(true).open(&path).map_err(collect::CollectError::Write).and_then(|file| {
+    let collected = File::options().write(true).create_new(true).open(&path).map_err(CollectError::Write).and_then(|file| {
         // From here on the file is removed on every path.
         let pending = Archive::new(path, longshore_model::wire::result::ArchiveInfo { size: 0, sha256: String::new(), entries: 0 });
-        collect::collect(place, snapshot, globs, logs, manifest, file).map(|(result, info)| (result, pending.with_info(info)))
+        archive::archive(place, snapshot, globs.as_ref(), logs, manifest, file).map(|(result, info)| (result, pending.with_info(info)))
     });
     match collected {
         Ok((mut result, archive)) => {
@@ -148,7 +165,7 @@ fn reason(end: &Finished) -> Option<WorkspaceReason> {
     timed_out.or((code == ErrorCode::Cancelled).then_some(WorkspaceReason::Cancelled))
 }
 
-fn not_staged(error: &StageError, stops: &Stops) -> Finished {
+fn not_staged(error: &PrepareError, stops: &Stops) -> Finished {
     let message = format!("could not {}", chain(error));
     match (error.is_interrupted(), stops.now()) {
         (true, Some(Stop::TimedOut)) => Finished::failed(ErrorCode::TimedOut, "its time was up while the workspace was prepared"),

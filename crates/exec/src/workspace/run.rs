@@ -201,7 +201,7 @@ fn named(mut finished: Finished, index: usize, step: &Step) -> Finished {
 /// Makes a step's log file anew, whatever an earlier step may have put there.
 fn open_log(place: &Place, name: &str) -> io::Result<File> {
     // An earlier step may have taken our own rights away.
-    rustix::fs::fchmod(&place.results, Mode::RWXU)?;
+    files::own(place.results.as_fd())?;
     files::remove(place.results.as_fd(), &CString::new(name)?)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(&place.results, name, flags, Mode::from_raw_mode(0o644))?))

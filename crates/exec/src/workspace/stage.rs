@@ -1,14 +1,19 @@
-//! Makes a workspace and fills it from a bundle.
+//! Makes workspaces, and fills one from a bundle. Filling one from a directory is [`mod@super::duplicate`]'s.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use longshore_model::DirectoryName;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
+use super::beside;
 use super::changes::Snapshot;
+use super::results::Results;
 use crate::bundle::{Control, Limits, UnpackError, unpack_into};
 use crate::files;
 use crate::process::Stops;
@@ -32,7 +37,7 @@ pub(crate) struct Place {
 
 /// Why a workspace was not prepared.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StageError {
+pub(crate) enum PrepareError {
     #[error("prepare the workspace: its bundle is not here")]
     NoBundle,
     #[error("open the bundle {path:?}")]
@@ -63,26 +68,49 @@ impl Place {
             parent,
         })
     }
+
+    /// Makes a workspace that is the tree itself, beside results that are elsewhere. Makes the directory of all workspaces, too.
+    pub(crate) fn beside(workspaces: &Path, name: &DirectoryName, results: &Results) -> Result<Self, beside::StageError> {
+        let failed = |source| beside::StageError::Make { path: workspaces.join(name.as_str()), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(workspaces).map_err(failed)?;
+        // What steps are told, and what they see of their directory, is then the same.
+        let workspaces = workspaces.canonicalize().map_err(failed)?;
+        let path = workspaces.join(name.as_str());
+        let parent = files::open_dir(&workspaces).map_err(failed)?;
+        match rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU) {
+            Err(Errno::EXIST) => return Err(beside::StageError::Occupied { path }),
+            made => made.map_err(|errno| failed(errno.into()))?,
+        }
+        let opened = files::open_dir_at(&parent, name.as_str());
+        Ok(Self {
+            tree: opened.map_err(|errno| failed(errno.into()))?,
+            results: rustix::io::fcntl_dupfd_cloexec(&results.dir, 0).map_err(|errno| failed(errno.into()))?,
+            tree_path: path.to_string_lossy().into_owned(),
+            results_path: results.path().canonicalize().map_err(failed)?.to_string_lossy().into_owned(),
+            name: CString::new(name.as_str()).map_err(|error| failed(error.into()))?,
+            parent,
+        })
+    }
 }
 
 /// Fills the tree from the bundle, and gives its state before any step.
-pub(crate) fn stage(place: &Place, bundle: Option<&Path>, stops: &Stops) -> Result<Snapshot, StageError> {
+pub(crate) fn stage(place: &Place, bundle: Option<&Path>, stops: &Stops) -> Result<Snapshot, PrepareError> {
     let mut snapshot = Snapshot::default();
     if let Some(path) = bundle {
-        let file = File::open(path).map_err(|source| StageError::Open { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| PrepareError::Open { path: path.to_owned(), source })?;
         unpack_into(Interruptible { from: file, stops }, &place.tree, Limits::default(), &mut |entry| {
             snapshot.record(entry);
             if stops.now().is_some() { Control::Interrupt } else { Control::Continue }
         })?;
     }
     if stops.now().is_some() {
-        return Err(StageError::Interrupted);
+        return Err(PrepareError::Interrupted);
     }
     snapshot.settle();
     Ok(snapshot)
 }
 
-impl StageError {
+impl PrepareError {
     pub(crate) fn is_interrupted(&self) -> bool {
         match self {
             Self::Interrupted | Self::Unpack(UnpackError::Interrupted) => true,

@@ -5,6 +5,7 @@
 mod bundles;
 mod commands;
 mod dns;
+mod drive;
 mod endings;
 mod hostname;
 mod leftovers;
@@ -12,5 +13,7 @@ mod node;
 mod ping;
 mod real;
 mod secrets;
+mod staging;
 mod support;
+mod syncing;
 mod workspaces;

@@ -1,0 +1,156 @@
+//! Workspaces on a drive that this host shares with whoever submits jobs: a copy of the job's directory to run in, and what changed
+//! brought back beside it.
+//!
+//! ```text
+//!   Source::resolve ─► results ─► Workspace::stage ─► run the steps ─► Workspace::sync ─► Results::write ─► drop
+//! ```
+//!
+//! All of it blocks.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use longshore_model::DirectoryName;
+use longshore_model::wire::result::{FileChanges, SkippedFile};
+use tokio_util::sync::CancellationToken;
+
+use super::changes::Snapshot;
+use super::clean;
+use super::collect::{CollectError, list};
+use super::duplicate::{CopyError, Duplicate, duplicate};
+use super::globs::Globs;
+use super::results::{Results, sync};
+use super::source::{RESULTS, Source};
+use super::stage::Place;
+use crate::files;
+use crate::finished::is_host_fault;
+
+/// A source that changes while it is copied is copied again, so often.
+const ATTEMPTS: usize = 3;
+
+/// A copy of a source to run steps in. Removed with all that is in it when dropped, which blocks.
+pub struct Workspace {
+    place: Place,
+}
+
+/// What a workspace was like before any step, which tells what changed.
+pub struct Staged {
+    snapshot: Snapshot,
+    skipped: Vec<SkippedFile>,
+}
+
+/// Why there is no workspace. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The workspace's directory could not be made.
+    #[error("make the workspace {path:?}")]
+    Make {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is one of that name: of a job that runs, or left by one that was killed.
+    #[error("make the workspace {path:?}: it is there already")]
+    Occupied {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source was not copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+}
+
+impl Workspace {
+    /// Copies the source, without its results, to `{workspaces_dir}/{name}`. The directory of all workspaces is made if it is
+    /// missing, this workspace's must not be there.
+    ///
+    /// Kept are names (any bytes), contents, modes, modification times and holes; symbolic links as they are, never followed. Owners
+    /// become this process's, so that set-user-id and set-group-id bits of files are not kept. Sockets, devices and fifos are left
+    /// out. All of that is in [`Staged::skipped`]. A source that changes while it is copied is copied again, three times in all.
+    ///
+    /// # Errors
+    /// The workspace cannot be made, something cannot be copied (its name is in the error), the source keeps changing, or `stop`
+    /// was cancelled.
+    pub fn stage(
+        source: &Source,
+        results: &Results,
+        workspaces_dir: &Path,
+        name: &DirectoryName,
+        stop: &CancellationToken,
+    ) -> Result<(Self, Staged), StageError> {
+        let workspace = Self { place: Place::beside(workspaces_dir, name, results)? };
+        let place = &workspace.place;
+        let copy = || {
+            let (from, into, workspaces) = (source.dir.as_fd(), place.tree.as_fd(), place.parent.as_fd());
+            duplicate(from, into, workspaces, RESULTS, &|| stop.is_cancelled())
+        };
+        let mut copied = copy();
+        for _ in 1..ATTEMPTS {
+            let Err(CopyError::Changed { path }) = &copied else { break };
+            tracing::debug!(path, "the source changed while it was copied; it is copied again");
+            let failed = |source| StageError::Make { path: PathBuf::from(&place.tree_path), source };
+            files::own(place.tree.as_fd()).map_err(|errno| failed(errno.into()))?;
+            files::empty_dir_at(&place.tree).map_err(failed)?;
+            copied = copy();
+        }
+        let Duplicate { snapshot, skipped } = copied?;
+        Ok((workspace, Staged { snapshot, skipped }))
+    }
+
+    /// Its absolute path, without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(&self.place.tree_path)
+    }
+
+    /// Brings every file and link that steps made or changed to `results`, and says what it was. Every process of the steps has to
+    /// be gone. `globs` choose, by default all; `n_steps` is how many steps have a log there: logs with higher numbers are of an
+    /// earlier run and are removed.
+    ///
+    /// *Changed* means content or mode. Each file appears at once, and replaces whatever had its name; nothing else there is
+    /// touched. Links that would point into this workspace are re-pointed. `result.json`, step logs and names beginning with
+    /// `.longshore-` are the worker's: files of a job with such a name at the top are listed as skipped, like sockets, devices and
+    /// fifos, and what staging had skipped. The files are not forced to disk.
+    ///
+    /// # Errors
+    /// The workspace cannot be read, the results not be written (a full drive), or somebody else writes there. What was brought by
+    /// then stays; every file of it is whole.
+    pub fn sync(&self, staged: Staged, results: &Results, globs: Option<&Globs>, n_steps: usize) -> Result<FileChanges, CollectError> {
+        let mut changes = sync(&self.place, staged.snapshot, globs, results, n_steps)?;
+        for skipped in staged.skipped {
+            if !changes.skipped.contains(&skipped) {
+                list(&mut changes.skipped, &mut changes.unlisted, skipped);
+            }
+        }
+        changes.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(changes)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        clean::clean(&self.place);
+    }
+}
+
+impl Staged {
+    /// What was left out of the workspace or not kept there, and why, sorted.
+    #[must_use]
+    pub fn skipped(&self) -> &[SkippedFile] {
+        &self.skipped
+    }
+}
+
+impl StageError {
+    /// Whether the host is at fault (a full disk, say), so that another attempt may succeed.
+    #[must_use]
+    pub fn is_host_fault(&self) -> bool {
+        match self {
+            Self::Make { source, .. } => is_host_fault(source),
+            Self::Copy(error) => error.io().is_some_and(is_host_fault),
+            Self::Occupied { .. } => false,
+        }
+    }
+}
