@@ -1,4 +1,4 @@
-//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout|list`.
+//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout|list|workspace`.
 //!
 //! The floor is the least that any job system on this broker must do: the same durable writes, sent and received with async-nats directly,
 //! no HTTP, no checks, no state. Figures are medians over rounds that alternate between the two, so that a machine whose speed drifts
@@ -10,6 +10,7 @@ mod floor;
 mod jobs;
 mod list;
 mod system;
+mod workspace;
 
 use anyhow::{Context, bail};
 
@@ -22,7 +23,8 @@ async fn main() -> anyhow::Result<()> {
         }
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
         Some("list") => list::run(&list::Settings::parse(args).context("usage: bench list [JOBS…]")?).await,
-        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout, list"),
+        Some("workspace") => workspace::run(&workspace::Settings::parse(args).context("usage: bench workspace [--quick] [DIR]")?),
+        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout, list, workspace"),
         None => bail!("say which benchmark: jobs"),
     }
 }
