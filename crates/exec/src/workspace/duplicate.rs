@@ -26,8 +26,8 @@ use crate::files;
 
 /// More threads than this only wait for the same disk.
 const THREADS_MAX: usize = 8;
-/// Names that one thread takes on at a time.
-const CHUNK_NAMES: usize = 64;
+/// Names that one thread takes on at a time: so many that two seldom create in the same directory, where they wait for each other.
+const CHUNK_NAMES: usize = 512;
 
 /// Why a tree was not copied. What was copied by then stays for the caller to remove.
 #[derive(Debug, thiserror::Error)]
@@ -282,7 +282,8 @@ impl Crew<'_> {
             return Err(CopyError::Changed { path: lossy(&path) });
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        let into = files::open_beneath(&of.into, name, flags, Mode::RUSR | Mode::WUSR).map_err(failed(&path))?;
+        let mode = seen.st_mode & 0o1777;
+        let into = files::open_beneath(&of.into, name, flags, Mode::from_raw_mode(mode)).map_err(failed(&path))?;
         let (from, into) = (File::from(from), File::from(into));
         self.copier.copy(&from, &into, &seen).map_err(|fault| match fault {
             CopyFault::Interrupted => CopyError::Interrupted,
@@ -291,13 +292,17 @@ impl Crew<'_> {
         if seen.st_mode & 0o6000 != 0 {
             done.skip(&path, "its set-user-id or set-group-id bit was not kept; the rest of it was");
         }
-        rustix::fs::fchmod(&into, Mode::from_raw_mode(seen.st_mode & 0o1777)).map_err(failed(&path))?;
         rustix::fs::futimens(&into, &times(&seen)).map_err(failed(&path))?;
         let stamp = Stamp::of(&seen);
         if Stamp::of(&rustix::fs::fstat(&from).map_err(failed(&path))?) != stamp {
             return Err(CopyError::Changed { path: lossy(&path) });
         }
-        let stat = rustix::fs::fstat(&into).map_err(failed(&path))?;
+        let mut stat = rustix::fs::fstat(&into).map_err(failed(&path))?;
+        if stat.st_mode & 0o7777 != mode {
+            // The process's mask has taken something away.
+            rustix::fs::fchmod(&into, Mode::from_raw_mode(mode)).map_err(failed(&path))?;
+            stat = rustix::fs::fstat(&into).map_err(failed(&path))?;
+        }
         done.entries.push((path, Staged::new(&stat, Kind::File(Original::Source(stamp)))));
         Ok(())
     }
@@ -539,7 +544,8 @@ mod tests {
         for directory in 0..70 {
             let directory = from.join(directory.to_string());
             fs::create_dir(&directory).unwrap();
-            (0..directory.as_os_str().len() * 2).for_each(|file| fs::write(directory.join(file.to_string()), file.to_string()).unwrap());
+            let n_files = if directory.ends_with("7") { 2 * CHUNK_NAMES + 1 } else { 100 };
+            (0..n_files).for_each(|file| fs::write(directory.join(file.to_string()), file.to_string()).unwrap());
         }
         let copied = copy(&from, &into, &|| false).unwrap();
         for directory in fs::read_dir(&from).unwrap() {
@@ -553,6 +559,6 @@ mod tests {
                 );
             }
         }
-        assert!(copied.snapshot.into_deleted().count() > 70 * 40);
+        assert_eq!(copied.snapshot.into_deleted().count(), 69 * 100 + 2 * CHUNK_NAMES + 1);
     }
 }
