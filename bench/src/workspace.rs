@@ -62,15 +62,18 @@ fn measure(settings: &Settings, what: &str, fill: &dyn Fn(&Path) -> std::io::Res
     let (mut staged, mut synced, mut copied, mut peak) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for _ in 0..settings.rounds {
         let copy = drive.path().join("copy");
+        settle(drive.path())?;
         copied.push(timed(|| copy_with_cp(&job, &copy))?.0);
         fs::remove_dir_all(&copy)?;
 
         // From here on the system keeps the highest amount of memory anew.
         fs::write("/proc/self/clear_refs", "5")?;
         let (source, results) = open(drive.path())?;
+        settle(drive.path())?;
         let (elapsed, (workspace, before)) = timed(|| stage(drive.path(), &source, &results))?;
         staged.push(elapsed);
         change_all(workspace.path())?;
+        settle(drive.path())?;
         let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0)?))?;
         synced.push(elapsed);
         peak = peak.max(peak_kib()?);
@@ -105,6 +108,13 @@ fn name() -> anyhow::Result<DirectoryName> {
 fn copy_with_cp(from: &Path, to: &Path) -> anyhow::Result<()> {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status().context("cp does not start")?;
     ensure!(status.success(), "cp: {status}");
+    Ok(())
+}
+
+/// Lets the file system finish what was asked of it, so that nobody pays for what came before.
+fn settle(dir: &Path) -> anyhow::Result<()> {
+    let status = Command::new("sync").arg("-f").arg(dir).status().context("sync does not start")?;
+    ensure!(status.success(), "sync: {status}");
     Ok(())
 }
 
