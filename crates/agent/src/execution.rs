@@ -171,13 +171,10 @@ impl Worker {
                         },
                     };
                     if let Some(revision) = self.start(attempt, standing.revision).await {
-                        if attempt > 1 && self.has_ended_meanwhile().await {
-                            tracing::info!(job.id = %job.id, attempt, "not run: the answer of an earlier attempt came just before its start");
+                        if attempt > 1 && !self.is_still_wanted(attempt).await {
                             if let Some(fence) = fence {
                                 fence.end(job).await;
                             }
-                            self.claim.done().await;
-                            self.ctx.journal.forget(self.key);
                             return Settled::Done;
                         }
                         let is_the_only_one = job.retry.max_attempts() == 1;
@@ -369,10 +366,17 @@ impl Worker {
         None
     }
 
-    /// Whether an answer was stored between the look that led to a start and the start, which is guarded against other events only. A
-    /// holder whose claim has lapsed may live, and answer at any time.
-    async fn has_ended_meanwhile(&mut self) -> bool {
-        self.read().await.is_none_or(|standing| standing.execution.is_answered())
+    /// Whether there is no answer, once a start is recorded: that is guarded against other events only, and a holder whose claim has lapsed
+    /// may live, and answer at any time. What is answered is done with; what cannot be read stays as it is.
+    async fn is_still_wanted(&mut self, attempt: u32) -> bool {
+        let Some(standing) = self.read().await else { return false };
+        if !standing.execution.is_answered() {
+            return true;
+        }
+        tracing::info!(job.id = %self.key.0, attempt, "not run: the answer of an earlier attempt came just before its start");
+        self.claim.done().await;
+        self.ctx.journal.forget(self.key);
+        false
     }
 
     /// Stores the answer, however long the broker is away, and ends the claim.
