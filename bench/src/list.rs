@@ -227,21 +227,14 @@ async fn retain(store: &Store, n: usize, now: Timestamp) -> anyhow::Result<()> {
     let failed = n.is_multiple_of(10);
     let error = failed.then(|| Failure { code: ErrorCode::HostFault, message: "the disk is full".to_owned() });
     let answer = Answer {
-        schema: SCHEMA,
-        job: job.id,
-        execution: ExecutionId::Any,
-        outcome: if failed { Outcome::Failed } else { Outcome::Completed },
         agent: Some(agent),
         hostname: Some(format!("host-{host}")),
-        attempts: 1,
         changed: Some(false),
         result: (!failed).then(|| json!({ "hostname": format!("host-{host}") })),
-        result_object: None,
         error,
-        cancel_verified: None,
         started_at: Some(now),
-        finished_at: now,
         duration_ms: Some(1),
+        ..Answer::new(job.id, ExecutionId::Any, if failed { Outcome::Failed } else { Outcome::Completed }, 1, now)
     };
     store.ledger.answer(&answer).await?;
     Ok(())

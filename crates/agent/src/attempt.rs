@@ -209,21 +209,15 @@ impl Worker {
             finished.failure = Some(failure);
         }
         let answer = Answer {
-            schema: SCHEMA,
-            job: self.key.0,
-            execution: self.key.1,
-            outcome: finished.outcome,
             agent: Some(self.ctx.config.id),
             hostname: Some(self.ctx.config.hostname()),
-            attempts: attempt.number,
             changed: finished.changed,
             result: finished.result,
-            result_object: None,
             error: finished.failure,
             cancel_verified: finished.cancel_verified,
             started_at: Some(attempt.started_at),
-            finished_at: self.ctx.now(),
             duration_ms: Some(u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX)),
+            ..Answer::new(self.key.0, self.key.1, finished.outcome, attempt.number, self.ctx.now())
         };
         let answer = {
             let outbox = self.ctx.outbox.clone();

@@ -428,21 +428,11 @@ impl Worker {
             (Some(self.ctx.config.id), Some(self.ctx.config.hostname()))
         };
         Answer {
-            schema: SCHEMA,
-            job: self.key.0,
-            execution: self.key.1,
-            outcome,
             agent,
             hostname,
-            attempts: execution.attempts(),
-            changed: None,
-            result: None,
-            result_object: None,
             error: Some(failure),
-            cancel_verified: None,
             started_at: execution.started_at(),
-            finished_at: self.ctx.now(),
-            duration_ms: None,
+            ..Answer::new(self.key.0, self.key.1, outcome, execution.attempts(), self.ctx.now())
         }
     }
 }

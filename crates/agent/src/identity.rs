@@ -15,7 +15,6 @@ use std::time::Duration;
 use longshore_model::wire::agent::{Heartbeat, Process};
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::SCHEMA;
 use longshore_store::{Newest, Registry, Revision, Store};
 
 use crate::Error;
@@ -112,23 +111,12 @@ impl Binding {
 pub(crate) async fn refused(store: &Store, heartbeat: &Heartbeat, process: &Process, hostname: String) -> Error {
     let refused = Error::Identity { id: heartbeat.agent, hostname };
     let record = AuditRecord {
-        schema: SCHEMA,
-        id: process.id.clone(),
-        at: store.clock.now(),
         request_id: process.id.clone(),
-        who: None,
-        remote: None,
-        method: "BIND".to_owned(),
-        path: format!("/agents/{}", heartbeat.agent),
-        operation: None,
-        job: None,
         targets: vec![heartbeat.hostname.clone()],
         status: Some(403),
         code: Some(ErrorCode::Forbidden),
         reason: Some(refused.to_string()),
-        dropped_before: 0,
-        link: None,
-        more: 0,
+        ..AuditRecord::new(process.id.clone(), store.clock.now(), "BIND".to_owned(), format!("/agents/{}", heartbeat.agent))
     };
     if let Err(error) = store.audit.append(&[record]).await {
         tracing::warn!(%error, "the refusal of an identity is not in the audit trail");

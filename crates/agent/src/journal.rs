@@ -182,7 +182,7 @@ fn newest(text: &[u8]) -> BTreeMap<Key, Entry> {
 
 #[cfg(test)]
 mod tests {
-    use longshore_model::wire::record::{Outcome, SCHEMA};
+    use longshore_model::wire::record::Outcome;
 
     use super::*;
 
@@ -191,23 +191,7 @@ mod tests {
     }
 
     fn answer(n: u128) -> Answer {
-        Answer {
-            schema: SCHEMA,
-            job: key(n).0,
-            execution: ExecutionId::Any,
-            outcome: Outcome::Completed,
-            agent: None,
-            hostname: None,
-            attempts: 1,
-            changed: None,
-            result: None,
-            result_object: None,
-            error: None,
-            cancel_verified: None,
-            started_at: None,
-            finished_at: jiff::Timestamp::UNIX_EPOCH,
-            duration_ms: None,
-        }
+        Answer::new(key(n).0, ExecutionId::Any, Outcome::Completed, 1, jiff::Timestamp::UNIX_EPOCH)
     }
 
     fn entry(token: &str) -> Entry {

@@ -211,7 +211,7 @@ impl Write for Spill {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use longshore_model::wire::record::{Definition, SCHEMA};
+    use longshore_model::wire::record::Definition;
     use longshore_model::{ExecutionId, JobId};
     use longshore_store::{ObjectInfo, memory};
     use serde_json::{Value, json};
@@ -249,23 +249,7 @@ mod tests {
     }
 
     fn answer(attempts: u32, result: Value) -> Answer {
-        Answer {
-            schema: SCHEMA,
-            job: JOB,
-            execution: ExecutionId::Any,
-            outcome: Outcome::Completed,
-            agent: None,
-            hostname: None,
-            attempts,
-            changed: None,
-            result: Some(result),
-            result_object: None,
-            error: None,
-            cancel_verified: None,
-            started_at: None,
-            finished_at: Timestamp::now(),
-            duration_ms: None,
-        }
+        Answer { result: Some(result), ..Answer::new(JOB, ExecutionId::Any, Outcome::Completed, attempts, Timestamp::now()) }
     }
 
     fn large(text: char) -> Value {

@@ -145,7 +145,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use async_trait::async_trait;
-    use longshore_model::wire::record::SCHEMA;
+
     use longshore_store::{Audit, AuditPage, Revision, Store, memory};
     use tokio_util::task::AbortOnDropHandle;
 
@@ -177,25 +177,7 @@ mod tests {
     }
 
     fn record(n: usize) -> AuditRecord {
-        AuditRecord {
-            schema: SCHEMA,
-            id: n.to_string(),
-            at: jiff::Timestamp::UNIX_EPOCH,
-            request_id: String::new(),
-            who: None,
-            remote: None,
-            method: "POST".to_owned(),
-            path: "/".to_owned(),
-            operation: None,
-            job: None,
-            targets: Vec::new(),
-            status: Some(200),
-            code: None,
-            reason: None,
-            more: 0,
-            dropped_before: 0,
-            link: None,
-        }
+        AuditRecord { status: Some(200), ..AuditRecord::new(n.to_string(), jiff::Timestamp::UNIX_EPOCH, "POST".to_owned(), "/".to_owned()) }
     }
 
     #[tokio::test(start_paused = true)]

@@ -110,29 +110,15 @@ pub(crate) async fn follow(app: App) {
 
 #[cfg(test)]
 mod tests {
-    use longshore_model::wire::record::SCHEMA;
 
     use super::*;
 
     fn call(remote: &str, who: Option<&str>) -> AuditRecord {
         AuditRecord {
-            schema: SCHEMA,
-            id: String::new(),
-            at: jiff::Timestamp::UNIX_EPOCH,
-            request_id: String::new(),
             who: who.map(str::to_owned),
             remote: Some(remote.to_owned()),
-            method: "GET".to_owned(),
-            path: "/".to_owned(),
-            operation: None,
-            job: None,
-            targets: Vec::new(),
             status: Some(401),
-            code: None,
-            reason: None,
-            more: 0,
-            dropped_before: 0,
-            link: None,
+            ..AuditRecord::new(String::new(), jiff::Timestamp::UNIX_EPOCH, "GET".to_owned(), "/".to_owned())
         }
     }
 

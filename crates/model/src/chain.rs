@@ -203,27 +203,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::wire::record::SCHEMA;
 
     fn record(n: usize) -> AuditRecord {
         AuditRecord {
-            schema: SCHEMA,
-            id: format!("r-{n}"),
-            at: Timestamp::UNIX_EPOCH,
-            request_id: String::new(),
             who: Some("ada".to_owned()),
-            remote: None,
-            method: "POST".to_owned(),
-            path: format!("/api/v1/jobs/{n}"),
-            operation: None,
-            job: None,
-            targets: Vec::new(),
             status: Some(200),
-            code: None,
-            reason: None,
-            more: 0,
-            dropped_before: 0,
-            link: None,
+            ..AuditRecord::new(format!("r-{n}"), Timestamp::UNIX_EPOCH, "POST".to_owned(), format!("/api/v1/jobs/{n}"))
         }
     }
 

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use longshore_model::job::Job;
 use longshore_model::retry::RetryPolicy;
-use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation, SCHEMA};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation};
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{
     Announcement, Answered, Appended, Created, Delivery, Error, ExecutionRecord, InboxPage, JobRecord, Ledger, PullStream, Revision, Store,
@@ -129,21 +129,9 @@ async fn an_answer_that_comes_just_before_a_second_start_keeps_it_from_running()
     delivery.lease.give_back(Duration::ZERO).await.unwrap();
     drop(pulled);
     let answer = Answer {
-        schema: SCHEMA,
-        job: job.id,
-        execution: ExecutionId::Any,
-        outcome: Outcome::Completed,
         agent: Some(other),
         hostname: Some("other".to_owned()),
-        attempts: 1,
-        changed: None,
-        result: None,
-        result_object: None,
-        error: None,
-        cancel_verified: None,
-        started_at: None,
-        finished_at: Timestamp::now(),
-        duration_ms: None,
+        ..Answer::new(job.id, ExecutionId::Any, Outcome::Completed, 1, Timestamp::now())
     };
     *ledger.late.lock().unwrap() = Some(answer);
     bench.start_agent(sample::agent_id(1), 1).await;

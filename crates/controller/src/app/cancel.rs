@@ -205,21 +205,12 @@ fn unstarted(
     now: Timestamp,
 ) -> Answer {
     Answer {
-        schema: SCHEMA,
-        job: definition.id,
-        execution,
-        outcome,
         agent: state.holder().map(|(agent, _)| agent),
         hostname: state.holder().map(|(_, hostname)| hostname.to_owned()),
-        attempts: state.attempts(),
         changed: (state.attempts() == 0).then_some(false),
-        result: None,
-        result_object: None,
         error: Some(Failure { code, message }),
-        cancel_verified: None,
         started_at: state.started_at(),
-        finished_at: now,
-        duration_ms: None,
+        ..Answer::new(definition.id, execution, outcome, state.attempts(), now)
     }
 }
 

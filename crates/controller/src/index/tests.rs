@@ -41,21 +41,10 @@ fn started(attempt: u32) -> Event {
 
 pub(super) fn answer(id: u128, outcome: Outcome) -> Answer {
     Answer {
-        schema: SCHEMA,
-        job: JobId::from_bits(id),
-        execution: ExecutionId::Any,
-        outcome,
         agent: Some(longshore_model::AgentId::from_bits(1)),
         hostname: Some("web-01".to_owned()),
-        attempts: 1,
-        changed: None,
-        result: None,
-        result_object: None,
-        error: None,
-        cancel_verified: None,
         started_at: Some(NOW),
-        finished_at: NOW,
-        duration_ms: None,
+        ..Answer::new(JobId::from_bits(id), ExecutionId::Any, outcome, 1, NOW)
     }
 }
 

@@ -261,21 +261,9 @@ async fn answers_that_are_owed_are_written_and_change_nothing_that_was_seen() {
 
 pub(super) fn answer(job: JobId) -> Answer {
     Answer {
-        schema: SCHEMA,
-        job,
-        execution: ExecutionId::Any,
-        outcome: Outcome::Completed,
         agent: Some(AgentId::from_bits(1)),
         hostname: Some("web-01".to_owned()),
-        attempts: 1,
-        changed: None,
-        result: None,
-        result_object: None,
-        error: None,
-        cancel_verified: None,
-        started_at: None,
-        finished_at: Timestamp::now(),
-        duration_ms: None,
+        ..Answer::new(job, ExecutionId::Any, Outcome::Completed, 1, Timestamp::now())
     }
 }
 

@@ -13,7 +13,6 @@ use longshore_model::limits::AUDIT_TEXT_BYTES_MAX;
 use longshore_model::operation::Operation;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::Problem;
-use longshore_model::wire::record::SCHEMA;
 use longshore_model::{JobId, Target};
 use tokio::time::Instant;
 
@@ -84,23 +83,10 @@ impl Call {
         let named = ["/agents/", "/nodes/"].iter().find_map(|noun| path.split_once(noun));
         let target = named.map(|(_, rest)| cut(rest.split('/').next().unwrap_or_default()));
         let mut record = AuditRecord {
-            schema: SCHEMA,
-            id: uuid::Uuid::now_v7().to_string(),
-            at: app.now(),
             request_id: extensions.get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default(),
-            who: None,
             remote: extensions.get::<Remote>().map(|Remote(address)| address.ip().to_string()),
-            method: cut(request.method().as_str()),
-            path: cut(path),
-            operation: None,
-            job: None,
             targets: target.into_iter().collect(),
-            status: None,
-            code: None,
-            reason: None,
-            more: 0,
-            dropped_before: 0,
-            link: None,
+            ..AuditRecord::new(uuid::Uuid::now_v7().to_string(), app.now(), cut(request.method().as_str()), cut(path))
         };
         // Before it is done: a delete leaves nothing to look at.
         if let Some(job) = job.filter(|_| !is_safe) {

@@ -130,23 +130,16 @@ async fn only_who_has_the_permission_reads_the_audit_trail() {
 async fn fill(house: &House, n_records: usize) -> Vec<AuditRecord> {
     let now = Timestamp::now();
     let record = |n: usize| AuditRecord {
-        schema: SCHEMA,
-        id: format!("id-{n}"),
-        at: now - SignedDuration::from_secs((n_records - n) as i64),
         request_id: "r".to_owned(),
         who: Some(if n.is_multiple_of(3) { "eve" } else { "ada" }.to_owned()),
-        remote: None,
-        method: "POST".to_owned(),
-        path: "/api/v1/jobs".to_owned(),
-        operation: None,
-        job: None,
-        targets: Vec::new(),
         status: Some(if n.is_multiple_of(3) { 403 } else { 201 }),
         code: n.is_multiple_of(3).then_some(ErrorCode::Forbidden),
-        reason: None,
-        more: 0,
-        dropped_before: 0,
-        link: None,
+        ..AuditRecord::new(
+            format!("id-{n}"),
+            now - SignedDuration::from_secs((n_records - n) as i64),
+            "POST".to_owned(),
+            "/api/v1/jobs".to_owned(),
+        )
     };
     let all: Vec<_> = (0..n_records).map(record).collect();
     for chunk in all.chunks(100) {

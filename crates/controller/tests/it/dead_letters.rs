@@ -43,21 +43,11 @@ async fn append(store: &Store, task: &Task, kind: EventKind) {
 
 fn answer(agent: &Agent, task: &Task, outcome: Outcome, error: Option<Failure>) -> Answer {
     Answer {
-        schema: SCHEMA,
-        job: task.job,
-        execution: task.execution,
-        outcome,
         agent: Some(agent.id),
         hostname: Some(agent.hostname.clone()),
-        attempts: 2,
-        changed: None,
-        result: None,
-        result_object: None,
         error,
-        cancel_verified: None,
-        started_at: None,
-        finished_at: Timestamp::now(),
         duration_ms: Some(1),
+        ..Answer::new(task.job, task.execution, outcome, 2, Timestamp::now())
     }
 }
 

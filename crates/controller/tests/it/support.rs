@@ -268,21 +268,14 @@ impl Task {
 
     pub(crate) async fn answer_with(&self, outcome: Outcome, result: Option<Value>, result_object: Option<ResultObject>) {
         let answer = Answer {
-            schema: SCHEMA,
-            job: self.job,
-            execution: self.execution,
-            outcome,
             agent: Some(self.agent),
             hostname: Some(self.hostname.clone()),
-            attempts: 1,
             changed: Some(false),
             result,
             result_object,
-            error: None,
             cancel_verified: (outcome == Outcome::Cancelled).then_some(true),
-            started_at: None,
-            finished_at: Timestamp::now(),
             duration_ms: Some(1),
+            ..Answer::new(self.job, self.execution, outcome, 1, Timestamp::now())
         };
         self.store.ledger.answer(&answer).await.unwrap();
         self.delivery.lease.done().await.unwrap();

@@ -88,21 +88,12 @@ pub(crate) mod tests {
 
     pub(crate) fn answer(outcome: Outcome) -> Answer {
         Answer {
-            schema: SCHEMA,
-            job: JobId::from_bits(1),
-            execution: ExecutionId::Any,
-            outcome,
             agent: Some(agent(1)),
             hostname: Some("host-1".into()),
-            attempts: 1,
-            changed: None,
-            result: None,
-            result_object: None,
             error: (outcome != Outcome::Completed).then(failure),
-            cancel_verified: None,
             started_at: Some(at(10)),
-            finished_at: at(20),
             duration_ms: Some(5),
+            ..Answer::new(JobId::from_bits(1), ExecutionId::Any, outcome, 1, at(20))
         }
     }
 

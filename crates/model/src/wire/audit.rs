@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::problem::ErrorCode;
+use super::record::SCHEMA;
 use crate::id::JobId;
 
 /// One call of the API.
@@ -72,6 +73,30 @@ pub struct AuditLink {
 }
 
 impl AuditRecord {
+    /// One that says nothing more.
+    #[must_use]
+    pub fn new(id: String, at: Timestamp, method: String, path: String) -> Self {
+        Self {
+            schema: SCHEMA,
+            id,
+            at,
+            request_id: String::new(),
+            who: None,
+            remote: None,
+            method,
+            path,
+            operation: None,
+            job: None,
+            targets: Vec::new(),
+            status: None,
+            code: None,
+            reason: None,
+            more: 0,
+            dropped_before: 0,
+            link: None,
+        }
+    }
+
     /// How the call ended.
     #[must_use]
     pub fn outcome(&self) -> AuditOutcome {

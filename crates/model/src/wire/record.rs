@@ -241,6 +241,30 @@ pub struct Answer {
     pub duration_ms: Option<u64>,
 }
 
+impl Answer {
+    /// One that says nothing more.
+    #[must_use]
+    pub fn new(job: JobId, execution: ExecutionId, outcome: Outcome, attempts: u32, finished_at: Timestamp) -> Self {
+        Self {
+            schema: SCHEMA,
+            job,
+            execution,
+            outcome,
+            agent: None,
+            hostname: None,
+            attempts,
+            changed: None,
+            result: None,
+            result_object: None,
+            error: None,
+            cancel_verified: None,
+            started_at: None,
+            finished_at,
+            duration_ms: None,
+        }
+    }
+}
+
 /// A result in the object store. Its name follows from the job, the execution and the attempt that answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultObject {

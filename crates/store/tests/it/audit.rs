@@ -3,7 +3,6 @@
 use longshore_model::limits::RECORD_BYTES_MAX;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::SCHEMA;
 use longshore_store::{Error, Store, StoredAudit};
 
 use crate::sample::{job_id, then};
@@ -102,23 +101,14 @@ async fn audit_records_that_are_too_large_are_refused(store: Store) {
 
 pub(crate) fn record(n: u64) -> AuditRecord {
     AuditRecord {
-        schema: SCHEMA,
-        id: format!("id-{n}"),
-        at: then(),
         request_id: "chosen".to_owned(),
         who: Some("ada".to_owned()),
         remote: Some("192.0.2.1".to_owned()),
-        method: "POST".to_owned(),
-        path: "/api/v1/jobs".to_owned(),
         operation: Some("node.hostname.get".to_owned()),
         job: Some(job_id(n)),
         targets: vec!["_any".to_owned()],
         status: Some(201),
-        code: None,
-        reason: None,
-        more: 0,
-        dropped_before: 0,
-        link: None,
+        ..AuditRecord::new(format!("id-{n}"), then(), "POST".to_owned(), "/api/v1/jobs".to_owned())
     }
 }
 

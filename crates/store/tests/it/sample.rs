@@ -65,21 +65,13 @@ pub(crate) fn cancel_requested(by: &str) -> Event {
 
 pub(crate) fn answer(job: JobId, execution: ExecutionId, said: &str) -> Answer {
     Answer {
-        schema: SCHEMA,
-        job,
-        execution,
-        outcome: Outcome::Completed,
         agent: Some(agent_id(1)),
         hostname: Some("web-01".to_owned()),
-        attempts: 1,
         changed: Some(true),
         result: Some(json!({ "said": said })),
-        result_object: None,
-        error: None,
-        cancel_verified: None,
         started_at: Some(then()),
-        finished_at: then(),
         duration_ms: Some(12),
+        ..Answer::new(job, execution, Outcome::Completed, 1, then())
     }
 }
 
