@@ -87,7 +87,8 @@ impl Recorder {
 pub(crate) async fn write(app: App, closing: CancellationToken) {
     let taken = app.audit.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut waiting) = taken else { return };
-    let mut chain = ChainEnd::new(uuid::Uuid::now_v7().to_string());
+    let new_chain = || ChainEnd::new(uuid::Uuid::now_v7().to_string());
+    let mut chain = new_chain();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let n_records = tokio::select! {
@@ -101,11 +102,10 @@ pub(crate) async fn write(app: App, closing: CancellationToken) {
         if n_records == 0 {
             return;
         }
-        let mut longer = chain.clone();
-        batch.iter_mut().for_each(|record| longer.add(record));
-        // What was given up is not missing: the next record says how many there were.
-        if store(&app, &batch).await {
-            chain = longer;
+        batch.iter_mut().for_each(|record| chain.add(record));
+        if !store(&app, &batch).await {
+            // Some of them may be stored. The next record says how many were given up, and numbers are never given twice.
+            chain = new_chain();
         }
         batch.clear();
         tokio::select! {

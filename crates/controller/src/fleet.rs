@@ -267,12 +267,12 @@ impl Fleet {
         alarms
     }
 
-    /// The agents, sorted by host name.
     /// Writes of agents that were refused because they rested on a history which had moved on, as far as the agents have told.
     pub(crate) fn n_refused_writes(&self) -> u64 {
         self.agents.values().map(|(heartbeat, _)| heartbeat.refused_writes).sum()
     }
 
+    /// The agents, sorted by host name.
     pub(crate) fn views(&self, now: Timestamp) -> Vec<AgentView> {
         let mut views: Vec<AgentView> = self
             .agents

@@ -1,6 +1,7 @@
 //! What is counted while the controller runs, in the text form of OpenMetrics. Gauges are read from the index and the fleet when somebody
 //! asks; counters begin at zero with the process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use longshore_model::wire::rest::AgentCondition;
@@ -104,7 +105,8 @@ pub(crate) fn text(app: &App) -> Result<String, fmt::Error> {
     metrics.ready.set(i64::from(crate::app::status::missing(app).is_none()));
     let (jobs, n_contradictory) = {
         let index = app.index();
-        (index.counts(), index.n_contradictory())
+        // Half an index would look like the whole.
+        (if index.is_caught_up() { index.counts() } else { BTreeMap::new() }, index.n_contradictory())
     };
     metrics.contradictions.set(whole(n_contradictory));
     for (status, count) in jobs {

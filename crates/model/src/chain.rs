@@ -1,7 +1,8 @@
 //! The chain through the audit records of one writer, by which a record that was altered, removed or put in later is found.
 //!
 //! Each record carries a digest over itself and over the digest of the one before it. Nothing here is secret: who can write the whole
-//! trail can write another one that fits together. It no longer fits with a copy that was exported before, so keep one elsewhere.
+//! trail can write another one that fits together. It no longer fits with a copy that was exported before, so keep one elsewhere. What a
+//! chain alone cannot show is the loss of its beginning or its end, of a whole chain, and a record in none.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +93,7 @@ pub struct Verifier {
 
 #[derive(Debug, Default)]
 struct Chain {
+    begins_late: bool,
     end: Option<(u64, String)>,
     early: BTreeMap<u64, AuditRecord>,
     /// Digests of the latest that were taken.
@@ -143,6 +145,12 @@ impl Verifier {
         self.n_without
     }
 
+    /// Writers whose first records are not there, as far as is known before [`Verifier::finish`]: by their age, most likely.
+    #[must_use]
+    pub fn n_begin_late(&self) -> usize {
+        self.writers.values().filter(|chain| chain.begins_late).count()
+    }
+
     /// Writers that were seen.
     #[must_use]
     pub fn n_writers(&self) -> usize {
@@ -180,8 +188,9 @@ impl Chain {
     fn leap(&mut self, writer: &str) -> Vec<Break> {
         let Some((number, mut record)) = self.early.pop_first() else { return Vec::new() };
         let mut breaks = Vec::new();
-        if let Some((end, _)) = self.end {
-            breaks.push(Break::Missing { writer: writer.to_owned(), number, missing: number - end - 1 });
+        match self.end {
+            Some((end, _)) => breaks.push(Break::Missing { writer: writer.to_owned(), number, missing: number - end - 1 }),
+            None => self.begins_late = true,
         }
         self.took(number, take_digest(&mut record));
         breaks.extend(self.follow());
@@ -238,7 +247,9 @@ mod tests {
 
     #[test]
     fn a_trail_whose_beginning_was_forgotten_is_whole_from_there_on() {
-        assert_eq!(breaks(trail("one", 50).into_iter().skip(20)), []);
+        let mut verifier = Verifier::default();
+        trail("one", 50).into_iter().skip(20).chain(trail("two", 3)).for_each(|record| assert_eq!(verifier.take(record), []));
+        assert_eq!((verifier.finish(), verifier.n_begin_late(), verifier.n_writers()), (vec![], 1, 2));
         let mut altered = trail("one", 50);
         altered[30].status = Some(500);
         assert_eq!(breaks(altered.into_iter().skip(20)).len(), 1);

@@ -44,7 +44,8 @@ Examples
   longshore audit verify audit.jsonl  what `longshore audit export --out audit.jsonl` has written
 
 Each controller chains its records: a record carries a digest over itself and the one before it. Who can write to the broker could write
-a whole new trail; keep exports elsewhere and compare. Records at the end that are missing do not show.";
+a whole new trail; keep exports elsewhere and compare. What does not show: records missing at the end of a run or at its beginning, where
+age removes them too; a run that is gone as a whole; records put in outside of every chain, which are counted.";
 
 /// Which of them.
 #[derive(Debug, Args)]
@@ -105,6 +106,8 @@ struct Verdict {
     /// Records that are in no chain.
     n_without: u64,
     n_writers: usize,
+    /// Runs whose first records are gone.
+    n_begin_late: usize,
     breaks: Vec<String>,
 }
 
@@ -234,12 +237,15 @@ impl Verify {
         }
         breaks.extend(verifier.finish());
         let (n_records, n_without, n_writers) = (verifier.n_records(), verifier.n_without(), verifier.n_writers());
+        let n_begin_late = verifier.n_begin_late();
         let breaks: Vec<_> = breaks.iter().map(ToString::to_string).collect();
-        let verdict = Verdict { is_whole: breaks.is_empty(), n_records, n_without, n_writers, breaks };
+        let verdict = Verdict { is_whole: breaks.is_empty(), n_records, n_without, n_writers, n_begin_late, breaks };
         let word = if verdict.is_whole { "whole" } else { "broken" };
         let table = |_| {
             let without = if n_without == 0 { String::new() } else { format!(", {n_without} of them in no chain") };
-            let end = format!("The trail is {word}: {n_records} records of {n_writers} runs of controllers{without}.");
+            let late =
+                if n_begin_late == 0 { String::new() } else { format!(" {n_begin_late} of the runs begin after their first record.") };
+            let end = format!("The trail is {word}: {n_records} records of {n_writers} runs of controllers{without}.{late}");
             verdict.breaks.iter().chain([&end]).map(String::as_str).collect::<Vec<_>>().join("\n")
         };
         app.out.item(&verdict, table, || word.to_owned())?;

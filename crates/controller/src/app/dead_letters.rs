@@ -175,7 +175,10 @@ async fn put(app: &App, letter: &DeadLetter, after: u64) -> Result<Option<Stored
             app.letters_mut().take(&stored);
             Ok(Some(stored))
         }
-        LetterPut::Conflict => Ok(None),
+        LetterPut::Conflict => {
+            app.metrics.write_refused();
+            Ok(None)
+        }
     }
 }
 

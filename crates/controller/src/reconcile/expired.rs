@@ -51,7 +51,6 @@ async fn expire_one(app: &App, definition: &Definition, execution: ExecutionId, 
             Appended::Conflict => app.metrics.write_refused(),
             Appended::Stored(_) => {
                 app.store.ledger.answer(&cancel::expired(definition, execution, &state, now)).await?;
-                app.metrics.repaired("expired");
                 tracing::info!(job.id = %job, %execution, "an execution was not started in time and expired");
                 return Ok(());
             }

@@ -40,10 +40,20 @@ pub(crate) async fn leave(app: &App, client: &Client, jobs: &[JobId], back: impl
     app.out.say(format!("\ndetached; {go} on. Come back with     {back}"));
     app.out.say(format!("Ctrl-C again within {} s cancels {them}.", SECOND_CHANCE.as_secs()));
     if tokio::time::timeout(SECOND_CHANCE, interrupts.recv()).await.is_ok() {
+        let mut failed: Option<Failure> = None;
         for id in jobs {
-            let view = client.cancel(*id).await?;
-            app.out.say(format!("{}: {}", id.short(), view.message));
+            match client.cancel(*id).await {
+                Ok(view) => app.out.say(format!("{}: {}", id.short(), view.message)),
+                // One that is refused does not keep the others from it.
+                Err(error) => {
+                    let failure = Failure::from(error).doing(&format!("job {} was not cancelled", id.short()));
+                    if let Some(earlier) = failed.replace(failure) {
+                        app.out.fail(&earlier);
+                    }
+                }
+            }
         }
+        return failed.map_or(Ok(()), Err);
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ impl Watch {
         }
         let mut jobs = Vec::new();
         for text in &self.ids {
-            jobs.push(resolve(&client, text).await?);
+            let id = resolve(&client, text).await?;
+            if !jobs.contains(&id) {
+                jobs.push(id);
+            }
         }
         let words = jobs.iter().map(|id| format!(" {}", id.short())).collect::<String>();
         let watching = telling(&app.out, &client, to_their_end(app, &client, &jobs));
