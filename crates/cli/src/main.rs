@@ -56,29 +56,27 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Key(key) => key.perform(app),
         Command::Run(run) => with_runtime(run.perform(app)),
         Command::Status => with_runtime(command::status::perform(app)),
-        Command::Job(job @ command::job::Job::Worker(_)) => with_threads(AGENT_THREADS, job.perform(app)),
+        Command::Job(job @ command::job::Job::Worker(_)) => on_one_thread(job.perform(app)),
         Command::Job(job) => with_runtime(job.perform(app)),
         Command::DeadLetter(letter) => with_runtime(letter.perform(app)),
         Command::Audit(audit) => with_runtime(audit.perform(app)),
         Command::Node(node) => with_runtime(node.perform(app)),
         Command::Operation(operation) => with_runtime(operation.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),
-        Command::Agent(agent) => with_threads(AGENT_THREADS, agent.perform(app)),
+        Command::Agent(agent) => on_one_thread(agent.perform(app)),
         Command::Controller(controller) => with_runtime(controller.perform(app)),
         Command::Nats(nats) => with_runtime(nats.perform(app)),
     }
 }
 
-/// An agent waits for the broker and for what it runs, and leaves the processors to that: with more threads than one each message wakes
-/// several. What takes long (files, digests, archives) has threads of its own.
-const AGENT_THREADS: usize = 1;
-
 fn with_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     perform_on(&mut Builder::new_multi_thread(), work)
 }
 
-fn with_threads(n_threads: usize, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    perform_on(Builder::new_multi_thread().worker_threads(n_threads), work)
+/// An agent waits for the broker and for what it runs, and leaves the processors to that: on one thread no message wakes several, and what
+/// tasks have to say goes out together when each of them has had its turn. What takes long (files, digests, archives) has threads of its own.
+fn on_one_thread(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    perform_on(&mut Builder::new_current_thread(), work)
 }
 
 fn perform_on(builder: &mut Builder, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {

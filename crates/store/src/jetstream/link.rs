@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use longshore_model::limits::RECORD_BYTES_MAX;
 use serde::Serialize;
@@ -33,6 +33,8 @@ const FULL: [u64; 3] = [10077, 10047, 10023];
 const TOO_LARGE: u64 = 10054;
 /// The broker's codes for faults that pass: JetStream is not there at the moment, or the cluster has no leader.
 const PASSING: [u64; 2] = [10008, 10167];
+/// The header that says under which filter the guarded sequence is the last.
+const EXPECTED_LAST_UNDER: HeaderName = HeaderName::from_static("Nats-Expected-Last-Subject-Sequence-Subject");
 /// "Wrong last sequence" in the form that names no sequence.
 const WRONG_LAST_SEQUENCE: u64 = 10164;
 
@@ -78,17 +80,21 @@ impl Link {
         &self,
         subject: String,
         value: Bytes,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         guard: Guard<'_>,
         doing: &'static str,
     ) -> Result<Written, Error> {
-        match guard {
-            Guard::Absent => headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0"),
-            Guard::Last(filter, revision) => {
-                headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
-                headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", filter);
+        let headers = || {
+            let mut headers = headers.clone();
+            match guard {
+                Guard::Absent => headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0"),
+                Guard::Last(filter, revision) => {
+                    headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());
+                    headers.insert(EXPECTED_LAST_UNDER, filter);
+                }
             }
-        }
+            headers
+        };
         self.publish(subject, value, headers, doing).await
     }
 
@@ -98,24 +104,29 @@ impl Link {
         id: String,
         subject: String,
         value: Bytes,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         doing: &'static str,
     ) -> Result<Revision, Error> {
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        let headers = || {
+            let mut headers = headers.clone();
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, id.as_str());
+            headers
+        };
         match self.publish(subject, value, headers, doing).await? {
             Written::Stored(place) => Ok(place),
             Written::Guarded => Err(Error::Refused { doing, reason: "the broker saw a guard where there was none".into() }),
         }
     }
 
-    async fn publish(&self, subject: String, value: Bytes, headers: HeaderMap, doing: &'static str) -> Result<Written, Error> {
+    /// With `headers` made for each try: most writes need one, and a copy costs as much as the map.
+    async fn publish(&self, subject: String, value: Bytes, headers: impl Fn() -> HeaderMap, doing: &'static str) -> Result<Written, Error> {
         let max = self.record_bytes_max();
         if value.len() > max {
             return Err(Error::TooLarge { bytes: value.len(), max });
         }
         let deadline = Instant::now() + BUDGET;
         loop {
-            let fault = match self.try_write(subject.clone(), value.clone(), headers.clone()).await {
+            let fault = match self.try_write(subject.clone(), value.clone(), headers()).await {
                 Ok(ack) => return Ok(Written::Stored(ack.sequence)),
                 Err(fault) => fault,
             };
