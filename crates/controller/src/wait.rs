@@ -1,4 +1,4 @@
-//! Who waits for which job. A waiter registers before it looks, so that no change falls between the look and the wait.
+//! Who waits for the end of which job. A waiter registers before it looks, so that no end falls between the look and the wait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,13 +21,13 @@ struct Waiting {
 }
 
 /// What the feed has told of one job.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Told {
     pub(crate) events: Vec<(Revision, ExecutionId, Event)>,
     pub(crate) answers: Vec<Answer>,
 }
 
-/// A place in the queue for one job's changes. Dropping it gives up the place.
+/// A place in the queue for one job's end. Dropping it gives up the place.
 pub(crate) struct Ticket {
     job: JobId,
     changes: watch::Receiver<u64>,
@@ -35,7 +35,7 @@ pub(crate) struct Ticket {
 }
 
 impl Waiters {
-    /// Takes a place; changes from now on are not missed.
+    /// Takes a place; an end from now on is not missed.
     pub(crate) fn register(&self, job: JobId) -> Ticket {
         self.ticket(job, None)
     }
@@ -67,7 +67,7 @@ impl Waiters {
         }
     }
 
-    /// Tells everybody who waits for `job` that it changed.
+    /// Tells everybody who waits for `job` that it has ended or is gone, or more of an end that was told before.
     pub(crate) fn wake(&self, job: JobId) {
         if let Some(waiting) = lock(&self.jobs).get(&job) {
             waiting.changes.send_modify(|count| *count += 1);
@@ -76,7 +76,7 @@ impl Waiters {
 }
 
 impl Ticket {
-    /// Returns after the next change, or at once if there was one since the last call. Cancel-safe.
+    /// Returns when the end is told, or more of it, and at once if that was since the last call. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
         // The sender lives in the map as long as this ticket does.
         if self.changes.changed().await.is_err() {
@@ -84,9 +84,9 @@ impl Ticket {
         }
     }
 
-    /// Everything that the feed has told of the job, if this place was taken before the job was known.
+    /// What the feed has told of the job since the last call, if this place was taken before the job was known.
     pub(crate) fn told(&self) -> Option<Told> {
-        lock(&self.jobs).get(&self.job).and_then(|waiting| waiting.told.clone())
+        lock(&self.jobs).get_mut(&self.job).and_then(|waiting| waiting.told.as_mut().map(std::mem::take))
     }
 }
 

@@ -57,28 +57,29 @@ pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &Job
     if !wait_until_final(app, id, &mut ticket, wait).await {
         return load(app, id).await;
     }
+    let mut record = stored.clone();
     // Answers travel apart from events: the one may have been told before the other.
     let whole = async {
-        while let Some(told) = ticket.told() {
-            if let Some(record) = whole(stored, told) {
-                return Some(record);
+        while let Some(Told { events, answers }) = ticket.told() {
+            record.events.extend(events);
+            record.answers.extend(answers);
+            if is_whole(&record) {
+                return true;
             }
             ticket.changed().await;
         }
-        None
+        false
     };
     match tokio::time::timeout(REST_WITHIN, whole).await {
-        Ok(Some(record)) => Ok(shown(app, &record).await),
-        Ok(None) | Err(_) => load(app, id).await,
+        Ok(true) => Ok(shown(app, &record).await),
+        Ok(false) | Err(_) => load(app, id).await,
     }
 }
 
-/// The job's record, if it has ended and all that was told makes a whole.
-fn whole(stored: &JobRecord, Told { events, answers }: Told) -> Option<JobRecord> {
-    let record = JobRecord { events, answers, ..stored.clone() };
+/// Whether a job has ended and its record has all of it.
+fn is_whole(record: &JobRecord) -> bool {
     let started = |id: &ExecutionId| record.events_of(*id).filter(|event| matches!(event.kind, EventKind::Started { .. })).count();
-    let is_whole = fold(&record).0.iter().all(|(id, execution)| execution.is_answered() && started(id) == execution.attempts() as usize);
-    is_whole.then_some(record)
+    fold(record).0.iter().all(|(id, execution)| execution.is_answered() && started(id) == execution.attempts() as usize)
 }
 
 /// Gives whether the job has ended; if not, the time is up, or the controller ends.

@@ -79,5 +79,8 @@ fn take(app: &App, position: Position, (at, now): (Timestamp, Timestamp), fact: 
     } else {
         app.hub.pass_over(position);
     }
-    app.waiters.wake(job);
+    // Whoever waits, waits for the end: being told of every step would wake each of thousands in vain.
+    if status.is_none_or(JobStatus::is_final) {
+        app.waiters.wake(job);
+    }
 }
