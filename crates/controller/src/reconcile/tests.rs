@@ -136,10 +136,10 @@ async fn a_job_that_nobody_was_told_of_is_announced() {
     let (job, _) = create(&store, 1).await;
     store.work.withdraw(&load(&store, job).await.0.definition).await.unwrap();
     bench.index_has(job, ExecutionState::Pending).await;
-    unannounced::pass(bench.app.clone(), None, at(5)).await.unwrap();
+    unannounced::pass(bench.app.clone(), None, at(4)).await.unwrap();
     assert!(!is_offered(&store).await, "it is given its time");
+    unannounced::pass(bench.app.clone(), None, at(6)).await.unwrap();
     unannounced::pass(bench.app.clone(), None, at(11)).await.unwrap();
-    unannounced::pass(bench.app.clone(), None, at(16)).await.unwrap();
     assert!(is_offered(&store).await);
     assert!(!is_offered(&store).await, "it is announced once");
 }

@@ -16,7 +16,7 @@ use super::{Cursor, after, candidates, each};
 use crate::app::{App, fold};
 
 /// How long a job may be pending before somebody looks whether it was announced.
-const PENDING_FOR: Duration = Duration::from_secs(10);
+const PENDING_FOR: Duration = Duration::from_secs(5);
 /// The same for a job for several, whose shares are written one by one: one that a crash left out is there within ten seconds.
 const SHARES_PENDING_FOR: Duration = Duration::from_secs(3);
 /// How long after its time a scheduled job, or a retry, is announced: an agent that was offered it too early has given it up.
