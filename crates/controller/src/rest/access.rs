@@ -175,7 +175,7 @@ fn let_in(app: &App, door: &Door, permissions: &[String], request: &Request) -> 
         return Err(Failed::new(ErrorCode::Forbidden, format!("the token does not grant {missing}")));
     }
     if !door.has_query
-        && let Some(name) = Fields::of(request.uri())?.first()
+        && let Some(name) = Fields::of(request.uri(), app.store.clock.now())?.first()
     {
         return Err(bad_query(name, "is not known: there are none here"));
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, Uri, header, request::Parts};
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -15,6 +15,7 @@ use longshore_model::{HostName, JobId};
 use serde::de::DeserializeOwned;
 
 use super::problem::Failed;
+use crate::app::App;
 use crate::app::delete::Running;
 use crate::index::Moment;
 
@@ -154,11 +155,14 @@ impl FromQuery for Force {
 /// A query, every field of it known and readable.
 pub(crate) struct Query<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
+impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T>
+where
+    App: FromRef<S>,
+{
     type Rejection = Failed;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
-        let mut fields = Fields::of(&parts.uri)?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        let mut fields = Fields::of(&parts.uri, App::from_ref(state).store.clock.now())?;
         let value = T::from_fields(&mut fields)?;
         match fields.first() {
             None => Ok(Self(value)),
@@ -168,30 +172,40 @@ impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
 }
 
 /// The fields of a query that nobody has taken yet.
-pub(crate) struct Fields(Vec<(String, String)>);
+pub(crate) struct Fields {
+    left: Vec<(String, String)>,
+    /// What ages count from.
+    now: Timestamp,
+}
 
 impl Fields {
-    pub(crate) fn of(uri: &Uri) -> Result<Self, Failed> {
+    pub(crate) fn of(uri: &Uri, now: Timestamp) -> Result<Self, Failed> {
         axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map(|axum::extract::Query(fields)| Self(fields))
+            .map(|axum::extract::Query(left)| Self { left, now })
             .map_err(|error| Failed::new(ErrorCode::BadRequest, format!("the query cannot be read: {error}")))
     }
 
     /// The name of one that is left, if any is.
     pub(crate) fn first(&self) -> Option<&str> {
-        self.0.first().map(|(name, _)| name.as_str())
+        self.left.first().map(|(name, _)| name.as_str())
     }
 
     /// The value of a field; of one that was given several times the first, and the next one then.
     pub(crate) fn one(&mut self, name: &str) -> Option<String> {
-        let place = self.0.iter().position(|(field, _)| field == name)?;
-        Some(self.0.remove(place).1)
+        let place = self.left.iter().position(|(field, _)| field == name)?;
+        Some(self.left.remove(place).1)
     }
 
     /// The value of a field, read.
     pub(crate) fn read<T, E: ToString>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, Failed> {
         let Some(text) = self.one(name) else { return Ok(None) };
         read(&text).map(Some).map_err(|error| bad_query(name, &error.to_string()))
+    }
+
+    /// A time, or how long ago.
+    pub(crate) fn moment(&mut self, name: &str) -> Result<Option<Moment>, Failed> {
+        let now = self.now;
+        self.read(name, |text| moment(text, now))
     }
 
     /// How many items a page has.
@@ -208,9 +222,8 @@ impl Fields {
     }
 }
 
-/// A time, or how long ago.
-pub(crate) fn moment(text: &str) -> Result<Moment, &'static str> {
-    let ago = |Span(span): Span| Timestamp::now().checked_sub(SignedDuration::try_from(span).ok()?).ok();
+fn moment(text: &str, now: Timestamp) -> Result<Moment, &'static str> {
+    let ago = |Span(span): Span| now.checked_sub(SignedDuration::try_from(span).ok()?).ok();
     let at = text.parse().ok().or_else(|| ago(text.parse().ok()?)).ok_or("takes an RFC 3339 time, or how long ago such as `1h`")?;
     Ok(Moment { asked: text.to_owned(), at })
 }
@@ -225,4 +238,24 @@ pub(crate) fn bad_query(name: &str, detail: &str) -> Failed {
 /// A body as it arrives.
 pub(crate) fn content(body: Body) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
     body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_counts_from_the_stores_time_and_a_moment_stands_for_itself() {
+        // A host whose own clock is hours away from it.
+        let now: Timestamp = "2001-02-03T04:05:06Z".parse().unwrap();
+        let read = |query: &str| {
+            let uri = format!("/jobs?since={query}").parse().unwrap();
+            Fields::of(&uri, now).unwrap().moment("since").map(|moment| moment.unwrap().at)
+        };
+        assert_eq!(read("1h").unwrap(), now - SignedDuration::from_hours(1));
+        assert_eq!(read("2020-01-01T00:00:00Z").unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
+        for nonsense in ["", "yesterday", "-1h", "99999999999h"] {
+            assert!(read(nonsense).is_err(), "{nonsense}");
+        }
+    }
 }

@@ -92,7 +92,7 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         dead_letters: Arc::new(dead_letters::JetStreamDeadLetters::open(link.clone()).await.map_err(ConnectError::Setup)?),
         audit: Arc::new(trail::JetStreamAudit::open(link.clone()).await.map_err(ConnectError::Setup)?),
         turns: Arc::new(turns::JetStreamTurns::open(link.clone()).await.map_err(ConnectError::Setup)?),
-        objects: Arc::new(objects::JetStreamObjects::open(&link).await.map_err(ConnectError::Setup)?),
+        objects: Arc::new(objects::JetStreamObjects::open(&link, clock.clone()).await.map_err(ConnectError::Setup)?),
         broker: link,
         clock,
     })

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
 use super::read::PAGE;
-use crate::{Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
+use crate::{Clock, Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
 
 /// Bytes of a piece, as the client has it; fewer where the broker's messages are smaller.
 const CHUNK_BYTES_MAX: usize = 128 * 1024;
@@ -28,6 +28,7 @@ pub(super) struct JetStreamObjects {
     link: Shared,
     store: ObjectStore,
     stream: Stream<()>,
+    clock: Clock,
 }
 
 /// What is said of an object's pieces.
@@ -39,11 +40,11 @@ struct Found {
 
 impl JetStreamObjects {
     /// Its stream has been made and checked with the others.
-    pub(super) async fn open(link: &Shared) -> Result<Self, Error> {
+    pub(super) async fn open(link: &Shared, clock: Clock) -> Result<Self, Error> {
         const DOING: &str = "opening the object store";
         let store = link.context.get_object_store(&link.layout.object_bucket).await.map_err(|fault| Error::unavailable(DOING, fault))?;
         let stream = link.stream(&link.layout.object_stream(), DOING).await?;
-        Ok(Self { link: link.clone(), store, stream })
+        Ok(Self { link: link.clone(), store, stream, clock })
     }
 
     /// What is stored under a name, deleted or not, as the stream's leader has it.
@@ -133,7 +134,7 @@ impl Objects for JetStreamObjects {
                 if let Some(replaced) = replaced {
                     self.remove_chunks(&replaced, STORING).await?;
                 }
-                Ok(info_of(&info, Timestamp::now()))
+                Ok(info_of(&info, self.clock.now()))
             }
             Err(error) => {
                 // Whether what is said of them was stored may be unknown; then a reader must find them.

@@ -15,7 +15,7 @@ use longshore_model::wire::rest::AuditList;
 
 use crate::app::{App, audit as app};
 use crate::rest::auth::Authorized;
-use crate::rest::extract::{Fields, FromQuery, Query, bad_query, moment};
+use crate::rest::extract::{Fields, FromQuery, Query, bad_query};
 use crate::rest::problem::Failed;
 use crate::rest::refusals::Refusals;
 use crate::rest::sse;
@@ -39,8 +39,8 @@ impl FromQuery for AuditQuery {
         }
         let filter = app::Filter {
             who: fields.one("who"),
-            since: fields.read("since", moment)?.map(|moment| moment.at),
-            until: fields.read("until", moment)?.map(|moment| moment.at),
+            since: fields.moment("since")?.map(|moment| moment.at),
+            until: fields.moment("until")?.map(|moment| moment.at),
             action: fields.one("action"),
             outcomes,
         };

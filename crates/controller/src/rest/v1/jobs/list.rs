@@ -10,7 +10,7 @@ use longshore_model::wire::rest::JobList;
 use crate::app::{App, list as app};
 use crate::index::Filter;
 use crate::rest::auth::Authorized;
-use crate::rest::extract::{Fields, FromQuery, Query, moment};
+use crate::rest::extract::{Fields, FromQuery, Query};
 use crate::rest::problem::Failed;
 use crate::rest::refusals::Refusals;
 
@@ -34,8 +34,8 @@ impl FromQuery for ListQuery {
         filter.target = fields.one("target");
         filter.host = fields.one("host").or_else(|| fields.one("agent"));
         filter.submitter = fields.one("submitter");
-        filter.since = fields.read("since", moment)?;
-        filter.until = fields.read("until", moment)?;
+        filter.since = fields.moment("since")?;
+        filter.until = fields.moment("until")?;
         filter.text = fields.one("text");
         Ok(Self { filter, cursor: fields.one("cursor"), limit: fields.limit()?.unwrap_or(PAGE_DEFAULT) })
     }
