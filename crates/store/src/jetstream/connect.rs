@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use super::config::Config;
 use super::dial::dial;
-use super::link::{Link, TRY};
+use super::link::{Link, Shared, TRY};
 use super::mux::Mux;
 use super::tls::TlsFault;
 use super::{audit as trail, dead_letters, facts, feed, ledger, logs, objects, registry, setup, time, turns, work};
@@ -70,16 +70,7 @@ pub enum ConnectError {
 /// # Errors
 /// Nobody there, not let in, a server that is too old, or a stream of ours with other settings than we rely on.
 pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
-    check_names(config)?;
-    let (reconnects, _) = broadcast::channel(16);
-    let client = dial(config, &reconnects).await?;
-    let version = client.server_info().version;
-    if parse_version(&version) < OLDEST_SERVER {
-        return Err(ConnectError::TooOld { found: version });
-    }
-    let context = ContextBuilder::new().timeout(TRY * 2).ack_timeout(TRY).max_ack_inflight(8192).build(client.clone());
-    let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
-    let link = Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux });
+    let link = link(config).await?;
     setup::ensure(&link).await.map_err(ConnectError::Setup)?;
     let clock = time::clock(&link.client, &link.layout).await;
     Ok(Store {
@@ -96,6 +87,20 @@ pub async fn connect(config: &Config) -> Result<Store, ConnectError> {
         broker: link,
         clock,
     })
+}
+
+/// A connection to a server that will do.
+pub(super) async fn link(config: &Config) -> Result<Shared, ConnectError> {
+    check_names(config)?;
+    let (reconnects, _) = broadcast::channel(16);
+    let client = dial(config, &reconnects).await?;
+    let version = client.server_info().version;
+    if parse_version(&version) < OLDEST_SERVER {
+        return Err(ConnectError::TooOld { found: version });
+    }
+    let context = ContextBuilder::new().timeout(TRY * 2).ack_timeout(TRY).max_ack_inflight(8192).build(client.clone());
+    let mux = Mux::open(&client).await.map_err(|fault| ConnectError::Setup(Error::unavailable("opening a conversation", fault)))?;
+    Ok(Arc::new(Link { layout: Layout::new(config), config: config.clone(), client, context, reconnects, mux }))
 }
 
 impl Broker for Link {

@@ -3,7 +3,9 @@
 mod audit;
 mod config;
 mod connect;
+mod consumers;
 mod dead_letters;
+mod delivery;
 mod dial;
 mod facts;
 mod feed;
