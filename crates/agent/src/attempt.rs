@@ -190,7 +190,7 @@ impl Worker {
 
     async fn cancelled(self, attempt: Attempt, mut finished: Finished, by: &str) -> Settled {
         finished.outcome = Outcome::Cancelled;
-        finished.failure = Some(Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") });
+        finished.failure = Some(Failure::cancelled(by));
         self.conclude(attempt, finished).await
     }
 

@@ -289,15 +289,8 @@ impl Worker {
                     let execution = folded
                         .inspect_err(|refused| tracing::error!(job.id = %self.key.0, %refused, "the ledger contradicts itself"))
                         .ok()?;
-                    let delivery = record.events.iter().rev().find_map(|event| match &event.kind {
-                        EventKind::Started { delivery, .. } => Some(delivery.clone()),
-                        EventKind::Retrying { .. }
-                        | EventKind::CancelRequested { .. }
-                        | EventKind::Cancelled { .. }
-                        | EventKind::Expired
-                        | EventKind::Lost { .. } => None,
-                    });
-                    return Some(Standing { execution, revision: record.revision, delivery: delivery.flatten() });
+                    let delivery = execution.rests_on(&record.events).map(str::to_owned);
+                    return Some(Standing { execution, revision: record.revision, delivery });
                 }
                 Ok(None) => {
                     self.claim.done().await;

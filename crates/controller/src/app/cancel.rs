@@ -181,13 +181,12 @@ async fn end_one(app: &App, by: &str, definition: &Definition, execution: Execut
 
 /// The answer of an execution that was ended before an attempt started.
 pub(crate) fn cancelled(definition: &Definition, execution: ExecutionId, state: &Execution, by: &str, now: Timestamp) -> Answer {
-    unstarted(definition, execution, state, Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"), now)
+    unstarted(definition, execution, state, Outcome::Cancelled, Failure::cancelled(by), now)
 }
 
 /// The answer of an execution that was not started in time.
 pub(crate) fn expired(definition: &Definition, execution: ExecutionId, state: &Execution, now: Timestamp) -> Answer {
-    let Failure { code, message } = not_in_time(definition);
-    unstarted(definition, execution, state, Outcome::Expired, code, message, now)
+    unstarted(definition, execution, state, Outcome::Expired, not_in_time(definition), now)
 }
 
 /// Why an execution expired.
@@ -200,15 +199,14 @@ fn unstarted(
     execution: ExecutionId,
     state: &Execution,
     outcome: Outcome,
-    code: ErrorCode,
-    message: String,
+    failure: Failure,
     now: Timestamp,
 ) -> Answer {
     Answer {
         agent: state.holder().map(|(agent, _)| agent),
         hostname: state.holder().map(|(_, hostname)| hostname.to_owned()),
         changed: (state.attempts() == 0).then_some(false),
-        error: Some(Failure { code, message }),
+        error: Some(failure),
         started_at: state.started_at(),
         ..Answer::new(definition.id, execution, outcome, state.attempts(), now)
     }

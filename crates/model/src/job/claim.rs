@@ -75,7 +75,7 @@ pub fn claim(job: &Job, execution: &Execution, claimant: Claimant, now: Timestam
         return Claim::Drop(DropReason::Ended);
     }
     let is_own = execution.holder().is_some_and(|(agent, _)| agent == claimant.agent);
-    let cancelled = |by: &str| finish(Outcome::Cancelled, ErrorCode::Cancelled, format!("cancelled by {by}"));
+    let cancelled = |by: &str| Claim::Finish { outcome: Outcome::Cancelled, failure: Failure::cancelled(by) };
     match execution.state() {
         ExecutionState::Completed | ExecutionState::Failed | ExecutionState::Skipped => Claim::Drop(DropReason::Ended),
         // Decided, but whoever decided did not get to write the answer.

@@ -126,6 +126,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_attempt_rests_on_what_its_own_start_says() {
+        let started_on = |attempt, delivery: Option<&str>| {
+            let (agent, hostname) = (agent(1), "host-1".to_owned());
+            event(EventKind::Started { attempt, agent, hostname, delivery: delivery.map(str::to_owned) })
+        };
+        let events = [started_on(1, Some("7.1.1")), retrying(1, 20), started_on(2, Some("7.2.1")), started_on(2, Some("9.9.9"))];
+        let rests_on = |events: &[Event]| Execution::fold(events, None).unwrap().rests_on(events).map(str::to_owned);
+        assert_eq!(rests_on(&[]), None);
+        assert_eq!(rests_on(&events[..1]).as_deref(), Some("7.1.1"));
+        // The one that counted; what came again changed nothing.
+        assert_eq!(rests_on(&events).as_deref(), Some("7.2.1"));
+        assert_eq!(rests_on(&[started_on(1, Some("7.1.1")), started_on(2, None)]), None, "one that does not say");
+    }
+
+    #[test]
     fn an_answer_may_be_seen_before_the_events_that_led_to_it() {
         let mut execution = Execution::default();
         execution.apply_answer(&answer(Outcome::Failed)).unwrap();

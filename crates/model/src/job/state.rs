@@ -20,7 +20,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
-use crate::wire::problem::ErrorCode;
 use crate::wire::record::{Answer, Event, EventKind, Failure, Outcome};
 
 /// Where an execution stands.
@@ -174,6 +173,21 @@ impl Execution {
         Ok(execution)
     }
 
+    /// The delivery that the newest attempt rests on, if its start says so; of `events` that were folded into this.
+    #[must_use]
+    pub fn rests_on<'a>(&self, events: impl IntoIterator<Item = &'a Event>) -> Option<&'a str> {
+        let started = events.into_iter().find_map(|event| match &event.kind {
+            EventKind::Started { attempt, delivery, .. } if *attempt == self.attempts => Some(delivery.as_deref()),
+            EventKind::Started { .. }
+            | EventKind::Retrying { .. }
+            | EventKind::CancelRequested { .. }
+            | EventKind::Cancelled { .. }
+            | EventKind::Expired
+            | EventKind::Lost { .. } => None,
+        });
+        started.flatten()
+    }
+
     /// Folds one event.
     ///
     /// # Errors
@@ -188,7 +202,7 @@ impl Execution {
                 self.cancel_requested(by);
                 if !self.answered {
                     // As its answer will say, whoever gets to write it.
-                    self.last_failure = Some(Box::new(Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") }));
+                    self.last_failure = Some(Box::new(Failure::cancelled(by)));
                 }
                 Ok(applied)
             }

@@ -299,6 +299,14 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Why an execution ended that somebody asked to end.
+    #[must_use]
+    pub fn cancelled(by: &str) -> Self {
+        Self { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") }
+    }
+}
+
 /// What an idempotency key stands for. Written once, and once more when its job is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
@@ -311,4 +319,46 @@ pub struct Reservation {
     /// Whether the job was deleted: the key makes no other. Readers of before this field make the job again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Events are written by one set of words and read by another: each kind, with all that it may hold, comes back as it was.
+    #[test]
+    fn every_kind_of_event_is_read_as_it_was_written() {
+        let (by, at) = ("ada".to_owned(), Timestamp::UNIX_EPOCH);
+        let agent = AgentId::from_bits(7);
+        let started = |delivery: Option<&str>| EventKind::Started {
+            attempt: 3,
+            agent,
+            hostname: "web-01".to_owned(),
+            delivery: delivery.map(str::to_owned),
+        };
+        let kinds = [
+            started(None),
+            started(Some("7.3.100")),
+            EventKind::Retrying { attempt: 2, error: Failure::cancelled("bob"), not_before: at },
+            EventKind::CancelRequested { by: by.clone() },
+            EventKind::Cancelled { by },
+            EventKind::Expired,
+            EventKind::Lost { attempt: u32::MAX },
+        ];
+        // Whoever adds a kind adds it above: the compiler leads here.
+        let place = |kind: &EventKind| match kind {
+            EventKind::Started { .. } => 0,
+            EventKind::Retrying { .. } => 1,
+            EventKind::CancelRequested { .. } => 2,
+            EventKind::Cancelled { .. } => 3,
+            EventKind::Expired => 4,
+            EventKind::Lost { .. } => 5,
+        };
+        assert_eq!(kinds.iter().map(place).collect::<std::collections::BTreeSet<_>>().len(), 6);
+        for kind in kinds {
+            let event = Event { schema: SCHEMA, at, kind };
+            let text = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event, "{text}");
+        }
+    }
 }
