@@ -4,8 +4,10 @@
 //! trail can write another one that fits together. It no longer fits with a copy that was exported before, so keep one elsewhere. What a
 //! chain alone cannot show is the loss of its beginning or its end, of a whole chain, and a record in none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::wire::audit::{AuditLink, AuditRecord};
@@ -13,6 +15,8 @@ use crate::wire::audit::{AuditLink, AuditRecord};
 /// Records that may come before the one that they follow: those of one batch change places. And records that are known when they come
 /// again: a write whose end was not heard of is repeated.
 const NEAR_MAX: usize = 4096;
+/// The same for all writers together: few write at the same time, but a long trail has those of many starts, and a forged one any number.
+const NEAR_ALL_MAX: usize = 16 * NEAR_MAX;
 
 /// The end of the chain of one writer, which is one run of one controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +49,7 @@ fn digest(before: &str, record: &AuditRecord) -> String {
     let mut hash = Sha256::new();
     hash.update(before);
     hash.update(serde_json::to_vec(record).expect("a record has string keys only"));
-    format!("{:x}", hash.finalize())
+    HEXLOWER.encode(&hash.finalize())
 }
 
 /// Where the chain is broken.
@@ -86,7 +90,11 @@ pub enum Break {
 /// Reads a trail, oldest record first, and finds where it is broken.
 #[derive(Debug, Default)]
 pub struct Verifier {
-    writers: BTreeMap<String, Chain>,
+    writers: BTreeMap<Arc<str>, Chain>,
+    /// Records that came before the one that they follow, of all writers.
+    n_early: usize,
+    /// The latest that were taken.
+    known: Known,
     n_records: u64,
     n_without: u64,
 }
@@ -96,8 +104,13 @@ struct Chain {
     begins_late: bool,
     end: Option<(u64, String)>,
     early: BTreeMap<u64, AuditRecord>,
-    /// Digests of the latest that were taken.
-    taken: BTreeMap<u64, String>,
+}
+
+/// Digests of the latest records that were taken, by which a repeat of a write is told from what was put in.
+#[derive(Debug, Default)]
+struct Known {
+    digests: BTreeMap<(Arc<str>, u64), String>,
+    order: VecDeque<(Arc<str>, u64)>,
 }
 
 impl Verifier {
@@ -108,17 +121,20 @@ impl Verifier {
             self.n_without += 1;
             return Vec::new();
         };
-        let chain = self.writers.entry(writer.clone()).or_default();
+        let writer: Arc<str> = writer.into();
+        let chain = self.writers.entry(Arc::clone(&writer)).or_default();
         let early = chain.early.get(&number).and_then(|early| early.link.as_ref()).map(|link| &link.digest);
         if early.is_some() || chain.end.as_ref().is_some_and(|(end, _)| number <= *end) {
-            let is_repeat = early.or(chain.taken.get(&number)) == Some(&digest);
-            return if is_repeat { Vec::new() } else { vec![Break::Again { id: record.id, writer, number }] };
+            let is_repeat = early.or(self.known.digests.get(&(Arc::clone(&writer), number))) == Some(&digest);
+            return if is_repeat { Vec::new() } else { vec![Break::Again { id: record.id, writer: writer.to_string(), number }] };
         }
+        let n_early_others = self.n_early - chain.early.len();
         chain.early.insert(number, record);
-        let mut breaks = chain.follow();
-        if chain.early.len() > NEAR_MAX {
-            breaks.extend(chain.leap(&writer));
+        let mut breaks = chain.follow(&writer, &mut self.known);
+        if chain.early.len() > NEAR_MAX || n_early_others + chain.early.len() > NEAR_ALL_MAX {
+            breaks.extend(chain.leap(&writer, &mut self.known));
         }
+        self.n_early = n_early_others + chain.early.len();
         breaks
     }
 
@@ -127,9 +143,10 @@ impl Verifier {
         let mut breaks = Vec::new();
         for (writer, chain) in &mut self.writers {
             while !chain.early.is_empty() {
-                breaks.extend(chain.leap(writer));
+                breaks.extend(chain.leap(writer, &mut self.known));
             }
         }
+        self.n_early = 0;
         breaks
     }
 
@@ -158,42 +175,54 @@ impl Verifier {
     }
 }
 
+impl Known {
+    fn add(&mut self, writer: &Arc<str>, number: u64, digest: String) {
+        let key = (Arc::clone(writer), number);
+        self.digests.insert(key.clone(), digest);
+        self.order.push_back(key);
+        if self.order.len() > NEAR_ALL_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.digests.remove(&oldest);
+        }
+    }
+}
+
 impl Chain {
     /// Goes on as far as numbers follow each other.
-    fn follow(&mut self) -> Vec<Break> {
+    fn follow(&mut self, writer: &Arc<str>, known: &mut Known) -> Vec<Break> {
         let mut breaks = Vec::new();
         loop {
             let (end, before) = match &self.end {
                 Some((end, digest)) => (*end, digest.as_str()),
                 None => (0, ""),
             };
-            let Some(mut record) = self.early.remove(&(end + 1)) else { return breaks };
+            // No number follows the highest: only somebody who makes records up writes it.
+            let Some(number) = end.checked_add(1) else { return breaks };
+            let Some(mut record) = self.early.remove(&number) else { return breaks };
             let written = take_digest(&mut record);
             if digest(before, &record) != written {
-                breaks.push(altered(&record, end + 1));
+                breaks.push(altered(&record, number));
             }
-            self.took(end + 1, written);
+            self.took(writer, number, written, known);
         }
     }
 
-    fn took(&mut self, number: u64, digest: String) {
-        self.taken.insert(number, digest.clone());
-        if self.taken.len() > NEAR_MAX {
-            self.taken.pop_first();
-        }
+    fn took(&mut self, writer: &Arc<str>, number: u64, digest: String, known: &mut Known) {
+        known.add(writer, number, digest.clone());
         self.end = Some((number, digest));
     }
 
     /// Goes on after a hole. The trail keeps records for a time only, so whatever comes first is where it begins.
-    fn leap(&mut self, writer: &str) -> Vec<Break> {
+    fn leap(&mut self, writer: &Arc<str>, known: &mut Known) -> Vec<Break> {
         let Some((number, mut record)) = self.early.pop_first() else { return Vec::new() };
         let mut breaks = Vec::new();
         match self.end {
-            Some((end, _)) => breaks.push(Break::Missing { writer: writer.to_owned(), number, missing: number - end - 1 }),
+            Some((end, _)) => breaks.push(Break::Missing { writer: writer.to_string(), number, missing: number - end - 1 }),
             None => self.begins_late = true,
         }
-        self.took(number, take_digest(&mut record));
-        breaks.extend(self.follow());
+        self.took(writer, number, take_digest(&mut record), known);
+        breaks.extend(self.follow(writer, known));
         breaks
     }
 }
@@ -278,5 +307,31 @@ mod tests {
         let mut replaced = whole.clone();
         replaced[4] = AuditRecord { link: whole[4].link.clone(), ..record(77) };
         assert_eq!(breaks(replaced).len(), 1);
+    }
+
+    #[test]
+    fn numbers_that_nobody_counted_to_end_no_reader() {
+        for numbers in [&[u64::MAX][..], &[0], &[0, u64::MAX], &[u64::MAX - 1, u64::MAX], &[u64::MAX, 1, 0]] {
+            let forged = numbers.iter().map(|number| {
+                let link = AuditLink { writer: "one".to_owned(), number: *number, digest: "0".repeat(64) };
+                AuditRecord { link: Some(link), ..record(1) }
+            });
+            breaks(forged);
+        }
+    }
+
+    #[test]
+    fn a_trail_of_any_number_of_writers_is_read_in_bounded_memory() {
+        let mut verifier = Verifier::default();
+        let link = |writer: usize, number| AuditLink { writer: writer.to_string(), number, digest: "0".repeat(64) };
+        // None of them is the next of its writer.
+        for n in 0..NEAR_ALL_MAX + 1000 {
+            verifier.take(AuditRecord { link: Some(link(n / 1000, 2 * (n % 1000) as u64 + 2)), ..record(n) });
+        }
+        let n_early: usize = verifier.writers.values().map(|chain| chain.early.len()).sum();
+        assert_eq!(n_early, verifier.n_early);
+        assert!(n_early <= NEAR_ALL_MAX);
+        verifier.finish();
+        assert!(verifier.known.order.len() <= NEAR_ALL_MAX && verifier.known.digests.len() <= NEAR_ALL_MAX);
     }
 }
