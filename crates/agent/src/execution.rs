@@ -136,7 +136,10 @@ impl Worker {
                 Some(standing) => standing,
                 None => match self.read().await {
                     Some(standing) => standing,
-                    None => return Settled::Done,
+                    None => {
+                        self.leave_if_deleted(job).await;
+                        return Settled::Done;
+                    }
                 },
             };
             let Some(is_holder_gone) = self.is_holder_gone(before, &standing).await else { return Settled::Done };
@@ -294,6 +297,7 @@ impl Worker {
                 }
                 Ok(None) => {
                     self.claim.done().await;
+                    self.ctx.journal.forget(self.key);
                     return None;
                 }
                 Err(error) if error.is_retryable() => self.broker_fault("reading the ledger", &error).await?,

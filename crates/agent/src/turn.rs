@@ -86,6 +86,21 @@ impl Worker {
         }
     }
 
+    /// Leaves the queue for a turn, if the job is gone. Asking may have entered it again after whoever deleted it had removed its place, and
+    /// have broken off before it found that out.
+    pub(crate) async fn leave_if_deleted(&self, job: &Job) {
+        let Some(key) = job.concurrency_key.as_deref().filter(|_| !self.signals.stop.is_cancelled()) else { return };
+        let left = async {
+            if self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await?.is_none() {
+                self.ctx.store.turns.leave(key, job.id).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = left.await {
+            tracing::debug!(job.id = %job.id, %error, "a deleted job's place is left for the controller to remove");
+        }
+    }
+
     /// Waits for a turn. What is far from it leaves the broker: the controller announces it when it comes near.
     pub(crate) async fn wait_for_turn(self, n_before: usize) -> Settled {
         if n_before >= TURNS_OFFERED_MAX && self.key.1 == ExecutionId::Any {

@@ -26,6 +26,8 @@ struct Refusing {
     answers: AtomicBool,
     losses: AtomicBool,
     n_refused: AtomicUsize,
+    /// Whether a job is deleted just before its first start is stored.
+    deletes: AtomicBool,
     /// Stored just before a second start is.
     late: Mutex<Option<Answer>>,
 }
@@ -43,6 +45,9 @@ impl Ledger for Refusing {
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, Error> {
         if matches!(event.kind, EventKind::Lost { .. }) && self.refuses(&self.losses) {
             return Err(REFUSED);
+        }
+        if matches!(event.kind, EventKind::Started { attempt: 1, .. }) && self.deletes.swap(false, Ordering::Relaxed) {
+            self.inner.delete(job).await?;
         }
         if matches!(event.kind, EventKind::Started { attempt: 2.., .. }) {
             let late = self.late.lock().unwrap().take();
@@ -93,8 +98,14 @@ impl Ledger for Refusing {
 async fn refusing(lease: Duration, answers: bool, losses: bool) -> (Bench, Arc<Refusing>) {
     let store = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let (answers, losses) = (answers.into(), losses.into());
-    let ledger =
-        Arc::new(Refusing { inner: Arc::clone(&store.ledger), answers, losses, n_refused: AtomicUsize::new(0), late: Mutex::default() });
+    let ledger = Arc::new(Refusing {
+        inner: Arc::clone(&store.ledger),
+        answers,
+        losses,
+        n_refused: AtomicUsize::new(0),
+        deletes: AtomicBool::new(false),
+        late: Mutex::default(),
+    });
     (Bench::on(Store { ledger: Arc::clone(&ledger) as Arc<dyn Ledger>, ..store }), ledger)
 }
 
@@ -140,6 +151,25 @@ async fn an_answer_that_comes_just_before_a_second_start_keeps_it_from_running()
     bench.answer(next.id, ExecutionId::Any).await;
     assert_eq!(n_starts(&bench.record(job.id).await), 2, "it was recorded");
     assert!(!ran.exists(), "and did not run");
+}
+
+/// Whoever has something in hand keeps a file that grows: what is gone must not stay in it.
+#[tokio::test]
+async fn a_job_that_is_deleted_as_it_starts_leaves_its_agent_with_nothing_in_hand() {
+    let (mut bench, ledger) = refusing(Duration::from_secs(60), false, false).await;
+    ledger.deletes.store(true, Ordering::Relaxed);
+    let me = sample::agent_id(1);
+    let job = sample::query_any(sample::job_id(1), Timestamp::now());
+    bench.submit(&job).await;
+    bench.start_agent(me, 1).await;
+    let journal = bench.dir.path().join(me.to_string()).join("journal/in-hand");
+    let newest = || {
+        let text = std::fs::read_to_string(&journal).ok()?;
+        serde_json::from_str::<serde_json::Value>(text.lines().last()?).ok()
+    };
+    let is_forgotten = async || newest().filter(|record| record["entry"].is_null()).map(|record| record["job"].clone());
+    assert_eq!(eventually("a note that is taken back", PATIENCE, is_forgotten).await, job.id.to_string());
+    assert!(bench.store.ledger.load(job.id).await.unwrap().is_none(), "and nothing of it is left");
 }
 
 #[tokio::test]

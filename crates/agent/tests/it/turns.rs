@@ -107,6 +107,9 @@ enum When {
     After,
     /// The rival is deleted while who waits is being read.
     Deleted,
+    /// The rival is deleted after who waits was read, and has a place again all the same: an earlier try to ask for its turn was killed
+    /// between entering it and finding out.
+    DeletedAndEntered,
     /// Nobody does anything, for longer than jobs that soon expire have.
     Late,
 }
@@ -134,7 +137,9 @@ impl Turns for Meddler {
                 tokio::time::sleep(EXPIRES_IN * 2).await;
                 self.store.turns.take(key, hold, after).await
             }
-            (When::Before | When::After | When::Late, false) | (When::Deleted, _) => self.store.turns.take(key, hold, after).await,
+            (When::Before | When::After | When::Late, false) | (When::Deleted | When::DeletedAndEntered, _) => {
+                self.store.turns.take(key, hold, after).await
+            }
         }
     }
 
@@ -145,8 +150,14 @@ impl Turns for Meddler {
     }
 
     async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
-        if self.when != When::Deleted || self.done.swap(true, Ordering::Relaxed) {
+        let is_deleted = matches!(self.when, When::Deleted | When::DeletedAndEntered);
+        if !is_deleted || self.done.swap(true, Ordering::Relaxed) {
             return self.store.turns.waiting(key).await;
+        }
+        if self.when == When::DeletedAndEntered {
+            let waiting = self.store.turns.waiting(key).await?;
+            self.store.ledger.delete(self.rival.id).await?;
+            return Ok(waiting);
         }
         self.store.turns.leave(key, self.rival.id).await?;
         let waiting = self.store.turns.waiting(key).await?;
@@ -175,7 +186,7 @@ impl Turns for Meddler {
 async fn meddled(when: When) -> (Bench, Job) {
     let lease = match when {
         When::Before | When::After => Duration::from_millis(500),
-        When::Late | When::Deleted => Duration::from_secs(60),
+        When::Late | When::Deleted | When::DeletedAndEntered => Duration::from_secs(60),
     };
     let sound = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let rival = keyed(1);
@@ -234,6 +245,24 @@ async fn a_job_that_is_deleted_while_its_turn_is_asked_for_leaves_no_place_in_th
     eventually("nobody who waits", PATIENCE, is_gone).await;
     submit(&bench.store, &next).await;
     assert_eq!(bench.answer(next.id, ExecutionId::Any).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_place_that_a_deleted_job_got_back_is_given_up_by_who_finds_it_deleted() {
+    let sound = memory::open(memory::MemoryOptions::default());
+    let me = sample::agent_id(1);
+    let on_host = |n| Job { executions: vec![me.into()], target: Target::Host("host-1".parse().unwrap()), ..keyed(n) };
+    let (deleted, next) = (on_host(1), on_host(2));
+    let meddler = Arc::new(Meddler::new(sound.clone(), deleted.clone(), When::DeletedAndEntered));
+    let mut bench = Bench::on(Store { turns: Arc::clone(&meddler) as Arc<dyn Turns>, ..sound });
+    // What an agent enters does not say which execution it is, so that nobody who waits behind it can look.
+    let place = Waiter { execution: None, ..waiter(&deleted, Timestamp::now()).unwrap() };
+    bench.store.turns.enter(&place).await.unwrap();
+    bench.submit(&deleted).await;
+    submit(&bench.store, &next).await;
+    bench.start_agent(me, 2).await;
+    assert_eq!(bench.answer(next.id, me.into()).await.outcome, Outcome::Completed);
+    assert_eq!(n_starts(&bench.record(next.id).await), 1);
 }
 
 #[tokio::test]
