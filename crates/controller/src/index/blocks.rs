@@ -206,6 +206,11 @@ impl Block {
         from..below
     }
 
+    /// How many of its jobs have a status that `is_wanted`.
+    pub(super) fn n_with(&self, is_wanted: impl Fn(JobStatus) -> bool) -> usize {
+        JobStatus::ALL.into_iter().filter(|status| is_wanted(*status)).map(|status| self.counts[status as usize]).sum()
+    }
+
     pub(super) fn has_status(&self, status: JobStatus) -> bool {
         self.counts[status as usize] > 0
     }

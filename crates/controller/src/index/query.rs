@@ -50,12 +50,12 @@ impl Index {
         JobStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), self.jobs.counts()[status as usize] as u64)).collect()
     }
 
-    /// Executions whose time has come and that nobody works on, and those that an agent has claimed. Looks at every unfinished job.
+    /// Executions whose time has come and that nobody works on, and those that an agent has claimed. Looks at every unfinished job, and at the
+    /// finished ones between them in a block.
     pub(crate) fn depth(&self) -> (u64, u64) {
         let is_due = |status: JobStatus| !status.is_final() && status != JobStatus::Scheduled;
-        let blocks =
-            self.jobs.all().iter().filter(|block| JobStatus::ALL.into_iter().any(|status| is_due(status) && block.has_status(status)));
-        let jobs = blocks.flat_map(Block::entries).filter(|entry| entry.filed.is_some_and(is_due));
+        let due_of = |block| Block::entries(block).filter(move |entry| entry.filed.is_some_and(is_due)).take(Block::n_with(block, is_due));
+        let jobs = self.jobs.all().iter().flat_map(due_of);
         let (mut waiting, mut claimed) = (0, 0);
         for share in jobs.flat_map(|entry| &entry.shares) {
             match share.execution.state() {
@@ -97,18 +97,22 @@ impl Index {
             }
             if items.len() == limit || wanted.n_looks() >= LOOKS_MAX {
                 let last = block.ids()[last];
-                return Page { items, last: self.has_more(&mut wanted, oldest, last).then_some(last) };
+                return Page { items, last: self.has_more(&wanted, oldest, last).then_some(last) };
             }
         }
         Page { items, last: None }
     }
 
     /// Whether there may be wanted jobs from `oldest` up to before `end`.
-    fn has_more(&self, wanted: &mut Wanted<'_>, oldest: JobId, end: JobId) -> bool {
-        self.jobs.all().iter().rev().any(|block| block.within(oldest, Some(end)).any(|at| wanted.takes_status(block.entry(at).filed)))
+    ///
+    /// Not more than the jobs of two blocks are looked at in vain: of any between them the counts tell.
+    fn has_more(&self, wanted: &Wanted<'_>, oldest: JobId, end: JobId) -> bool {
+        let has_status_in = |block: &Block| block.within(oldest, Some(end)).any(|at| wanted.takes_status(block.entry(at).filed));
+        self.jobs.all().iter().rev().any(|block| wanted.takes_a_status_of(block) && has_status_in(block))
     }
 
-    /// Up to `limit` unfinished jobs after `after`, oldest first, of which `is_wanted`; and the last one looked at of at most `scan`.
+    /// Up to `limit` unfinished jobs after `after`, oldest first, of which `is_wanted`; and the last one looked at of at most `scan`, finished
+    /// or not.
     pub(crate) fn unfinished(
         &self,
         after: Option<JobId>,
@@ -125,9 +129,9 @@ impl Index {
             .filter(|block| JobStatus::ALL.into_iter().any(|status| is_unfinished(status) && block.has_status(status)));
         for block in blocks {
             let from = block.ids().partition_point(|id| after.is_some_and(|after| *id <= after));
-            for entry in block.entries().skip(from).filter(|entry| entry.filed.is_some_and(is_unfinished)) {
+            for entry in block.entries().skip(from) {
                 n_looked_at += 1;
-                if is_wanted(entry) {
+                if entry.filed.is_some_and(is_unfinished) && is_wanted(entry) {
                     found.push(entry.id);
                 }
                 if found.len() == limit || n_looked_at == scan {

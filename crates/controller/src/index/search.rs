@@ -10,6 +10,8 @@ use super::texts::{TextId, Texts};
 
 /// Bytes of text that are looked through in the time that a job takes.
 const BYTES_A_LOOK: usize = 128;
+/// Texts of a block of which is known whether they have it that are asked in the time that a job takes.
+const KNOWN_A_LOOK: usize = 16;
 /// Shares of a job that are looked through in the time that a job takes.
 const SHARES_A_LOOK: usize = 8;
 
@@ -92,11 +94,16 @@ impl<'a> Wanted<'a> {
         self.filter.statuses.is_empty() || status.is_some_and(|status| self.filter.statuses.contains(&status))
     }
 
+    /// Whether jobs of a status are wanted that some in the block have.
+    pub(super) fn takes_a_status_of(&self, block: &Block) -> bool {
+        self.filter.statuses.is_empty() || self.filter.statuses.iter().any(|status| block.has_status(*status))
+    }
+
     /// `false` if no job of the block is wanted.
     pub(super) fn may_be_in(&mut self, block: &Block) -> bool {
         self.n_looks += 1;
         let has = |text: &Option<TextId>| text.is_none_or(|text| block.may_have_text(text));
-        (self.filter.statuses.is_empty() || self.filter.statuses.iter().any(|status| block.has_status(*status)))
+        self.takes_a_status_of(block)
             && has(&self.operation)
             && has(&self.target)
             && has(&self.submitted_by)
@@ -160,7 +167,12 @@ impl<'a> Text<'a> {
             IdPart::Whole(id) => block.ids().binary_search(&id).is_ok(),
             IdPart::Somewhere => block.ids().iter().any(|id| self.is_in_id(*id, n_looks)),
         };
-        by_id || block.texts().iter().any(|text| self.has(*text, n_looks))
+        if by_id {
+            return true;
+        }
+        let found = block.texts().iter().position(|text| self.has(*text, n_looks));
+        *n_looks += found.unwrap_or(block.texts().len()) / KNOWN_A_LOOK;
+        found.is_some()
     }
 
     fn is_in(&mut self, entry: &Entry, n_looks: &mut usize) -> bool {

@@ -2,6 +2,7 @@ use longshore_model::ExecutionState;
 use longshore_model::wire::record::{EventKind, Outcome, SCHEMA};
 
 use super::query::LOOKS_MAX;
+use super::search::Wanted;
 use super::*;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -192,4 +193,44 @@ fn a_list_that_finds_little_stops_and_says_where_to_go_on() {
     assert!(page.items.is_empty() && page.last.is_some_and(|last| last < JobId::from_bits(5500)), "{:?}", page.last);
     let page = index.list(&filter, page.last, 10, NOW);
     assert_eq!((page.items.len(), page.last), (0, None));
+}
+
+#[test]
+fn a_scan_for_unfinished_jobs_is_bounded_by_all_that_it_walks_past() {
+    let mut index = Index::default();
+    (1..=1000).for_each(|id| feed(&mut index, id, 0));
+    for id in (1..=1000).filter(|id| id % 250 != 0) {
+        index.answer(&answer(id, Outcome::Completed), 1, NOW);
+    }
+    let (mut found, mut cursor, mut n_scans) = (Vec::new(), None, 0);
+    loop {
+        let (some, next) = index.unfinished(cursor, (100, 50), |_| true);
+        n_scans += 1;
+        found.extend(some);
+        match next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, [250, 500, 750, 1000].map(JobId::from_bits));
+    assert_eq!(n_scans, 1000 / 50 + 1);
+    assert_eq!(index.depth().0, 4);
+}
+
+#[test]
+fn a_text_that_is_known_to_be_nowhere_is_still_counted_for_each_block_that_is_asked() {
+    let mut index = Index::default();
+    for id in 1..=4096_u128 {
+        let annotations = [("of".to_owned(), format!("team-{}", id % 160))].into();
+        index.define(&Definition { annotations, ..definition(id) }, NOW, NOW);
+    }
+    let filter = Filter { text: Some("no such text".to_owned()), ..Filter::default() };
+    let mut wanted = Wanted::new(&filter, &index.texts).unwrap();
+    let mut looks = index.jobs.all().iter().map(|block| {
+        let before = wanted.n_looks();
+        assert!(!wanted.may_be_in(block));
+        wanted.n_looks() - before
+    });
+    assert!(looks.next().unwrap() > 160, "each text is looked at once");
+    assert!(looks.all(|looks| looks >= 10), "and then it is asked what was found");
 }

@@ -24,8 +24,8 @@ use crate::index::Entry;
 
 /// Jobs loaded in one pass.
 const LOADS_MAX: usize = 256;
-/// Index entries looked at in one pass.
-const SCAN_MAX: usize = 20_000;
+/// Index entries looked at in one pass, finished ones in between included: some milliseconds.
+const SCAN_MAX: usize = 100_000;
 /// How often a decision is made again because somebody else wrote first; the next pass tries anew.
 const CONFLICTS_MAX: usize = 3;
 
