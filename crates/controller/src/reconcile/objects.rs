@@ -48,6 +48,7 @@ async fn remove(app: &App, name: &str, owner: ObjectOwner) -> Result<(), StoreEr
         }
     }
     app.store.objects.delete(name).await?;
+    app.metrics.repaired("objects");
     tracing::info!(job.id = %owner.job, object = name, "an object that nothing leads to is removed");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use longshore_model::{ExecutionState, JobId};
-use longshore_store::Error as StoreError;
+use longshore_store::{Answered, Error as StoreError};
 
 use super::{Cursor, LOADS_MAX, each};
 use crate::app::{App, cancel, fold};
@@ -35,9 +35,11 @@ async fn answer(app: &App, job: JobId, now: Timestamp) -> Result<(), StoreError>
             | ExecutionState::Skipped
             | ExecutionState::Lost => continue,
         };
-        app.store.ledger.answer(&answer).await?;
-        app.metrics.repaired("owed");
-        tracing::info!(job.id = %job, execution = %id, "an answer that was owed is written");
+        // Another controller, or whoever owes it, may have been first.
+        if app.store.ledger.answer(&answer).await? == Answered::Stored {
+            app.metrics.repaired("owed");
+            tracing::info!(job.id = %job, execution = %id, "an answer that was owed is written");
+        }
     }
     if let Some(record) = app.load(job).await?
         && fold(&record).is_final()
