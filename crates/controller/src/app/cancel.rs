@@ -13,6 +13,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failur
 use longshore_model::wire::rest::CancelView;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_store::{Appended, Error as StoreError, JobRecord, Revision};
+use tokio::time::Instant;
 
 use super::{App, Error, Standing, fold, job_view, permit, permit_targets, shown_to, standing};
 
@@ -20,8 +21,12 @@ use super::{App, Error, Standing, fold, job_view, permit, permit_targets, shown_
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Executions that are ended at once.
 const AT_ONCE: usize = 64;
-/// How often a decision is made again because somebody else wrote first.
-const CONFLICTS_MAX: usize = 16;
+/// How long a decision is made again because somebody else wrote first. A leader that the broker's servers have just chosen may refuse a write
+/// as coming after one that is not stored yet, and that nobody can read.
+const DECIDE_WITHIN: Duration = Duration::from_secs(10);
+/// Before it is made again the first time; twice as long each time, to half a second.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// What was done to one execution.
 enum Done {
@@ -134,7 +139,9 @@ impl Ended {
 
 async fn end_one(app: &App, by: &str, definition: &Definition, execution: ExecutionId) -> Result<Done, Error> {
     let id = definition.id;
-    for _ in 0..CONFLICTS_MAX {
+    let deadline = Instant::now() + DECIDE_WITHIN;
+    let mut pause = PAUSE;
+    loop {
         let Standing { execution: state, revision } = standing(app, id, execution).await?;
         let (kind, holder) = match state.state() {
             ExecutionState::Pending | ExecutionState::Retryable => (EventKind::Cancelled { by: by.to_owned() }, None),
@@ -157,7 +164,20 @@ async fn end_one(app: &App, by: &str, definition: &Definition, execution: Execut
         let is_end = matches!(kind, EventKind::Cancelled { .. });
         let event = Event { schema: SCHEMA, at: now, kind };
         match app.store.ledger.append(id, execution, revision, &event).await? {
-            Appended::Conflict => app.metrics.write_refused(),
+            Appended::Conflict => {
+                app.metrics.write_refused();
+                if Instant::now() >= deadline {
+                    return Err(Error::Contended { job: id });
+                }
+                // A deleted job's conflicts never end.
+                if state.state() == ExecutionState::Pending && app.load(id).await?.is_none() {
+                    return Err(Error::no_job(id));
+                }
+                // Two who meet do not meet again.
+                let jitter = pause.mul_f64(f64::from(now.subsec_nanosecond().unsigned_abs() % 1000) / 1000.0);
+                tokio::time::sleep(pause / 2 + jitter / 2).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
             Appended::Stored(_) if is_end => {
                 match app.store.ledger.answer(&cancelled(definition, execution, &state, by, now)).await {
                     Ok(_) => {}
@@ -175,8 +195,6 @@ async fn end_one(app: &App, by: &str, definition: &Definition, execution: Execut
             }
         }
     }
-    // A deleted job's conflicts never end.
-    if app.load(id).await?.is_none() { Err(Error::no_job(id)) } else { Err(Error::Contended { job: id }) }
 }
 
 /// The answer of an execution that was ended before an attempt started.

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use longshore_model::wire::dead_letter::DeadLetter;
@@ -28,7 +29,7 @@ enum Fault {
     After,
     /// Answers find no room.
     Full,
-    /// Somebody else always writes first.
+    /// Somebody else writes first, for so many calls.
     Contended,
 }
 
@@ -58,7 +59,7 @@ impl Ledger for Flaky {
     }
 
     async fn append(&self, job: JobId, execution: ExecutionId, after: Revision, event: &Event) -> Result<Appended, StoreError> {
-        if self.fault == Fault::Contended {
+        if self.fault == Fault::Contended && self.calls.load(Ordering::Relaxed) < self.fails_at {
             return Ok(Appended::Conflict);
         }
         self.call(self.inner.append(job, execution, after, event)).await
@@ -295,11 +296,21 @@ async fn a_cancel_whose_answer_finds_no_room_is_a_cancel() {
     assert!(store.work.inbox(AgentId::from_bits(1), 0).await.unwrap().deliveries.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_cancel_outlasts_a_leader_that_refuses_writes_for_a_while() {
+    let store = memory::open(memory::MemoryOptions::default());
+    let id = submitted(&store).await;
+    let (broken, _) = broken(&store, 50, Fault::Contended);
+    let began = tokio::time::Instant::now();
+    assert!(cancel::cancel(&broken, &caller(), id).await.unwrap().changed);
+    assert!(began.elapsed() > Duration::from_secs(1), "it asks less and less often");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancel_that_never_gets_to_write_says_that_a_repeat_may() {
     let store = memory::open(memory::MemoryOptions::default());
     let id = submitted(&store).await;
-    let (broken, _) = broken(&store, 0, Fault::Contended);
+    let (broken, _) = broken(&store, usize::MAX, Fault::Contended);
     assert!(matches!(cancel::cancel(&broken, &caller(), id).await, Err(Error::Contended { job }) if job == id));
 }
 
