@@ -8,10 +8,11 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use longshore_model::ExecutionId;
+use longshore_model::{ExecutionId, JobId};
 use longshore_model::job::Job;
 use longshore_model::operation::Call;
 use longshore_model::wire::log::LogStream;
@@ -21,10 +22,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::carrier::Left;
 use crate::finished::Finished;
 use crate::machine::Machine;
 use crate::process::{Launcher, Marked, Stops, end_marked, pause};
-use crate::{files, provider, workspace};
+use crate::{carrier, files, provider};
 
 /// Where programs are looked for when the agent's own `PATH` is not set.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,6 +81,11 @@ impl Task {
 pub trait Output: Send + Sync {
     /// Takes a piece of at most [`longshore_model::limits::LOG_RECORD_BYTES_MAX`] bytes. Must be cheap and must not block.
     fn write(&self, step: u32, stream: LogStream, bytes: &[u8]);
+
+    /// Waits until a piece would be taken rather than dropped. For who can wait, as what it has to say is kept elsewhere. Cancel-safe.
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Why an executor could not be opened.
@@ -110,9 +117,22 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct Executor(Arc<Inner>);
 
+/// An attempt at a workspace job that an earlier executor began, and that goes on, or has ended since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Resumable {
+    /// The job.
+    pub job: JobId,
+    /// Whose share of it.
+    pub execution: ExecutionId,
+    /// Which attempt.
+    pub attempt: u32,
+}
+
 #[derive(Debug)]
 struct Inner {
     host: Host,
+    /// What an earlier executor left running, until somebody says what becomes of it.
+    left: Mutex<BTreeMap<Resumable, Left>>,
     tasks: TaskTracker,
     /// Held as long as the executor lives; the kernel gives it back however that ends.
     _lock: OwnedFd,
@@ -128,7 +148,9 @@ pub(crate) struct Host {
     pub(crate) machine: Machine,
     /// Held by whoever changes the host's settings: one at a time.
     pub(crate) settings: tokio::sync::Mutex<()>,
-    path: String,
+    pub(crate) path: String,
+    /// How long a workspace job goes on without an agent.
+    pub(crate) patience: Duration,
 }
 
 impl Host {
@@ -162,6 +184,21 @@ impl Executor {
     /// # Errors
     /// Those of [`Self::open`].
     pub fn open_on(config: Config, machine: Machine) -> Result<Self, OpenError> {
+        let executor = Self::open_resuming(config, machine, Duration::ZERO)?;
+        for left in executor.resumable() {
+            if !executor.discard(left) {
+                tracing::warn!(job.id = %left.job, "processes of an earlier agent could not be ended");
+            }
+        }
+        Ok(executor)
+    }
+
+    /// [`Self::open_on`] for who goes on with what an earlier executor left: workspace jobs outlive an executor whose process is killed for
+    /// as long as `patience`, and those that did are [`Self::resumable`] rather than swept.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_resuming(config: Config, machine: Machine, patience: Duration) -> Result<Self, OpenError> {
         let given = config.state_dir;
         let fault = |path: &Path| {
             let path = path.to_owned();
@@ -185,11 +222,13 @@ impl Executor {
         let (workspaces, temporary) = (state_dir.join("workspaces"), state_dir.join("tmp"));
         for dir in [&workspaces, &temporary] {
             files::make_private_dir(dir).map_err(fault(dir))?;
-            if let Err(error) = files::empty_dir(dir) {
-                // A mount in a workspace, say. It is in nobody's way, as no name is used twice.
-                tracing::warn!(%error, dir = %dir.display(), "something an earlier agent left could not be removed");
-            }
         }
+        if let Err(error) = files::empty_dir(&temporary) {
+            tracing::warn!(%error, dir = %temporary.display(), "something an earlier agent left could not be removed");
+        }
+        let left = carrier::sweep(&workspaces).map_err(fault(&workspaces))?;
+        let left = left.into_iter().map(|left| (Resumable { job: left.job, execution: left.execution, attempt: left.attempt }, left));
+        let left = Mutex::new(left.collect());
         let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text.clone() };
         let host = Host {
             launcher,
@@ -199,8 +238,41 @@ impl Executor {
             path: machine.path.clone().or_else(|| inherited("PATH")).unwrap_or_else(|| PATH_DEFAULT.to_owned()),
             machine,
             settings: tokio::sync::Mutex::default(),
+            patience,
         };
-        Ok(Self(Arc::new(Inner { host, tasks: TaskTracker::new(), _lock: lock })))
+        Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _lock: lock })))
+    }
+
+    /// What an earlier executor left running, in no order of time, and nobody has resumed or discarded yet.
+    #[must_use]
+    pub fn resumable(&self) -> Vec<Resumable> {
+        self.left().keys().copied().collect()
+    }
+
+    /// Goes on with what an earlier executor left: like [`Self::run`], with the output of the attempt from its beginning; `None` if there
+    /// is nothing of it. What was wanted of it then is so now: its time-out, its limits, its secrets.
+    pub async fn resume(&self, left: Resumable, output: Arc<dyn Output>, cancel: CancellationToken) -> Option<Finished> {
+        let left = self.left().remove(&left)?;
+        let abandon = CancellationToken::new();
+        // Its time-out is watched where it runs.
+        let deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let stops = Stops { cancel, abandon: abandon.clone(), deadline };
+        let inner = Arc::clone(&self.0);
+        let performing = self.0.tasks.spawn(async move { carrier::adopt(&inner.host, left, output, &stops).await });
+        let _abandoned_with_this_future = abandon.drop_guard();
+        Some(performing.await.unwrap_or_else(|error| fault_of_ours(&error)))
+    }
+
+    /// Ends what an earlier executor left, and removes all of it. True if every process is known to be gone. Blocks, for milliseconds as a
+    /// rule. Safe to repeat.
+    #[must_use]
+    pub fn discard(&self, left: Resumable) -> bool {
+        let left = self.left().remove(&left);
+        left.is_none_or(|left| carrier::discard(&left))
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, BTreeMap<Resumable, Left>> {
+        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Performs one attempt. Never errors: every fault is a [`Finished`].
@@ -214,10 +286,7 @@ impl Executor {
         let inner = Arc::clone(&self.0);
         let performing = self.0.tasks.spawn(async move { perform(&inner.host, &task, output, &stops).await });
         let _abandoned_with_this_future = abandon.drop_guard();
-        let finished = performing.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an attempt ended in a fault of ours");
-            Finished::failed(ErrorCode::Internal, "the attempt ended in a fault of the agent; its log has more")
-        });
+        let finished = performing.await.unwrap_or_else(|error| fault_of_ours(&error));
         Finished { duration: began.elapsed(), ..finished }
     }
 
@@ -227,6 +296,11 @@ impl Executor {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+fn fault_of_ours(error: &tokio::task::JoinError) -> Finished {
+    tracing::error!(%error, "an attempt ended in a fault of ours");
+    Finished::failed(ErrorCode::Internal, "the attempt ended in a fault of the agent; its log has more")
 }
 
 async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stops) -> Finished {
@@ -245,7 +319,7 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
         Call::CommandExec(command) | Call::CommandShell { command, script: _ } => {
             provider::command::run(host, task, command, output, stops).await
         }
-        Call::WorkspaceRun { run, args: _ } => workspace::run(host, task, run, output, stops).await,
+        Call::WorkspaceRun { run, args: _ } => carrier::run(host, task, run, output, stops).await,
         Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
 }

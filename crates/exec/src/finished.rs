@@ -50,6 +50,11 @@ impl Archive {
         self
     }
 
+    /// Where it is; it is not removed any more.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -65,6 +70,9 @@ impl Archive {
 
 impl Drop for Archive {
     fn drop(&mut self) {
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.path) {
             // The next start sweeps it away.
             tracing::warn!(%error, "an archive could not be removed");

@@ -5,6 +5,7 @@
 //! directory on a shared drive) leave nothing behind on any ending. This crate knows nothing of brokers, sessions or records.
 
 pub mod bundle;
+mod carrier;
 mod executor;
 mod facts;
 mod files;
@@ -16,7 +17,7 @@ mod secrets;
 mod strain;
 pub mod workspace;
 
-pub use executor::{Config, Executor, OpenError, Output, SupervisorCommand, Task};
+pub use executor::{Config, Executor, OpenError, Output, Resumable, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
 pub use machine::Machine;
 pub use strain::Strain;

@@ -22,4 +22,4 @@ mod tree;
 pub(crate) use capture::{Captured, Sink};
 pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, random_text};
 pub(crate) use protocol::StartFault;
-pub(crate) use tree::{Marked, end_marked, pause};
+pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};

@@ -23,12 +23,13 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_su
 
 use super::protocol::{Order, Report, Spec, StartFault};
 use super::tree::{self, KILL_BOUND, pause};
+use crate::carrier::carry;
 
 const FOREVER: Duration = Duration::from_secs(3600);
 const RECHECK: Duration = Duration::from_millis(20);
 
 /// Runs the supervisor; what `longshore __supervise` does. Its stdin must be the agent's socket. Call it before anything else in
-/// `main`: it closes every other descriptor and must be the only thread.
+/// `main`: it closes every other descriptor and must be the only thread. Told to carry a whole job, it does that instead.
 #[must_use]
 pub fn supervise_main() -> ExitCode {
     match supervise() {
@@ -44,7 +45,14 @@ fn supervise() -> io::Result<()> {
     let _leads_already = setsid();
     set_child_subreaper(Some(getpid()))?;
     let mut agent = Agent { socket: io::stdin(), unread: Vec::new(), closed: false };
-    let spec: Spec = serde_json::from_slice(&agent.line()?.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+    let line = agent.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let Ok(spec) = serde_json::from_slice::<Spec>(&line) else {
+        // Not one program, but a job that starts some.
+        drop(signals);
+        hear_every_signal()?;
+        return carry(&line);
+    };
+    drop(line);
 
     let program = match start(&spec) {
         Ok(program) => program,

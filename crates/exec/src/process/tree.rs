@@ -16,6 +16,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open,
 pub(crate) const TREE_VARIABLE: &str = "LONGSHORE_TREE";
 /// The same for supervisors, which end by themselves and must not be killed before their trees.
 pub(crate) const SUPERVISOR_VARIABLE: &str = "LONGSHORE_SUPERVISOR";
+/// The same for the processes that carry a job, which are killed first: their supervisors end by themselves then.
+pub(crate) const CARRIER_VARIABLE: &str = "LONGSHORE_CARRIER";
 
 /// How long killing may take before it is given up as not verified.
 pub(crate) const KILL_BOUND: Duration = Duration::from_secs(10);
@@ -76,14 +78,17 @@ pub(crate) fn end_marked(marked: Marked<'_>) -> bool {
             let found = all.iter().filter(|process| variable_of(process.pid, variable).is_some_and(|value| belongs(&value)));
             found.map(|process| process.pid.as_raw_nonzero().get()).filter(|pid| *pid != me).collect::<HashSet<_>>()
         };
+        let carriers = carrying(CARRIER_VARIABLE);
         let roots = carrying(TREE_VARIABLE);
         let supervisors = carrying(SUPERVISOR_VARIABLE);
-        if roots.is_empty() && (supervisors.is_empty() || supervisors_had_their_time) {
+        if carriers.is_empty() && roots.is_empty() && (supervisors.is_empty() || supervisors_had_their_time) {
             return true;
         }
         if Instant::now() > deadline {
             return false;
         }
+        let gone_first = all.iter().filter(|process| carriers.contains(&process.pid.as_raw_nonzero().get()));
+        gone_first.for_each(|process| send(*process, Signal::KILL));
         // A job may have stopped its supervisor.
         let stopped = all.iter().filter(|process| supervisors.contains(&process.pid.as_raw_nonzero().get()));
         stopped.for_each(|process| send(*process, Signal::CONT));

@@ -54,15 +54,17 @@ use crate::finished::{Archive, Finished, is_host_fault};
 use crate::process::{Stop, Stops, random_text};
 use crate::{Output, Task};
 
-/// Runs a workspace job from its bundle to its archive.
+/// The name of a job's workspace in the directory that the job has for itself.
+const PLACE: &str = "job";
+
+/// Runs a workspace job from its bundle to its archive. `host.workspaces` is the job's own directory, whose name is never used twice.
 pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let globs = match run.artifacts.as_deref().map(Globs::new).transpose() {
         Ok(globs) => globs,
         Err(error) => return Finished::failed(ErrorCode::Validation, format!("/args/artifacts: {error}")),
     };
-    let name = format!("{}.{}.{}.{}", task.job.id, task.execution, task.attempt, random_text());
     let workspaces = host.workspaces.clone();
-    let place = match blocking(move || Place::create(&workspaces, &name)).await {
+    let place = match blocking(move || Place::create(&workspaces, PLACE)).await {
         Ok(Ok(place)) => Arc::new(place),
         Ok(Err(error)) => return Finished::host_fault(format!("could not make a workspace: {error}")),
         Err(finished) => return *finished,

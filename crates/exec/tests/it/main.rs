@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected may panic, also in its helpers")]
 
 mod bundles;
+mod carriers;
 mod commands;
 mod dns;
 mod drive;

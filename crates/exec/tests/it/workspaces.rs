@@ -183,7 +183,7 @@ async fn a_line_is_in_the_steps_log_while_the_step_runs() {
     let workspaces = bench.state().join("workspaces");
     let logged = || {
         let workspace = fs::read_dir(&workspaces).ok()?.next()?.ok()?.path();
-        fs::read_to_string(workspace.join("results/step_0.log")).ok().filter(|log| log == "early\n")
+        fs::read_to_string(workspace.join("job/results/step_0.log")).ok().filter(|log| log == "early\n")
     };
     let (finished, ()) = tokio::join!(running, async {
         eventually("the line is there", || logged().is_some()).await;
