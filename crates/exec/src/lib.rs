@@ -11,6 +11,7 @@ mod facts;
 mod files;
 mod finished;
 mod machine;
+pub mod package;
 pub mod process;
 mod provider;
 mod secrets;
