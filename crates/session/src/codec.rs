@@ -9,6 +9,12 @@ use crate::envelope::{Envelope, Payload};
 /// How deeply a payload may be nested, itself counted. Well below what the JSON parser takes, so that whoever passes this is never refused there.
 pub const PAYLOAD_DEPTH_MAX: usize = 100;
 
+/// How long a kind, an identifier, a tenant or a sender may be. They are kept in tables and said again in answers, so they are bounded apart from the frame.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// How many flags a frame may have.
+pub const FLAGS_MAX: usize = 64;
+
 /// Why bytes are no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -23,12 +29,18 @@ pub enum DecodeError {
     /// Not text.
     #[error("the frame is not UTF-8")]
     NotText(#[source] std::str::Utf8Error),
+    /// Something else than a JSON object; a list would be read as the fields in their order.
+    #[error("the frame is no JSON object")]
+    NoObject,
     /// Not an envelope: broken JSON, an unknown field, a field of the wrong type.
     #[error("the frame is no envelope")]
     Malformed(#[source] serde_json::Error),
     /// A field that must say something does not.
     #[error("the frame's {0} is empty")]
     Empty(&'static str),
+    /// A name that is longer than [`NAME_BYTES_MAX`], or too many flags.
+    #[error("the frame's {0} is longer than {NAME_BYTES_MAX} bytes, or has more than {FLAGS_MAX} entries")]
+    TooLong(&'static str),
     /// Nested more deeply than [`PAYLOAD_DEPTH_MAX`].
     #[error("the frame's payload is nested more than {PAYLOAD_DEPTH_MAX} deep")]
     TooDeep,
@@ -48,6 +60,9 @@ pub enum EncodeError {
     /// A field that must say something does not.
     #[error("the frame's {0} is empty")]
     Empty(&'static str),
+    /// A name that is longer than [`NAME_BYTES_MAX`], or too many flags.
+    #[error("the frame's {0} is longer than {NAME_BYTES_MAX} bytes, or has more than {FLAGS_MAX} entries")]
+    TooLong(&'static str),
     /// Nested more deeply than [`PAYLOAD_DEPTH_MAX`].
     #[error("the frame's payload is nested more than {PAYLOAD_DEPTH_MAX} deep")]
     TooDeep,
@@ -65,6 +80,9 @@ pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
         return Err(DecodeError::TooLarge { size: bytes.len(), max: bytes_max });
     }
     let text = std::str::from_utf8(bytes).map_err(DecodeError::NotText)?;
+    if !text.trim_start().starts_with('{') {
+        return Err(DecodeError::NoObject);
+    }
     let envelope: Envelope = match serde_json::from_str(text) {
         Ok(envelope) => envelope,
         Err(error) => match without_odd_numbers(text) {
@@ -74,6 +92,9 @@ pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
     };
     if let Some(field) = envelope.empty_field() {
         return Err(DecodeError::Empty(field));
+    }
+    if let Some(field) = envelope.long_field() {
+        return Err(DecodeError::TooLong(field));
     }
     if is_too_deep(&envelope.payload) {
         return Err(DecodeError::TooDeep);
@@ -88,6 +109,9 @@ pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
 pub fn encode(envelope: &Envelope, bytes_max: usize) -> Result<String, EncodeError> {
     if let Some(field) = envelope.empty_field() {
         return Err(EncodeError::Empty(field));
+    }
+    if let Some(field) = envelope.long_field() {
+        return Err(EncodeError::TooLong(field));
     }
     if is_too_deep(&envelope.payload) {
         return Err(EncodeError::TooDeep);

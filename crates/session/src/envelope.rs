@@ -4,6 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::codec::{FLAGS_MAX, NAME_BYTES_MAX};
+use crate::strict;
+
 /// A JSON object: what a payload is.
 pub type Payload = Map<String, Value>;
 
@@ -21,6 +24,7 @@ pub struct Envelope {
     /// Not empty.
     pub tenant: String,
     /// Who made it.
+    #[serde(deserialize_with = "strict::object")]
     pub sender: Sender,
     /// What it says. May hold secrets, so it is not shown by `Debug`.
     pub payload: Payload,
@@ -34,7 +38,7 @@ pub struct Envelope {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_seq: Option<u64>,
     /// Asks for an acknowledgement, or is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::optional", skip_serializing_if = "Option::is_none")]
     pub ack: Option<AckMark>,
     /// Reserved. No entry is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +88,18 @@ impl Envelope {
     #[must_use]
     pub fn is_control(&self) -> bool {
         self.kind.starts_with("control.")
+    }
+
+    /// The first field that is longer than [`crate::codec::NAME_BYTES_MAX`], or that has more entries than [`crate::codec::FLAGS_MAX`].
+    pub(crate) fn long_field(&self) -> Option<&'static str> {
+        let of = self.ack.as_ref().and_then(|mark| mark.of.as_ref());
+        let fields =
+            [("type", Some(&self.kind)), ("id", Some(&self.id)), ("tenant", Some(&self.tenant)), ("sender.id", Some(&self.sender.id))];
+        let more = [("corr", self.corr.as_ref()), ("ack.for", of)];
+        let is_long = |text: &String| text.len() > NAME_BYTES_MAX;
+        let long = fields.into_iter().chain(more).find(|(_, text)| text.is_some_and(is_long)).map(|(name, _)| name);
+        let flags = self.flags.as_deref().unwrap_or_default();
+        long.or_else(|| (flags.len() > FLAGS_MAX || flags.iter().any(is_long)).then_some("flags"))
     }
 
     /// The first field that is empty and must not be.

@@ -90,8 +90,13 @@ impl Inbox {
         if number <= self.base || self.held.contains_key(&number) {
             return Arrival::Known;
         }
-        let is_next = number == self.base + 1;
-        if number > self.base.saturating_add(self.window) || (!is_next && self.bytes.saturating_add(size) > self.bytes_max) {
+        // Whatever was held when a session ended is queued, so what one session may hold is not all that there may be.
+        let is_stuck = self.overflow == Overflow::Block && self.is_full();
+        let is_next = number == self.base + 1 && !is_stuck;
+        let is_heavy = !is_next && self.bytes.saturating_add(size) > self.bytes_max;
+        let is_crowded =
+            is_stuck && self.queue.len().saturating_add(self.held.len()) as u64 >= (self.frames_max as u64).saturating_add(self.window);
+        if number > self.base.saturating_add(self.window) || is_heavy || is_crowded {
             return Arrival::Refused;
         }
         self.bytes += size;
@@ -206,8 +211,7 @@ impl Inbox {
             if is_longshore {
                 self.bytes -= held.size;
             } else {
-                self.queued_bytes += held.size;
-                self.queue.push_back(held);
+                self.enqueue(held);
             }
         }
         (self.base, self.hole_since) = (0, None);

@@ -30,6 +30,7 @@ mod outbox;
 mod output;
 mod reconnect;
 mod resend;
+mod strict;
 mod worker;
 
 pub use admission::{Admission, Socket};

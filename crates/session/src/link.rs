@@ -157,6 +157,10 @@ impl Link {
         self.requests.clear();
     }
 
+    pub(crate) fn stop_asking_for(&mut self, purpose: Purpose) {
+        self.requests.forget(purpose);
+    }
+
     /// Whether `control` would be small enough for the other end.
     pub(crate) fn check_size(&mut self, control: &Control, now: Now) -> Result<(), EncodeError> {
         let envelope = self.envelope(control.kind(), control.payload(), now);

@@ -87,6 +87,14 @@ impl<P: Copy> Requests<P> {
         self.waiting.remove(id).map(|request| request.purpose)
     }
 
+    /// Asks no more for what was asked for that purpose.
+    pub(crate) fn forget(&mut self, purpose: P)
+    where
+        P: PartialEq,
+    {
+        self.waiting.retain(|_, request| request.purpose != purpose);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
     }

@@ -56,8 +56,10 @@ pub struct Worker {
     /// Dials in a row that led to no open session.
     n_failures: u32,
     is_draining: bool,
-    /// What was registered last is not what this worker can do now.
-    is_outdated: bool,
+    /// Counts what this worker can do, from 1; what was said last, and what the other end has acknowledged.
+    revision: u64,
+    said_revision: u64,
+    told_revision: u64,
     finish_by: Option<Duration>,
 }
 
@@ -95,7 +97,9 @@ impl Worker {
             session: None,
             n_failures: 0,
             is_draining: false,
-            is_outdated: false,
+            revision: 1,
+            said_revision: 0,
+            told_revision: 0,
             finish_by: None,
         })
     }
@@ -212,7 +216,7 @@ impl Worker {
         with_feature(&mut register);
         self.link.check_size(&Control::Register(register.clone()), now)?;
         self.config.register = register;
-        self.is_outdated = true;
+        self.revision += 1;
         match self.state {
             State::Open { .. } => self.register(Purpose::Update, now),
             State::BackingOff { .. }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::envelope::Payload;
+use crate::strict;
 
 /// A token. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +26,10 @@ pub struct Handshake {
     /// At least 1.
     pub protocol: u32,
     /// Its credentials.
+    #[serde(deserialize_with = "strict::object")]
     pub auth: Auth,
     /// What it is.
+    #[serde(deserialize_with = "strict::object")]
     pub worker: Worker,
 }
 
@@ -74,15 +77,16 @@ pub struct Worker {
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// Limits, runtimes and features.
+    #[serde(deserialize_with = "strict::object")]
     pub capabilities: Capabilities,
     /// Kinds of frames it takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_types: Option<Vec<String>>,
     /// What is installed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::list", skip_serializing_if = "Option::is_none")]
     pub packages: Option<Vec<Package>>,
     /// The manifests of those packages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::list", skip_serializing_if = "Option::is_none")]
     pub manifests: Option<Vec<Manifest>>,
     /// Not used by anybody yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +98,7 @@ pub struct Register {
 #[serde(deny_unknown_fields)]
 pub struct Capabilities {
     /// How much at once.
+    #[serde(deserialize_with = "strict::object")]
     pub concurrency: Concurrency,
     /// At least one.
     pub runtimes: Vec<String>,
@@ -212,7 +217,7 @@ pub struct Heartbeat {
     /// `inflight` at least, and any further key.
     pub metrics: Payload,
     /// Whether what is installed differs from what was registered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::optional", skip_serializing_if = "Option::is_none")]
     pub packages: Option<Drift>,
 }
 

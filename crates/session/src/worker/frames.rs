@@ -103,16 +103,22 @@ impl Worker {
                 self.state = State::Registering { accept_by: None };
                 self.register(Purpose::Register, now);
             }
-            (Purpose::Register, State::Registering { .. }) => self.state = State::Registering { accept_by },
+            (Purpose::Register, State::Registering { .. }) => {
+                self.told_revision = self.said_revision;
+                self.state = State::Registering { accept_by };
+            }
+            (Purpose::Update, _) => self.told_revision = self.said_revision,
             (Purpose::Resume, State::Resuming { .. }) => self.state = State::Resuming { accept_by },
-            // Requests end with the state that made them; an update or an answer to a greeting needs nothing more.
-            (Purpose::Handshake | Purpose::Register | Purpose::Resume, _) | (Purpose::Update | Purpose::Hello | Purpose::Drain, _) => {}
+            // Requests end with the state that made them; an answer to a greeting needs nothing more.
+            (Purpose::Handshake | Purpose::Register | Purpose::Resume | Purpose::Hello | Purpose::Drain, _) => {}
         }
     }
 
     pub(super) fn register(&mut self, purpose: Purpose, now: Now) {
         let register = Control::Register(self.config.register.clone());
-        self.is_outdated = false;
+        // An earlier one that is sent again would overtake this one and be believed.
+        self.link.stop_asking_for(purpose);
+        self.said_revision = self.revision;
         self.link.ask(purpose, register.kind(), register.payload(), now);
     }
 
@@ -126,6 +132,8 @@ impl Worker {
         if resumed {
             self.link.outbox.resume(now.at);
         } else {
+            // An acceptance follows a registration, acknowledged or not.
+            self.told_revision = self.said_revision;
             self.link.inbox.reset(self.link.is_longshore);
             self.link.outbox.renumber();
             // It says so again before it numbers anything.
@@ -135,7 +143,7 @@ impl Worker {
         self.state = State::Open { heartbeat_at: self.heartbeat_after(now) };
         self.link.put(Output::Opened { resumed });
         self.link.open(now);
-        if self.is_outdated {
+        if self.told_revision != self.revision {
             self.register(Purpose::Update, now);
         }
         self.end_if_finished(now);

@@ -1,9 +1,9 @@
 //! What an end holds at most, whatever the other does (A108, A109, A110).
 
-use longshore_session::{LinkConfig, Output, Overflow, Phase, SendError};
+use longshore_session::{Binding, LinkConfig, Output, Overflow, Phase, SendError, Worker};
 use serde_json::json;
 
-use crate::ends::{default_worker, drain, frames, from_scheduler, open_worker};
+use crate::ends::{accept, ack_of, default_worker, drain, frames, from_scheduler, open_worker};
 use crate::world::{message, ms, now, worker_config};
 
 fn numbered(number: u64) -> Vec<u8> {
@@ -189,4 +189,41 @@ fn what_the_peer_holds_is_asked_after_slowly_for_as_long_as_it_answers() {
         drain(|| worker.next_output());
     }
     assert!(at < ms(25_100 + 5000 + 16_200) && worker.stats().outbox == 1, "{at:?}");
+}
+
+#[test]
+fn what_is_held_over_many_sessions_is_bounded_in_frames_and_bytes() {
+    for policy in [Overflow::Block, Overflow::DropNew, Overflow::DropOldest] {
+        let mut config = worker_config();
+        (config.link.app_frames_max, config.link.app_overflow, config.link.ack_repeats) = (10, policy, Vec::new());
+        config.link.app_bytes_max = 100_000;
+        let (mut worker, mut binding) = open_worker(config);
+        for session in 1..=200 {
+            // In turn, and beyond a hole.
+            for number in (1..=20).chain(30..=60) {
+                let _ = worker.receive(binding, &numbered(number), now(ms(session)));
+                drain(|| worker.next_output());
+            }
+            let stats = worker.stats();
+            assert!(
+                stats.app_queue + stats.held <= 10 + 2 * 64 && stats.received_bytes <= 101_000,
+                "{policy:?}, session {session}: {stats:?}"
+            );
+            binding = reopen(&mut worker, binding, session);
+        }
+    }
+}
+
+/// The connection breaks, and the existing scheduler begins another session.
+fn reopen(worker: &mut Worker, binding: Binding, session: u64) -> Binding {
+    worker.disconnected(binding, None, "gone", now(ms(session)));
+    drain(|| worker.next_output());
+    let binding = worker.connected(now(ms(session)));
+    let handshake = frames(&drain(|| worker.next_output())).remove(0);
+    worker.receive(binding, &ack_of(&handshake.id), now(ms(session))).unwrap();
+    let register = frames(&drain(|| worker.next_output())).remove(0);
+    worker.receive(binding, &ack_of(&register.id), now(ms(session))).unwrap();
+    worker.receive(binding, &accept(&format!("s-{session}"), false), now(ms(session))).unwrap();
+    drain(|| worker.next_output());
+    binding
 }

@@ -1,6 +1,6 @@
 //! Whatever comes, the codec answers; and what it writes it reads.
 
-use longshore_session::codec::{DecodeError, EncodeError, PAYLOAD_DEPTH_MAX, decode, encode};
+use longshore_session::codec::{DecodeError, EncodeError, NAME_BYTES_MAX, PAYLOAD_DEPTH_MAX, decode, encode};
 use longshore_session::control::Control;
 use longshore_session::{AckMark, Envelope, Greeting, Payload, Role, Sender};
 use proptest::collection::{btree_map, vec};
@@ -122,4 +122,59 @@ fn size_and_depth_are_bounded_both_ways() {
     assert!(decode(nested(100_000).as_bytes(), MAX).is_err());
     let deeper = Envelope { payload: Payload::from_iter([("a".to_owned(), Value::Object(deepest.payload))]), ..envelope };
     assert!(matches!(encode(&deeper, MAX), Err(EncodeError::TooDeep)));
+}
+
+#[test]
+fn a_list_is_never_taken_for_an_object() {
+    let list = r#"["biz.x","1","2025-12-24T10:00:00Z","t",{"role":"worker","id":"w"},{}]"#;
+    assert!(matches!(decode(list.as_bytes(), MAX), Err(DecodeError::NoObject)));
+    let sender = GOOD.replace(r#"{"role":"worker","id":"w"}"#, r#"["worker","w"]"#);
+    assert!(decode(sender.as_bytes(), MAX).is_err());
+    let ack = GOOD.replace(r#""tenant""#, r#""ack":["d-1",true],"tenant""#);
+    assert!(decode(ack.as_bytes(), MAX).is_err());
+    assert!(decode(ack.replace(r#"["d-1",true]"#, r#"{"for":"d-1"}"#).as_bytes(), MAX).is_ok());
+    let control = |kind: &str, payload: Value| {
+        let envelope = decode(GOOD.as_bytes(), MAX).unwrap();
+        let payload = payload.as_object().unwrap().clone();
+        Control::read(&Envelope { kind: kind.to_owned(), payload, ..envelope })
+    };
+    let (auth, worker) = (json!({"mode": "token", "token": "t"}), json!({"worker_name": "w", "version": "1", "hostname": "h"}));
+    assert!(control("control.handshake", json!({"protocol": 1, "auth": auth, "worker": worker})).is_ok());
+    assert!(control("control.handshake", json!({"protocol": 1, "auth": ["token", "t", null], "worker": worker})).is_err());
+    assert!(control("control.handshake", json!({"protocol": 1, "auth": auth, "worker": ["w", null, "1", "h"]})).is_err());
+    let register = |concurrency: Value, packages: Value| json!({"capabilities": {"concurrency": concurrency, "runtimes": ["python"], "features": []}, "packages": packages});
+    let package = json!([{"name": "p", "version": "1", "status": "installed"}]);
+    assert!(control("control.register", register(json!({"max_parallel": 1}), package.clone())).is_ok());
+    assert!(control("control.register", register(json!([1, null]), package)).is_err());
+    assert!(control("control.register", register(json!({"max_parallel": 1}), json!([["p", "1", "installed"]]))).is_err());
+    assert!(control("control.heartbeat", json!({"healthy": true, "metrics": {"inflight": 0}, "packages": [true]})).is_err());
+}
+
+#[test]
+fn names_are_bounded_apart_from_the_frame() {
+    let envelope = decode(GOOD.as_bytes(), MAX).unwrap();
+    let name = |n_bytes: usize| "x".repeat(n_bytes);
+    let with = |field: &str, n_bytes: usize| {
+        let mut envelope = envelope.clone();
+        match field {
+            "type" => envelope.kind = name(n_bytes),
+            "id" => envelope.id = name(n_bytes),
+            "tenant" => envelope.tenant = name(n_bytes),
+            "sender.id" => envelope.sender.id = name(n_bytes),
+            "corr" => envelope.corr = Some(name(n_bytes)),
+            "ack.for" => envelope.ack = Some(AckMark { of: Some(name(n_bytes)), request: None }),
+            _ => envelope.flags = Some(vec![name(n_bytes)]),
+        }
+        envelope
+    };
+    for field in ["type", "id", "tenant", "sender.id", "corr", "ack.for", "flags"] {
+        let text = encode(&with(field, NAME_BYTES_MAX), MAX).unwrap();
+        assert!(decode(text.as_bytes(), MAX).is_ok(), "{field}");
+        let large = with(field, NAME_BYTES_MAX + 1);
+        assert!(matches!(encode(&large, MAX), Err(EncodeError::TooLong(named)) if named == field), "{field}");
+        let text = serde_json::to_string(&large).unwrap();
+        assert!(matches!(decode(text.as_bytes(), MAX), Err(DecodeError::TooLong(named)) if named == field), "{field}");
+    }
+    let many = Envelope { flags: Some(vec!["x".to_owned(); 65]), ..envelope };
+    assert!(matches!(encode(&many, MAX), Err(EncodeError::TooLong("flags"))));
 }

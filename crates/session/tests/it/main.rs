@@ -8,6 +8,7 @@ mod ends;
 mod existing;
 mod frames;
 mod gateway;
+mod mutate;
 mod pair;
 mod races;
 mod worker;

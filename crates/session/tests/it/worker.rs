@@ -2,7 +2,7 @@
 
 use longshore_session::code::Failure;
 use longshore_session::control::Drain;
-use longshore_session::{Ignored, Output, Payload, Phase, Stop, Worker};
+use longshore_session::{Binding, Envelope, Ignored, Output, Payload, Phase, Stop, Worker};
 use serde_json::json;
 
 use crate::ends::{accept, ack_of, default_worker, dialled, drain, frames, from_scheduler, is_unexpected, kinds, open_worker};
@@ -307,4 +307,71 @@ fn settings_of_any_size_are_lived_with() {
         worker.disconnected(binding, None, "gone", now(ms(1)));
         drain(|| worker.next_output());
     }
+}
+
+#[test]
+fn an_update_whose_acknowledgement_never_came_is_said_again_in_the_resumed_session() {
+    let (mut worker, binding) = session_with_a_longshore();
+    let mut register = worker_config().register;
+    register.capabilities.concurrency.max_parallel = 9;
+    worker.update(register, now(ms(0))).unwrap();
+    assert_eq!(kinds(&drain(|| worker.next_output())), ["control.register"]);
+    worker.disconnected(binding, None, "gone", now(ms(1)));
+    let resumed = resumed(&mut worker);
+    let update = resumed.iter().find(|frame| frame.kind == "control.register").expect("it is said again");
+    assert_eq!(update.payload["capabilities"]["concurrency"]["max_parallel"], 9);
+}
+
+#[test]
+fn an_acknowledged_update_is_not_said_again() {
+    let (mut worker, binding) = session_with_a_longshore();
+    worker.update(worker_config().register, now(ms(0))).unwrap();
+    let update = frames(&drain(|| worker.next_output())).remove(0);
+    worker.receive(binding, &ack_of(&update.id), now(ms(0))).unwrap();
+    worker.disconnected(binding, None, "gone", now(ms(1)));
+    assert!(resumed(&mut worker).iter().all(|frame| frame.kind != "control.register"));
+}
+
+#[test]
+fn an_older_update_is_never_sent_after_a_newer_one() {
+    let (mut worker, binding) = default_worker();
+    let mut register = worker_config().register;
+    for n in [2, 3] {
+        register.capabilities.concurrency.max_parallel = n;
+        worker.update(register.clone(), now(ms(0))).unwrap();
+    }
+    let said = frames(&drain(|| worker.next_output()));
+    assert_eq!(said.len(), 2);
+    worker.tick(now(ms(300)));
+    let again = frames(&drain(|| worker.next_output()));
+    assert_eq!(again.iter().map(|frame| &frame.id).collect::<Vec<_>>(), [&said[1].id]);
+    // The late word about the older one does not stop the newer one.
+    worker.receive(binding, &ack_of(&said[0].id), now(ms(301))).unwrap();
+    worker.tick(now(ms(800)));
+    assert_eq!(frames(&drain(|| worker.next_output())).len(), 1);
+}
+
+/// An open session with a scheduler that has said that it is a Longshore, so that it is resumed.
+fn session_with_a_longshore() -> (Worker, Binding) {
+    let (mut worker, binding) = default_worker();
+    worker
+        .receive(
+            binding,
+            &from_scheduler(longshore_session::HELLO, "hello", json!({"version": 1}), json!({"ack": {"request": true}})),
+            now(ms(0)),
+        )
+        .unwrap();
+    drain(|| worker.next_output());
+    (worker, binding)
+}
+
+/// What a worker says in the session that it resumes.
+fn resumed(worker: &mut Worker) -> Vec<Envelope> {
+    drain(|| worker.next_output());
+    let binding = worker.connected(now(ms(2)));
+    let resume = frames(&drain(|| worker.next_output())).remove(0);
+    assert_eq!(resume.kind, "control.resume");
+    worker.receive(binding, &ack_of(&resume.id), now(ms(2))).unwrap();
+    worker.receive(binding, &accept("s-1", true), now(ms(2))).unwrap();
+    frames(&drain(|| worker.next_output()))
 }
