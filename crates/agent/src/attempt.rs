@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use longshore_exec::{Archive, Finished, Task};
+use longshore_exec::{Archive, Finished, Resumable, Task};
 use longshore_model::job::{Execution, Job};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
@@ -15,10 +15,10 @@ use crate::dispatcher::Key;
 use crate::execution::{Context, Settled, Worker};
 use crate::journal::Entry;
 use crate::turn::Fence;
-use crate::{output, transfer, turn};
+use crate::{output, resumption, transfer, turn};
 
 /// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A claim that the ledger has.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub(crate) struct Attempt {
     pub(crate) started_at: Timestamp,
     /// The job's policy allows no other.
     pub(crate) is_the_only_one: bool,
+    /// What an earlier process left of it, if that began it.
+    pub(crate) left: Option<Resumable>,
 }
 
 /// Why running work was ended from outside.
@@ -69,7 +71,7 @@ impl Worker {
     /// Runs the work and records how it ended.
     pub(crate) async fn run(mut self, job: &Job, attempt: Attempt, fence: Option<Revision>) -> Settled {
         tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
-        let (mut finished, interruption) = self.perform(job, attempt.number, fence).await;
+        let (mut finished, interruption) = self.perform(job, attempt, fence).await;
         tracing::info!(job.id = %job.id, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
         match interruption {
             Some(Interruption::Superseded) => {
@@ -92,7 +94,7 @@ impl Worker {
     }
 
     /// Does the work, from fetching its bundle to storing its last output, with its claim extended, until it ends or is ended.
-    async fn perform(&mut self, job: &Job, attempt: u32, fence: Option<Revision>) -> (Finished, Option<Interruption>) {
+    async fn perform(&mut self, job: &Job, attempt: Attempt, fence: Option<Revision>) -> (Finished, Option<Interruption>) {
         let cancel = CancellationToken::new();
         let mut job = job.clone();
         // From here on in the clear, and only in this process and in what it starts.
@@ -121,7 +123,7 @@ impl Worker {
                 if is_to_extend {
                     self.claim.extend().await;
                 }
-                self.look_again(attempt).await
+                self.look_again(attempt.number).await
             };
             // A broker that is slow keeps neither the end of the work from being noted nor a stop from being heard.
             let interrupted = tokio::select! {
@@ -154,7 +156,7 @@ impl Worker {
     }
 
     /// Records that it is to be tried again, and gives it back; or that it has failed, if its attempts are used up.
-    async fn again(mut self, job: &Job, attempt: Attempt, mut finished: Finished, wait: Duration) -> Settled {
+    pub(crate) async fn again(mut self, job: &Job, attempt: Attempt, mut finished: Finished, wait: Duration) -> Settled {
         let unknown = || Failure { code: ErrorCode::HostFault, message: "a fault of the host".to_owned() };
         let failure = finished.failure.clone().unwrap_or_else(unknown);
         finished.outcome = Outcome::Failed;
@@ -263,7 +265,11 @@ impl Worker {
 }
 
 /// The work itself: bundle, execution, output. Ends soon after `cancel`.
-async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (u32, Option<Revision>), cancel: CancellationToken) -> Finished {
+async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (Attempt, Option<Revision>), cancel: CancellationToken) -> Finished {
+    if let Some(left) = attempt.left {
+        return resumption::work(&ctx, key, left, cancel).await;
+    }
+    let attempt = attempt.number;
     // The facts are the host's, and will be the same in a moment: nothing that they spoil is tried again.
     let job = match ctx.facts.fill(job) {
         Ok(job) => job,
@@ -301,7 +307,7 @@ fn cancelled_early() -> Failure {
     Failure { code: ErrorCode::Cancelled, message: "cancelled before it was started".to_owned() }
 }
 
-fn unfetched(failure: Failure, transient: bool) -> Finished {
+pub(crate) fn unfetched(failure: Failure, transient: bool) -> Finished {
     Finished {
         outcome: Outcome::Failed,
         changed: None,

@@ -25,6 +25,8 @@ pub(crate) enum Input {
     Pulled(Key),
     /// Work was found in the inbox.
     Found(Key),
+    /// An earlier process started it, and it goes on.
+    Resumed(Key),
     /// A pull ended with this much of what was asked for not delivered.
     PullEnded { unused: usize },
     /// A worker ended, however.
@@ -85,6 +87,7 @@ impl Dispatcher {
                 self.offered(key);
             }
             Input::Found(key) => self.offered(key),
+            Input::Resumed(key) => drop(self.running.insert(key)),
             Input::PullEnded { unused } => self.asked = self.asked.saturating_sub(unused),
             Input::Finished(key) => {
                 self.running.remove(&key);

@@ -181,7 +181,7 @@ impl Worker {
                             return Settled::Done;
                         }
                         let is_the_only_one = job.retry.max_attempts() == 1;
-                        let attempt = Attempt { number: attempt, revision, started_at: self.ctx.now(), is_the_only_one };
+                        let attempt = Attempt { number: attempt, revision, started_at: self.ctx.now(), is_the_only_one, left: None };
                         return match fence {
                             None => self.run(job, attempt, None).await,
                             Some(fence) => self.run_in_turn(job, attempt, fence).await,

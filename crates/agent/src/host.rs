@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use longshore_exec::{Executor, Finished, Machine, Output, Strain, Task};
+use longshore_exec::{Executor, Finished, Machine, Output, Resumable, Strain, Task};
 use longshore_model::wire::agent::Process;
 use longshore_model::wire::facts::Facts;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,23 @@ use crate::journal::{Entry, Journal};
 pub trait Host: Send + Sync {
     /// Performs one attempt; every fault is a [`Finished`]. Ends soon after `cancel`; dropping the future ends the work and tells nothing.
     async fn run(&self, task: Task, output: Arc<dyn Output>, cancel: CancellationToken) -> Finished;
+
+    /// What an earlier process of the agent left running, or ended with nobody to tell it to.
+    fn resumable(&self) -> Vec<Resumable> {
+        Vec::new()
+    }
+
+    /// Goes on with what was left, like [`Self::run`], with its output from the beginning; `None` if there is nothing of it.
+    async fn resume(&self, left: Resumable, output: Arc<dyn Output>, cancel: CancellationToken) -> Option<Finished> {
+        let _ = (left, output, cancel);
+        None
+    }
+
+    /// Ends what was left and removes all of it; true if it is known to be gone. Safe to repeat.
+    async fn discard(&self, left: Resumable) -> bool {
+        let _ = left;
+        true
+    }
 
     /// What is known of it, by the name that it goes by. Takes milliseconds.
     async fn facts(&self, hostname: &str) -> Facts;
@@ -75,6 +92,19 @@ impl ThisHost {
 impl Host for ThisHost {
     async fn run(&self, task: Task, output: Arc<dyn Output>, cancel: CancellationToken) -> Finished {
         self.executor.run(task, output, cancel).await
+    }
+
+    fn resumable(&self) -> Vec<Resumable> {
+        self.executor.resumable()
+    }
+
+    async fn resume(&self, left: Resumable, output: Arc<dyn Output>, cancel: CancellationToken) -> Option<Finished> {
+        self.executor.resume(left, output, cancel).await
+    }
+
+    async fn discard(&self, left: Resumable) -> bool {
+        let executor = self.executor.clone();
+        tokio::task::spawn_blocking(move || executor.discard(left)).await.unwrap_or(false)
     }
 
     async fn facts(&self, hostname: &str) -> Facts {

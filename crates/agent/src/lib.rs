@@ -20,6 +20,7 @@ mod news;
 mod outbox;
 mod output;
 mod recovery;
+mod resumption;
 mod runtime;
 mod transfer;
 mod trust;
@@ -139,7 +140,8 @@ impl Agent {
             supervisor: config.supervisor.clone(),
             kill_grace: config.kill_grace,
         };
-        let executor = Executor::open_on(executor, config.machine.clone())?;
+        // Half a claim: it is extended each quarter, so that whoever is offered the work meanwhile finds nobody at it.
+        let executor = Executor::open_resuming(executor, config.machine.clone(), store.work.lease_duration() / 2)?;
         let host = host::ThisHost::new(executor, config.machine.clone(), &config.state_dir);
         Ok(Self::on(config, store, Arc::new(host), Arc::new(journal)))
     }

@@ -1,5 +1,6 @@
 //! Live output on its way to the store: written without blocking by whoever runs the work, sent in order by a pump.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,12 +45,17 @@ pub(crate) struct Sink {
     has_dropped: AtomicBool,
 }
 
-/// Starts a pump; it ends when the sink is dropped and everything is stored.
-pub(crate) fn open(source: Source, store: &Store) -> (Arc<Sink>, AbortOnDropHandle<()>) {
+/// [`open`] for an attempt whose records before `seq` are stored.
+pub(crate) fn open_at(source: Source, store: &Store, seq: u64) -> (Arc<Sink>, AbortOnDropHandle<()>) {
     let (queue, pieces) = mpsc::channel(LOG_RECORDS_WAITING_MAX);
     #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
-    let pump: JoinHandle<()> = tokio::task::spawn(pump(source, store.logs.clone(), pieces));
+    let pump: JoinHandle<()> = tokio::task::spawn(pump(source, store.logs.clone(), pieces, seq));
     (Arc::new(Sink { queue, clock: store.clock.clone(), has_dropped: AtomicBool::new(false) }), AbortOnDropHandle::new(pump))
+}
+
+/// Starts a pump; it ends when the sink is dropped and everything is stored.
+pub(crate) fn open(source: Source, store: &Store) -> (Arc<Sink>, AbortOnDropHandle<()>) {
+    open_at(source, store, 0)
 }
 
 impl Output for Sink {
@@ -60,11 +66,16 @@ impl Output for Sink {
             self.has_dropped.store(self.queue.try_send(piece).is_err(), Ordering::Relaxed);
         }
     }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            let _room_or_nobody_to_send_to = self.queue.reserve().await;
+        })
+    }
 }
 
-async fn pump(source: Source, logs: Arc<dyn Logs>, mut pieces: mpsc::Receiver<Piece>) {
+async fn pump(source: Source, logs: Arc<dyn Logs>, mut pieces: mpsc::Receiver<Piece>, mut seq: u64) {
     let mut waiting = Vec::new();
-    let mut seq = 0;
     while pieces.recv_many(&mut waiting, BATCH).await > 0 {
         let records = number(source, merge(waiting.drain(..)), &mut seq);
         while let Err(error) = logs.append(&records).await {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_exec::Resumable;
 use longshore_model::job::Execution;
 use longshore_model::wire::record::Answer;
 use longshore_store::Store;
@@ -12,18 +13,40 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 use crate::dispatcher::Key;
 use crate::execution::Context;
-use crate::host::Notes;
+use crate::host::{Host, Notes};
 use crate::journal::Entry;
 use crate::outbox::Outbox;
+use crate::resumption::{self, Kept};
 
 /// Between tries to store an earlier process's answer.
 const OWED_PAUSE: Duration = Duration::from_secs(2);
 
-/// Settles what an earlier process had in hand: stores its answers, and gives back what nobody has taken since. Gives the answers that
-/// the ledger does not have yet.
-pub(crate) async fn recover(config: &Config, store: &Store, journal: &dyn Notes, outbox: &Outbox) -> BTreeMap<Key, Answer> {
-    let mut owed = BTreeMap::new();
+/// Settles what an earlier process had in hand: stores its answers, finds what goes on, and gives back what nobody has taken since. Gives
+/// the answers that the ledger does not have yet, and what this process is to go on with.
+pub(crate) async fn recover(
+    config: &Config,
+    store: &Store,
+    (host, journal): (&dyn Host, &dyn Notes),
+    outbox: &Outbox,
+) -> (BTreeMap<Key, Answer>, Vec<Kept>) {
+    let (mut owed, mut kept) = (BTreeMap::new(), Vec::new());
+    let mut running: BTreeMap<Key, Vec<Resumable>> = BTreeMap::new();
+    host.resumable().into_iter().for_each(|left| running.entry((left.job, left.execution)).or_default().push(left));
     for (key, Entry { token, answer }) in journal.left_behind() {
+        let mut unwanted = running.remove(&key).unwrap_or_default();
+        // One that has an answer has ended, whatever else is there.
+        if answer.is_none()
+            && kept.len() < config.max_jobs
+            && let Some((at, found)) = resumption::find(config, store, &unwanted, token.as_deref()).await
+        {
+            tracing::info!(job.id = %key.0, attempt = found.attempt.number, "going on with work that an earlier process began");
+            unwanted.remove(at);
+            kept.push(found);
+        }
+        discard(host, unwanted).await;
+        if kept.last().is_some_and(|kept| kept.key == key) {
+            continue;
+        }
         tracing::info!(job.id = %key.0, has_answer = answer.is_some(), "found work that an earlier process had in hand");
         if let Some(answer) = answer
             && let Err(error) = outbox.deliver(&answer).await
@@ -40,8 +63,18 @@ pub(crate) async fn recover(config: &Config, store: &Store, journal: &dyn Notes,
         }
         journal.forget(key);
     }
+    // Nobody knows by which claim it was begun.
+    discard(host, running.into_values().flatten().collect()).await;
     outbox.sweep(owed.values());
-    owed
+    (owed, kept)
+}
+
+/// Ends what goes on and is not this agent's any more, before anybody is told that the work may be taken.
+async fn discard(host: &dyn Host, unwanted: Vec<Resumable>) {
+    for left in unwanted {
+        let is_gone = host.discard(left).await;
+        tracing::info!(job.id = %left.job, attempt = left.attempt, is_gone, "ended work that an earlier process began and that cannot be gone on with");
+    }
 }
 
 /// Whether giving the work back takes it from nobody: another agent may have it by now, under the same message.

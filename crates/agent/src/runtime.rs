@@ -19,6 +19,7 @@ use crate::heartbeat::{self, Load};
 use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
 use crate::outbox::Outbox;
 use crate::recovery::{deliver_owed, recover};
+use crate::resumption::{self, Kept};
 use crate::turn::Watch;
 use crate::{Agent, Error as AgentError};
 use crate::{conditions, facts};
@@ -80,7 +81,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     }
     let Agent { config, store, executor, journal, facts, binding, started_at } = agent;
     let outbox = Outbox::new(store.clone(), config.state_dir.join("answers"));
-    let owed = recover(&config, &store, &*journal, &outbox).await;
+    let (owed, kept) = recover(&config, &store, (&*executor, &*journal), &outbox).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
     let mut wakes = match store.work.wakes(config.id, &groups).await {
@@ -139,6 +140,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         stop: stop.clone(),
         load,
     };
+    kept.into_iter().for_each(|kept| runtime.resume(kept));
     // Before anything is asked for: one that was drained starts nothing, nor does one that cannot know it.
     match is_drained(&*runtime.ctx.store.registry, runtime.ctx.config.id).await {
         Some(drained) => runtime.pause_or_resume(drained),
@@ -332,6 +334,18 @@ impl Runtime {
         self.signals.insert(key, signals.clone());
         let ctx = self.ctx.clone();
         self.workers.spawn(async move { (key, carry(ctx, key, delivery, signals).await) });
+    }
+
+    /// Goes on with what an earlier process began.
+    fn resume(&mut self, kept: Kept) {
+        let key = kept.key;
+        let signals = Signals { recheck: Arc::new(Notify::new()), stop: self.stop.clone() };
+        // A cancel may have come meanwhile.
+        signals.recheck.notify_one();
+        self.signals.insert(key, signals.clone());
+        self.dispatcher.handle(Input::Resumed(key));
+        let ctx = self.ctx.clone();
+        self.workers.spawn(async move { (key, resumption::carry_on(ctx, kept, signals).await) });
     }
 
     fn ended(&mut self, key: Key, settled: Settled) {

@@ -141,6 +141,17 @@ impl Fence {
     }
 }
 
+/// The turn of an attempt that an earlier process of this agent began, if it still has it.
+pub(crate) async fn kept(ctx: &Arc<Context>, key: &str, holder: Holder) -> Result<Option<Fence>, Error> {
+    let turn = ctx.store.turns.turn(key).await?;
+    if turn.hold.is_none_or(|hold| hold.holder != holder) {
+        return Ok(None);
+    }
+    let waiting = ctx.store.turns.waiting(key).await?;
+    let is_alone = waiting.iter().any(|waiter| waiter.job == holder.job && waiter.execution.is_some());
+    Ok(Some(Fence { ctx: Arc::clone(ctx), key: key.to_owned(), holder, is_alone, revision: turn.revision }))
+}
+
 /// Why an attempt that has started does not run.
 pub(crate) fn passed_over() -> Failure {
     let message = "its turn under the concurrency key was taken by another job before it could start".to_owned();

@@ -126,6 +126,8 @@ pub struct Resumable {
     pub execution: ExecutionId,
     /// Which attempt.
     pub attempt: u32,
+    /// Whether it went on when the executor was opened; it had ended otherwise.
+    pub runs: bool,
 }
 
 #[derive(Debug)]
@@ -227,7 +229,7 @@ impl Executor {
             tracing::warn!(%error, dir = %temporary.display(), "something an earlier agent left could not be removed");
         }
         let left = carrier::sweep(&workspaces).map_err(fault(&workspaces))?;
-        let left = left.into_iter().map(|left| (Resumable { job: left.job, execution: left.execution, attempt: left.attempt }, left));
+        let left = left.into_iter().map(|left| (left.whose(), left));
         let left = Mutex::new(left.collect());
         let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text.clone() };
         let host = Host {

@@ -150,6 +150,16 @@ pub trait Work: Send + Sync {
     /// Gives back what an earlier process of the agent held when it ended. Unknown tokens are ignored.
     async fn give_back(&self, token: &str) -> Result<(), Error>;
 
+    /// Takes up again the claim that an earlier process of the agent had on a job, by its [`Lease::token`]; `None` where that is not known.
+    /// A claim that has lapsed stays lapsed: whose the work is, the ledger says. Nothing may be started under it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the broker did not answer.
+    async fn resume(&self, agent: AgentId, definition: &Definition, token: Option<&str>) -> Result<Option<Box<dyn Lease>>, Error> {
+        let _ = (agent, definition, token);
+        Ok(None)
+    }
+
     /// Returns when everything that was said to the broker without waiting for its word is on its way: before a process ends.
     async fn flush(&self) -> Result<(), Error>;
 

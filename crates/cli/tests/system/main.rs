@@ -16,6 +16,7 @@ mod letters;
 mod login;
 mod node;
 mod promises;
+mod resumed;
 mod run;
 mod secrets;
 mod settings;

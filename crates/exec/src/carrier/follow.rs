@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_model::operation::WorkspaceRun;
-use longshore_model::{ExecutionId, JobId};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +21,7 @@ use super::carry::SIGN_OF_LIFE_EVERY;
 use super::directory::{Directory, Whose, clear};
 use super::errand::{CarrierOrder, Errand};
 use super::record::Reader;
-use crate::executor::{Host, Task};
+use crate::executor::{Host, Resumable, Task};
 use crate::finished::Finished;
 use crate::process::{CARRIER_VARIABLE, Stop, Stops, random_text};
 use crate::secrets::opened;
@@ -40,9 +39,7 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// A job that an earlier agent left, with its carrier or with its carrier's last word.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) job: JobId,
-    pub(crate) execution: ExecutionId,
-    pub(crate) attempt: u32,
+    whose: Whose,
     directory: Directory,
     /// Connected, so that the carrier's patience is not used up meanwhile. Absent if it has ended.
     socket: Option<Socket>,
@@ -52,10 +49,16 @@ impl Left {
     /// What is in this directory of an earlier agent, if it can be gone on with.
     pub(crate) fn find(workspaces: &std::path::Path, name: &std::ffi::OsStr) -> Option<Self> {
         let directory = Directory::open(workspaces, name).ok()?;
-        let Whose { job, execution, attempt, .. } = directory.whose()?;
+        let whose = directory.whose()?;
         // Connected first: one that ends in between has left its last word by then.
         let socket = directory.connect().ok();
-        (socket.is_some() || directory.ended().is_some()).then_some(Self { job, execution, attempt, directory, socket })
+        (socket.is_some() || directory.ended().is_some()).then_some(Self { whose, directory, socket })
+    }
+
+    /// What it is known by.
+    pub(crate) fn whose(&self) -> Resumable {
+        let Whose { job, execution, attempt, .. } = self.whose;
+        Resumable { job, execution, attempt, runs: self.socket.is_some() }
     }
 }
 

@@ -20,6 +20,7 @@ mod pull;
 mod read;
 mod reconnect;
 mod registry;
+mod resumed;
 mod rivals;
 mod setup;
 mod tail;

@@ -20,10 +20,10 @@ use super::delivery::{InboxLease, Queue, REVISION, SEEN, delivery, revision_of, 
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
-use super::setup;
+use super::{resumed, setup};
 use crate::layout::{Layout, group_of};
 use crate::work::INBOX_PAGE;
-use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, PullStream, Wake, WakeStream, Work};
+use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// How long agents of another queue group may take to be gone.
 const PARTING: Duration = Duration::from_secs(2);
@@ -167,6 +167,10 @@ impl Work for JetStreamWork {
         let fault = |fault: &dyn std::fmt::Display| Error::Refused { doing: "giving work back", reason: fault.to_string() };
         self.link.client.publish(token.to_owned(), "-NAK".into()).await.map_err(|error| fault(&error))?;
         self.link.client.flush().await.map_err(|error| fault(&error))
+    }
+
+    async fn resume(&self, agent: AgentId, definition: &Definition, token: Option<&str>) -> Result<Option<Box<dyn Lease>>, Error> {
+        Ok(resumed::claim(&self.link, &self.inbox, agent, definition, token))
     }
 
     async fn flush(&self) -> Result<(), Error> {

@@ -148,6 +148,22 @@ impl Work for Memory {
         Ok(())
     }
 
+    async fn resume(&self, agent: AgentId, definition: &Definition, token: Option<&str>) -> Result<Option<Box<dyn Lease>>, Error> {
+        let state = self.0.state();
+        let (work, shared) = (&state.work, Arc::clone(&self.0));
+        Ok(match (definition.executions.as_slice(), token) {
+            ([ExecutionId::Any], token) => {
+                let offer = token.and_then(|token| Some((token.parse().ok()?, work.offers.get(&token.parse().ok()?)?)));
+                let ours = offer.filter(|(_, offer): &(Place, &Offer)| offer.definition.id == definition.id);
+                ours.map(|(place, offer)| Box::new(QueueLease { shared, place, number: offer.n_taken }) as Box<dyn Lease>)
+            }
+            (_, _) => {
+                let entry = work.inboxes.get(&agent).and_then(|inbox| inbox.iter().find(|(_, entry)| entry.id == definition.id));
+                entry.map(|(revision, _)| Box::new(InboxLease { shared, agent, revision: *revision }) as Box<dyn Lease>)
+            }
+        })
+    }
+
     async fn flush(&self) -> Result<(), Error> {
         Ok(())
     }

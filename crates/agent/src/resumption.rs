@@ -1,0 +1,175 @@
+//! Work that an earlier process of this agent began and that outlived it: found in the ledger, and gone on with.
+//!
+//! The invariant guarded here: only the newest attempt, started by this agent and not answered, is gone on with; it is not started again,
+//! and records nothing but its end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use longshore_exec::{Finished, Output, Resumable};
+use longshore_model::ExecutionState;
+use longshore_model::job::{Execution, Job};
+use longshore_model::wire::log::LogStream;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{EventKind, Failure};
+use longshore_model::wire::secret::Secrets;
+use longshore_model::wire::turn::Holder;
+use longshore_store::{Error, Lease, Store};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::attempt::{Attempt, OUTPUT_PATIENCE, unfetched};
+use crate::claims::Claim;
+use crate::dispatcher::Key;
+use crate::execution::{Context, Settled, Signals, Worker};
+use crate::{output, turn};
+
+/// Between tries while the broker is away.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is to be gone on with.
+pub(crate) struct Kept {
+    pub(crate) key: Key,
+    pub(crate) attempt: Attempt,
+    job: Job,
+    lease: Box<dyn Lease>,
+}
+
+/// Which of these attempts at one execution is still this agent's, if any; `token` is what was noted of its claim.
+pub(crate) async fn find(config: &Config, store: &Store, left: &[Resumable], token: Option<&str>) -> Option<(usize, Kept)> {
+    let key = left.first().map(|left| (left.job, left.execution))?;
+    let until = Instant::now() + store.work.lease_duration() / 4;
+    loop {
+        match look(config, store, key, left, token).await {
+            Err(error) if error.is_retryable() && Instant::now() < until => tokio::time::sleep(PAUSE).await,
+            Err(error) => {
+                tracing::warn!(%error, job.id = %key.0, "whose the work of an earlier process is cannot be read");
+                return None;
+            }
+            Ok(found) => return found,
+        }
+    }
+}
+
+async fn look(config: &Config, store: &Store, key: Key, left: &[Resumable], token: Option<&str>) -> Result<Option<(usize, Kept)>, Error> {
+    let (job, execution) = key;
+    let Some(record) = store.ledger.load_execution(job, execution).await? else { return Ok(None) };
+    let Some(definition) = store.ledger.load(job).await?.map(|record| record.definition) else { return Ok(None) };
+    let Ok(folded) = Execution::fold(&record.events, record.answer.as_ref()) else { return Ok(None) };
+    let is_ours = folded.state() == ExecutionState::Running && folded.holder().is_some_and(|(agent, _)| agent == config.id);
+    let Some(at) = left.iter().position(|left| is_ours && left.attempt == folded.attempts()) else { return Ok(None) };
+    let started_at = record.events.iter().rev().find_map(|event| matches!(event.kind, EventKind::Started { .. }).then_some(event.at));
+    let (Some(started_at), Ok(job)) = (started_at, Job::try_from(definition.clone())) else { return Ok(None) };
+    let Some(lease) = store.work.resume(config.id, &definition, token).await? else { return Ok(None) };
+    let is_the_only_one = job.retry.max_attempts() == 1;
+    let attempt = Attempt { number: folded.attempts(), revision: record.revision, started_at, is_the_only_one, left: Some(left[at]) };
+    Ok(Some((at, Kept { key, attempt, job, lease })))
+}
+
+/// Carries what was kept to its stored answer.
+pub(crate) async fn carry_on(ctx: Arc<Context>, kept: Kept, signals: Signals) -> Settled {
+    let Kept { key, attempt, job, lease } = kept;
+    let lasts = ctx.store.work.lease_duration();
+    // Work that goes on was without an agent for less than its patience, and its claim was a quarter old by then at most. What has ended may
+    // have done so at any time, and its claim counts as lapsed.
+    let age = if attempt.left.is_some_and(|left| left.runs) { lasts.mul_f64(0.75) } else { lasts };
+    let now = Instant::now();
+    let mut claim = Claim::new(lease, lasts, now.checked_sub(age).unwrap_or(now));
+    claim.extend().await;
+    // Whatever it is run with it has.
+    let worker = Worker { ctx: ctx.clone(), key, claim, signals, checked: Ok(Secrets::default()) };
+    let Some(concurrency_key) = &job.concurrency_key else { return worker.run(&job, attempt, None).await };
+    let holder = Holder { job: key.0, execution: key.1, attempt: attempt.number };
+    match turn::kept(&ctx, concurrency_key, holder).await {
+        Ok(Some(fence)) => {
+            let settled = worker.run(&job, attempt, Some(fence.revision)).await;
+            fence.end(&job).await;
+            settled
+        }
+        Ok(None) | Err(_) => {
+            if let Some(left) = attempt.left {
+                ctx.executor.discard(left).await;
+            }
+            worker.again(&job, attempt, unfetched(turn::passed_over(), true), Duration::ZERO).await
+        }
+    }
+}
+
+/// The work itself, as far as it is still to be done. Ends soon after `cancel`.
+pub(crate) async fn work(ctx: &Context, key: Key, left: Resumable, cancel: CancellationToken) -> Finished {
+    let source = output::Source { job: key.0, execution: key.1, agent: ctx.config.id, attempt: left.attempt };
+    let stored = match stored(&ctx.store, source).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            tracing::warn!(%error, job.id = %key.0, "what is stored of its output cannot be read: all of it is stored again");
+            Stored::default()
+        }
+    };
+    let (sink, pump) = output::open_at(source, &ctx.store, stored.next);
+    let output = Arc::new(Unstored { sink, stored: Mutex::new(stored.bytes) });
+    let finished = ctx.executor.resume(left, output, cancel).await;
+    // Output first, so that a reader who sees the end has seen everything before it.
+    let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
+    finished.unwrap_or_else(|| {
+        let message = "the agent was killed while it ran, and nothing of it is left".to_owned();
+        unfetched(Failure { code: ErrorCode::Interrupted, message }, true)
+    })
+}
+
+/// What of an attempt's output is stored.
+#[derive(Default)]
+struct Stored {
+    /// The number of the next record.
+    next: u64,
+    /// Of each step.
+    bytes: BTreeMap<u32, u64>,
+}
+
+async fn stored(store: &Store, source: output::Source) -> Result<Stored, Error> {
+    let mut stored = Stored::default();
+    let last = store.logs.last(source.job).await?;
+    if last == 0 {
+        return Ok(stored);
+    }
+    let mut records = store.logs.follow(source.job, 0).await?;
+    while let Some(next) = records.next().await {
+        let next = next?;
+        let record = next.record;
+        if (record.execution, record.attempt) == (source.execution, source.attempt) {
+            *stored.bytes.entry(record.step).or_default() += record.bytes.len() as u64;
+            stored.next = stored.next.max(record.seq + 1);
+        }
+        if next.place >= last {
+            break;
+        }
+    }
+    Ok(stored)
+}
+
+/// Passes over what is stored already.
+struct Unstored {
+    sink: Arc<output::Sink>,
+    stored: Mutex<BTreeMap<u32, u64>>,
+}
+
+impl Output for Unstored {
+    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
+        let known = {
+            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = stored.entry(step).or_default();
+            let known = (*left).min(bytes.len() as u64);
+            *left -= known;
+            usize::try_from(known).unwrap_or(bytes.len())
+        };
+        if known < bytes.len() {
+            self.sink.write(step, stream, &bytes[known..]);
+        }
+    }
+
+    fn ready(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.sink.ready()
+    }
+}
