@@ -70,7 +70,9 @@ impl Worker {
 
     /// Runs the work and records how it ended.
     pub(crate) async fn run(mut self, job: &Job, attempt: Attempt, fence: Option<Revision>) -> Settled {
-        tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
+        if attempt.left.is_none() {
+            tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
+        }
         let (mut finished, interruption) = self.perform(job, attempt, fence).await;
         tracing::info!(job.id = %job.id, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
         match interruption {

@@ -47,7 +47,7 @@ async fn jobs_that_mean_harm_are_answered_and_leave_nothing() {
     let verbatim = fleet.perform(&Client::request("command.exec", json!({"command": ["printf", "%s", quoted]}))).await;
     assert_eq!(verbatim.executions[0].result.as_ref().unwrap()["stdout"], quoted);
 
-    let workspaces = std::fs::read_dir(fleet.dir.path().join("agent-0/workspaces")).map_or(0, Iterator::count);
+    let workspaces = std::fs::read_dir(fleet.dir.path().join("agent-0/agent/workspaces")).map_or(0, Iterator::count);
     assert_eq!(workspaces, 0, "a workspace was left behind");
 }
 

@@ -20,7 +20,7 @@ async fn waits_for_file(path: &std::path::Path) {
 }
 
 fn workspaces(fleet: &Fleet) -> usize {
-    std::fs::read_dir(fleet.dir.path().join("agent-0/workspaces")).map_or(0, Iterator::count)
+    std::fs::read_dir(fleet.dir.path().join("agent-0/agent/workspaces")).map_or(0, Iterator::count)
 }
 
 #[tokio::test]
@@ -64,8 +64,9 @@ async fn a_cancel_while_the_agent_is_gone_ends_the_job_when_it_is_back() {
     let job = fleet.client.submit(&steps("host-0", &[&format!("touch {}; exec sleep 3600", up.display())]), None).await.unwrap();
     waits_for_file(&up).await;
     fleet.agents[0].process().kill9();
-    fleet.client.cancel(job.id).await.unwrap();
-    fleet.agents[0].kill_and_restart().await;
+    // A cancel waits a little for the agent.
+    let (cancelled, ()) = tokio::join!(fleet.client.cancel(job.id), fleet.agents[0].kill_and_restart());
+    cancelled.unwrap();
     let ended = fleet.client.job(job.id, Some(PATIENCE)).await.unwrap();
     assert_eq!((ended.status, ended.executions[0].cancel_verified), (JobStatus::Cancelled, Some(true)), "{:?}", ended.executions[0]);
     eventually("a clean host", PATIENCE, async || (workspaces(&fleet) == 0).then_some(())).await;
@@ -82,7 +83,7 @@ async fn a_job_whose_agent_stays_away_ends_by_itself_before_its_claim_and_nobody
     eventually("its workspace to be gone", PATIENCE, async || (workspaces(&fleet) == 0).then_some(())).await;
     std::fs::remove_file(&up).unwrap();
     fleet.agents[0].kill_and_restart().await;
-    let ended = fleet.client.job(job.id, Some(PATIENCE)).await.unwrap();
+    let ended = fleet.client.job(job.id, Some(Duration::from_secs(20))).await.unwrap();
     assert!(matches!(ended.executions[0].state, ExecutionState::Lost | ExecutionState::Failed), "{:?}", ended.executions[0]);
     assert!(!up.exists(), "it went on");
 }
