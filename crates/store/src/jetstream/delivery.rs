@@ -15,6 +15,7 @@ use longshore_model::wire::record::Definition;
 use tokio::time::Instant;
 
 use super::consumers::Consumers;
+use super::digest;
 use super::link::{Shared, from_json};
 use super::offered::{Life, Offered, life};
 use crate::{Before, Delivery, Error, Lease, Revision};
@@ -70,6 +71,11 @@ pub(super) async fn delivery(queue: Arc<Queue>, message: jetstream::Message) -> 
     if headers.get("KV-Operation").is_some() {
         // A marker of a removed key came through the source: nothing to do.
         let _ = acker.ack().await;
+        return None;
+    }
+    if !digest::is_whole(&headers, &message.payload) {
+        tracing::error!(subject = %message.subject, "work that is not what was accepted is taken out of the queue; the job is announced again");
+        let _ = acker.ack_with(AckKind::Term).await;
         return None;
     }
     let definition = from_json::<Definition>(&message.subject, &message.payload);
@@ -128,7 +134,7 @@ impl Lease for QueueLease {
         let link = self.queue.consumers.link();
         if let Some(Again { subject, value, revision, seen }) = &self.again {
             // Without the delay: whoever takes it reads in the ledger that it is too early, and gives it back with one.
-            let mut headers = HeaderMap::new();
+            let mut headers = digest::sealed(value);
             headers.insert(REVISION, revision.to_string());
             if let Some(seen) = seen {
                 headers.insert(SEEN, seen.to_string());

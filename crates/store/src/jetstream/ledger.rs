@@ -12,6 +12,7 @@ use longshore_model::operation::{Kind, Operation};
 use longshore_model::wire::record::{Answer, Definition, Event, Reservation};
 use longshore_model::{AgentId, ExecutionId, JobId};
 
+use super::digest;
 use super::link::{Guard, Link, Shared, Written, from_json, to_json};
 use super::read::Stored;
 use crate::layout::{Layout, QueueKey};
@@ -41,6 +42,9 @@ impl JetStreamLedger {
         for message in self.link.read_all(&stream, &self.link.layout.history(job), "reading a job").await? {
             match self.link.layout.parse_queue_key(&message.subject) {
                 Some(QueueKey::Definition(_)) => {
+                    if !digest::is_whole(&message.headers, &message.payload) {
+                        return Err(Error::Corrupt { key: message.subject, source: "it is not what was accepted, by its digest".into() });
+                    }
                     let definition = from_json(&message.subject, &message.payload)?;
                     record.get_or_insert(JobRecord::new(definition, message.sequence, message.time));
                 }
@@ -69,7 +73,7 @@ impl Ledger for JetStreamLedger {
     async fn create(&self, definition: &Definition) -> Result<Created, Error> {
         let subject = self.link.layout.definition(definition, kind_of(definition));
         let value = to_json(definition, "definition")?;
-        match self.link.write(subject, value, HeaderMap::new(), Guard::Absent, "storing a job").await? {
+        match self.link.write(subject, value.clone(), digest::sealed(&value), Guard::Absent, "storing a job").await? {
             Written::Stored(revision) => {
                 share(&self.link, definition, &definition.executions).await;
                 Ok(Created::Stored(revision))
@@ -188,7 +192,7 @@ pub(super) async fn share(link: &Link, definition: &Definition, executions: &[Ex
         let subject = link.layout.share(definition.id, agent, kind);
         let filter = link.layout.execution(definition.id, agent.into());
         let stored = match to_json(&mine, "share") {
-            Ok(value) => link.write(subject, value, HeaderMap::new(), Guard::Last(&filter, 0), "sharing a job").await,
+            Ok(value) => link.write(subject, value.clone(), digest::sealed(&value), Guard::Last(&filter, 0), "sharing a job").await,
             Err(fault) => Err(fault),
         };
         stored.inspect_err(|error| tracing::warn!(job.id = %definition.id, agent.id = %agent, %error, "a share of a job is not stored yet"))

@@ -7,6 +7,7 @@ mod consumers;
 mod dead_letters;
 mod delivery;
 mod dial;
+mod digest;
 mod facts;
 mod feed;
 mod ledger;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::consumers::Consumers;
 use super::delivery::{InboxLease, Queue, REVISION, SEEN, delivery, revision_of, unique};
+use super::digest;
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
@@ -111,6 +112,11 @@ impl Work for JetStreamWork {
             if message.payload.is_empty() {
                 continue;
             }
+            if !digest::is_whole(&message.headers, &message.payload) {
+                tracing::error!(key = %message.subject, "an inbox entry is not what was accepted, and is removed; the job is announced again");
+                self.link.purge_until(&self.inbox, &message.subject, Some(message.sequence), "removing an inbox entry").await?;
+                continue;
+            }
             match (from_json::<Definition>(&message.subject, &message.payload), revision_of(&message.headers)) {
                 (Ok(definition), Some(revision)) => {
                     let key = self.link.layout.inbox_key(agent, definition.id);
@@ -192,6 +198,7 @@ impl Work for JetStreamWork {
         headers.insert(REVISION, revision.to_string());
         headers.insert(SEEN, seen.to_string());
         let value = to_json(&Shares::of(definition).share(execution), "definition")?;
+        digest::seal(&mut headers, &value);
         match execution {
             ExecutionId::Agent(agent) => {
                 let key = self.link.layout.inbox_key(agent, definition.id);
