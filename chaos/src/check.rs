@@ -85,7 +85,7 @@ fn of_job(job: &JobHistory, account: &Account) -> Vec<Finding> {
     if let Some(error) = &job.unread {
         findings.push(Finding::Unread { label: label(), error: error.clone() });
     }
-    findings.extend(job.ends.windows(2).filter_map(|pair| change(&job.label, &pair[0], &pair[1])));
+    findings.extend(job.ends.windows(2).filter_map(|pair| change(job, &pair[0], &pair[1])));
     let starts = account.starts_of(&job.label);
     let Some(end) = job.ends.last() else { return findings };
     if starts > end.attempts || (job.policy == Policy::Once && starts > 1) {
@@ -101,13 +101,14 @@ fn of_job(job: &JobHistory, account: &Account) -> Vec<Finding> {
 }
 
 /// What is wrong with an end that was read as `before` and later as `after`, which differ.
-fn change(label: &str, before: &End, after: &End) -> Option<Finding> {
+fn change(job: &JobHistory, before: &End, after: &End) -> Option<Finding> {
     // An answer that comes after its job was given up replaces that, and is the only thing that may replace anything.
     if before.state == "lost" && after.state != "lost" {
         return None;
     }
-    let label = label.to_owned();
-    if *before == (End { attempts: before.attempts, ..after.clone() }) {
+    let label = job.label.clone();
+    let is_one_more = after.attempts > before.attempts && job.policy == Policy::Again;
+    if is_one_more && *before == (End { attempts: before.attempts, ..after.clone() }) {
         return Some(Finding::AfterEnd { label, before: before.attempts, after: after.attempts });
     }
     let [before, after] = [before, after].map(|end| serde_json::to_string(end).unwrap_or_default());
@@ -210,6 +211,15 @@ mod tests {
         for state in ["completed", "lost"] {
             let ends = vec![end("completed", state, 1), end("completed", state, 2)];
             finds(|job| job.ends = ends, BOTH_RAN, &[Finding::AfterEnd { label: label(), before: 1, after: 2 }]);
+        }
+    }
+
+    #[test]
+    fn attempts_after_the_end_that_no_policy_allows_or_that_vanish_are_a_changed_end() {
+        for (policy, before, after) in [(Policy::Once, 1, 2), (Policy::Again, 2, 1)] {
+            let ends = vec![end("completed", "completed", before), end("completed", "completed", after)];
+            let [before, after] = [&ends[0], &ends[1]].map(|end| serde_json::to_string(end).unwrap());
+            finds(|job| (job.policy, job.ends) = (policy, ends), BOTH_RAN, &[Finding::Changed { label: label(), before, after }]);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::fleet::Fleet;
 use crate::history::JobHistory;
 
 /// Writes it beside the program, below `chaos`, in the place of what was kept of this cell before. Gives where.
-pub(crate) fn keep(cell: &str, jobs: &[JobHistory], witness: &Witness, fleet: &mut Fleet) -> anyhow::Result<PathBuf> {
+pub(crate) fn keep(cell: &str, jobs: &[JobHistory], witness: &Witness, fleet: &Fleet) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).context("the program lies in a build directory")?;
     let dir = target.join("chaos").join(cell);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use longshore_client::{AgentCondition, Client, ClientConfig};
-use longshore_testkit::{NatsServer, Process, Role, Scratch, eventually, free_address, longshore};
+use longshore_testkit::{NatsServer, Role, Scratch, eventually, free_address, longshore};
 
 use crate::host::network::Network;
 
@@ -75,14 +75,14 @@ impl Fleet {
         self.dir.path()
     }
 
-    /// What every process has written, by name.
-    pub(crate) fn logs(&mut self) -> Vec<(String, String)> {
+    /// What every process has written, by name; also those that were killed.
+    pub(crate) fn logs(&self) -> Vec<(String, String)> {
         let mut logs: Vec<_> = self.brokers.iter().enumerate().map(|(n, broker)| (format!("broker-{n}"), broker.log())).collect();
-        let mut add = |kind: &str, roles: &mut [Role]| {
-            logs.extend(roles.iter_mut().enumerate().map(|(n, role)| (format!("{kind}-{n}"), Process::output(role.process()))));
+        let mut add = |kind: &str, roles: &[Role]| {
+            logs.extend(roles.iter().enumerate().map(|(n, role)| (format!("{kind}-{n}"), role.log())));
         };
-        add("controller", &mut self.controllers);
-        add("agent", &mut self.agents);
+        add("controller", &self.controllers);
+        add("agent", &self.agents);
         logs
     }
 

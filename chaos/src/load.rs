@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use longshore_client::{Backoff, Client, JobFilter};
 use longshore_model::JobId;
+use longshore_model::wire::problem::chain;
 use longshore_model::wire::rest::{JobRequest, JobView, RetryRequest};
 use longshore_testkit::witness::Witness;
 use serde_json::json;
@@ -63,12 +64,18 @@ impl Load {
         join_all((0..in_flight).map(|_| self.submitter())).await;
     }
 
+    /// What is known of the jobs so far.
+    pub(crate) fn jobs(&self) -> Vec<JobHistory> {
+        self.jobs.borrow().clone()
+    }
+
     /// Reads every job again from every controller, alone and in its lists, and gives all that is known.
-    pub(crate) async fn read_again(self) -> Vec<JobHistory> {
-        let mut jobs = self.jobs.take();
+    pub(crate) async fn read_again(&self) -> Vec<JobHistory> {
+        let mut jobs = self.jobs();
         for door in &self.doors {
+            let end = Instant::now() + READ_WITHIN;
             let mut read: Vec<_> =
-                futures::stream::iter(std::mem::take(&mut jobs)).map(|job| self.again(door, job)).buffered(READERS).collect().await;
+                futures::stream::iter(std::mem::take(&mut jobs)).map(|job| self.again(door, end, job)).buffered(READERS).collect().await;
             self.compare_list(door, &mut read).await;
             jobs = read;
         }
@@ -159,8 +166,8 @@ impl Load {
         None
     }
 
-    async fn again(&self, door: &Client, mut job: JobHistory) -> JobHistory {
-        let since = Instant::now();
+    /// A controller that does not answer is waited for until `end`, once and not for each job.
+    async fn again(&self, door: &Client, end: Instant, mut job: JobHistory) -> JobHistory {
         for id in job.ids.clone() {
             let Ok(id) = id.parse::<JobId>() else { continue };
             loop {
@@ -169,7 +176,7 @@ impl Load {
                         self.note(&mut job, &view);
                         break;
                     }
-                    Err(error) if since.elapsed() > READ_WITHIN => {
+                    Err(error) if Instant::now() > end => {
                         job.unread = Some(format!("{}: {}", door.url(), chain(&error)));
                         break;
                     }
@@ -184,7 +191,20 @@ impl Load {
     async fn compare_list(&self, door: &Client, jobs: &mut [JobHistory]) {
         let since = Instant::now();
         loop {
-            let listed = list(door).await.unwrap_or_default();
+            let listed = match list(door).await {
+                Ok(listed) => listed,
+                Err(error) if since.elapsed() > READ_WITHIN => {
+                    // Of no job in particular, and told once.
+                    if let Some(job) = jobs.first_mut() {
+                        job.unread = Some(format!("the list at {}: {}", door.url(), chain(&error)));
+                    }
+                    return;
+                }
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            };
             let differs = |job: &&mut JobHistory| {
                 let end = job.ends.last();
                 end.is_some_and(|end| job.ids.iter().any(|id| listed.get(id) != Some(&end.status)))
@@ -216,14 +236,4 @@ async fn list(door: &Client) -> Result<BTreeMap<String, String>, longshore_clien
             None => return Ok(listed),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

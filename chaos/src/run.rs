@@ -1,9 +1,11 @@
 //! One cell after the other: set up, load, strike, heal, drain, read again, check.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use futures::FutureExt;
 use longshore_testkit::Random;
 use longshore_testkit::witness::Witness;
@@ -51,9 +53,10 @@ pub(crate) fn all(options: &Options, powers: Powers) -> anyhow::Result<ExitCode>
     for &kind in &options.cells {
         eprintln!("chaos: {} ({}) …", kind.name, kind.what);
         let done = runtime.block_on(AssertUnwindSafe(one(kind, options, powers)).catch_unwind());
-        let row = done.unwrap_or_else(|panic| {
-            let what = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));
-            Row { kind, outcome: Outcome::Broken(vec![format!("the run itself ended: {}", what.unwrap_or_default())]), figures: None }
+        let row = done.unwrap_or_else(|panic| Row {
+            kind,
+            outcome: Outcome::Broken(vec![format!("the run itself ended: {}", words_of(&*panic))]),
+            figures: None,
         });
         eprintln!("chaos: {}", row.line());
         rows.push(row);
@@ -73,9 +76,27 @@ async fn one(kind: &'static Kind, options: &Options, powers: Powers) -> Row {
         Err(why) => return Row { kind, outcome: Outcome::Broken(vec![format!("the fleet did not start: {why:#}")]), figures: None },
     };
     let witness = Witness::new_in(fleet.dir());
-    let (jobs, happened) = under_load(cell.as_mut(), &mut fleet, &witness, options).await;
+    let began = Instant::now();
+    let (tell, until) = watch::channel(Until::Told);
+    let load = Load::new(fleet.doors.clone(), witness.clone(), AGENTS, began, until);
+    // What panics breaks the cell, and hides nothing of what is known of it: the evidence is in the load and in the fleet.
+    let mut broken = Vec::new();
+    let mut ended = |panic: Box<dyn Any + Send>| broken.push(format!("the run itself ended: {}", words_of(&*panic)));
+    let loaded = AssertUnwindSafe(under_load(cell.as_mut(), &mut fleet, &load, (began, &tell), options)).catch_unwind().await;
+    let happened = loaded.unwrap_or_else(|panic| {
+        ended(panic);
+        Err(anyhow!("the run itself ended"))
+    });
+    let jobs = AssertUnwindSafe(load.read_again()).catch_unwind().await.unwrap_or_else(|panic| {
+        ended(panic);
+        load.jobs()
+    });
     let account = witness.read();
-    let mut broken: Vec<String> = cell.judge(&mut fleet).await;
+    let judged = AssertUnwindSafe(cell.judge(&mut fleet)).catch_unwind().await.unwrap_or_else(|panic| {
+        ended(panic);
+        Vec::new()
+    });
+    broken.extend(judged);
     let findings = check(&jobs, &account);
     broken.extend(findings.iter().filter(|finding| finding.breaks()).map(ToString::to_string));
     let (times, n_blows, fault) = match happened {
@@ -89,7 +110,7 @@ async fn one(kind: &'static Kind, options: &Options, powers: Powers) -> Row {
         (None, figures) => figures.as_ref().map_or(Outcome::Held, |figures| figures.outcome(options.rate_min, options.recovery_min)),
     };
     if options.keeps || matches!(outcome, Outcome::Broken(_)) {
-        let kept = match evidence::keep(kind.name, &jobs, &witness, &mut fleet) {
+        let kept = match evidence::keep(kind.name, &jobs, &witness, &fleet) {
             Ok(dir) => format!("histories and logs are in {}", dir.display()),
             Err(error) => format!("histories and logs could not be kept: {error:#}"),
         };
@@ -101,23 +122,26 @@ async fn one(kind: &'static Kind, options: &Options, powers: Powers) -> Row {
     Row { kind, outcome, figures }
 }
 
-/// The load, and what happens meanwhile. Whatever becomes of the latter, the load is drained and read again.
+/// The load, and what happens meanwhile. Whatever becomes of the latter, the load is drained.
 async fn under_load(
     cell: &mut dyn Cell,
     fleet: &mut Fleet,
-    witness: &Witness,
+    load: &Load,
+    (began, tell): (Instant, &watch::Sender<Until>),
     options: &Options,
-) -> (Vec<JobHistory>, anyhow::Result<(Times, u32)>) {
-    let began = Instant::now();
-    let (tell, until) = watch::channel(Until::Told);
-    let load = Load::new(fleet.doors.clone(), witness.clone(), AGENTS, began, until);
+) -> anyhow::Result<(Times, u32)> {
     let misfortune = async {
         let happened = happen(cell, fleet, options, began).await;
         tell.send_replace(Until::Drained(Instant::now() + DRAIN));
         happened
     };
-    let ((), happened) = tokio::join!(load.run(options.in_flight), misfortune);
-    (load.read_again().await, happened)
+    tokio::join!(load.run(options.in_flight), misfortune).1
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    words.unwrap_or("a panic without words").to_owned()
 }
 
 async fn happen(cell: &mut dyn Cell, fleet: &mut Fleet, options: &Options, began: Instant) -> anyhow::Result<(Times, u32)> {

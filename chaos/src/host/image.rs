@@ -53,7 +53,8 @@ impl Image {
         self.mount.path()
     }
 
-    /// Cuts the power of a broker that keeps its files here, and gives it back. The broker is dead after that.
+    /// Cuts the power of a broker that keeps its files here, and gives it back. The broker is dead after that, and the disk is there again also
+    /// if the power was not cut.
     ///
     /// # Errors
     /// A tool failed, or what was not synced survived: then it was no power cut.
@@ -65,10 +66,11 @@ impl Image {
         std::fs::write(&unsynced, MARK)?;
 
         broker.pause();
-        self.shut_down()?;
+        let shut_down = self.shut_down();
         broker.kill();
         tool(&["umount", &self.path().to_string_lossy()])?;
         self.mount()?;
+        shut_down?;
 
         ensure!(std::fs::read(&synced).is_ok_and(|found| found == MARK), "what was synced did not survive");
         ensure!(std::fs::read(&unsynced).is_ok_and(|found| found != MARK) || !unsynced.exists(), "what was not synced survived");

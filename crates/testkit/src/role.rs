@@ -18,6 +18,8 @@ pub struct Role {
     make: Box<dyn Fn() -> Command + Send>,
     within: Duration,
     process: Process,
+    /// What the processes before it wrote.
+    earlier: String,
     ready: Value,
 }
 
@@ -34,7 +36,7 @@ impl Role {
     /// It is not ready `within` that time; the message shows what it wrote.
     pub async fn start(within: Duration, make: impl Fn() -> Command + Send + 'static) -> Self {
         let (process, ready) = launch(&make, within).await;
-        Self { make: Box::new(make), within, process, ready }
+        Self { make: Box::new(make), within, process, earlier: String::new(), ready }
     }
 
     /// What it said when it was ready.
@@ -51,6 +53,12 @@ impl Role {
         &mut self.process
     }
 
+    /// Everything that it has written, before its restarts as well.
+    #[must_use]
+    pub fn log(&self) -> String {
+        format!("{}{}", self.earlier, self.process.output())
+    }
+
     /// Kills the process alone, as a crash would, and starts it again as it was.
     ///
     /// # Panics
@@ -65,6 +73,7 @@ impl Role {
     /// # Panics
     /// It is not ready in time.
     pub async fn restart(&mut self) {
+        self.earlier.push_str(&self.process.output());
         (self.process, self.ready) = launch(&self.make, self.within).await;
     }
 }

@@ -67,6 +67,8 @@ impl Default for NatsOptions {
 pub struct NatsServer {
     // First, so that it is dropped before its directory.
     process: Option<Process>,
+    /// What those wrote that were killed.
+    earlier: String,
     options: NatsOptions,
     name: String,
     port: u16,
@@ -90,7 +92,7 @@ impl NatsServer {
         let dir = tempfile::Builder::new().prefix("longshore-nats-").tempdir().expect("a temporary directory can be made");
         // Unique, so that an answer at the port is known to be from this server and not from another test's.
         let name = dir.path().file_name().expect("it was given a name").to_string_lossy().into_owned();
-        let mut server = Self { process: None, options, name, port: 0, dir };
+        let mut server = Self { process: None, earlier: String::new(), options, name, port: 0, dir };
         for port in ports() {
             server.port = port;
             if server.launch().await {
@@ -139,15 +141,18 @@ impl NatsServer {
         self.dir.path()
     }
 
-    /// The server's log so far.
+    /// The server's log so far, of before its restarts as well.
     #[must_use]
     pub fn log(&self) -> String {
-        self.process.as_ref().map(Process::output).unwrap_or_default()
+        format!("{}{}", self.earlier, self.process.as_ref().map(Process::output).unwrap_or_default())
     }
 
     /// Kills the server with SIGKILL and reaps it; the files stay. Does nothing when it is not running.
     pub fn kill(&mut self) {
-        self.process = None;
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+            self.earlier.push_str(&process.output());
+        }
     }
 
     /// Starts the server again on its port and its files, killing it first if it runs, and waits until JetStream answers.
