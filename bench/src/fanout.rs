@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::system::{Controller, resident_kib};
+use crate::system::{Controller, median, resident_kib};
 
 /// Agents that come up at once.
 const AT_ONCE: usize = 32;
@@ -200,11 +200,6 @@ async fn agent(
             println!("an agent ended: {error}");
         }
     })
-}
-
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort_unstable();
-    values[values.len() / 2]
 }
 
 /// Consumers on the broker.

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use longshore_testkit::{NatsOptions, NatsServer};
 
 use crate::floor::Floor;
-use crate::system::{System, processor_time};
+use crate::system::{System, median, processor_time};
 
 /// How much is measured.
 pub(crate) struct Settings {
@@ -96,18 +96,13 @@ async fn measure(settings: &Settings, processes: &[(&str, u32)], job: impl Async
         done?;
     }
     let per_second = settings.n_busy as f64 / since.elapsed().as_secs_f64();
-    let a_job = |(before, after): (&Duration, Duration)| (after - *before).as_secs_f64() * 1e6 / settings.n_busy as f64;
+    let a_job = |(before, after): (&Duration, Duration)| after.saturating_sub(*before).as_secs_f64() * 1e6 / settings.n_busy as f64;
     let spent = before.iter().zip(times_of(processes)?).map(a_job).collect();
     Ok(Round { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100], per_second, spent })
 }
 
 fn times_of(processes: &[(&str, u32)]) -> anyhow::Result<Vec<Duration>> {
     processes.iter().map(|&(_, id)| processor_time(&id.to_string())).collect()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// What a busy job takes of the processors, which says more than its rate while others work on the same machine.

@@ -14,6 +14,8 @@ mod workspace;
 
 use anyhow::{Context, bail};
 
+const NAMES: &str = "jobs, fanout, list, workspace";
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -24,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
         Some("list") => list::run(&list::Settings::parse(args).context("usage: bench list [JOBS…]")?).await,
         Some("workspace") => workspace::run(&workspace::Settings::parse(args).context("usage: bench workspace [--quick] [DIR]")?),
-        Some(other) => bail!("there is no benchmark {other:?}; there are: jobs, fanout, list, workspace"),
-        None => bail!("say which benchmark: jobs"),
+        Some(other) => bail!("there is no benchmark {other:?}; there are: {NAMES}"),
+        None => bail!("say which benchmark: {NAMES}"),
     }
 }

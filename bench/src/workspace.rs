@@ -11,6 +11,8 @@ use longshore_exec::workspace::{Results, Source, Staged, Workspace};
 use longshore_model::DirectoryName;
 use tokio_util::sync::CancellationToken;
 
+use crate::system::{median, peak_kib};
+
 const MIB: usize = 1024 * 1024;
 const SMALL_FILES: usize = 10_000;
 const SMALL_BYTES: usize = 4096;
@@ -76,7 +78,7 @@ fn measure(settings: &Settings, what: &str, fill: &dyn Fn(&Path) -> std::io::Res
         settle(drive.path())?;
         let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0)?))?;
         synced.push(elapsed);
-        peak = peak.max(peak_kib()?);
+        peak = peak.max(peak_kib("self")?);
         ensure!(changes.modified.len() + changes.created.len() > 0, "nothing was brought back");
         drop(workspace);
         fs::remove_dir_all(results.path())?;
@@ -135,16 +137,4 @@ fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(Duratio
     let began = Instant::now();
     let done = work()?;
     Ok((began.elapsed(), done))
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// The most memory this process has had, in KiB.
-fn peak_kib() -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the system does not tell what a process takes")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
