@@ -6,6 +6,7 @@
 
 pub mod bundle;
 mod carrier;
+mod doctor;
 mod executor;
 mod facts;
 mod files;
@@ -18,6 +19,7 @@ mod secrets;
 mod strain;
 pub mod workspace;
 
+pub use doctor::{Facility, facilities};
 pub use executor::{Config, Executor, OpenError, Output, Resumable, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
 pub use machine::Machine;

@@ -17,6 +17,12 @@ pub const RESULT_INLINE_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
 pub const RESULT_BYTES_MAX: u64 = 2 * OUTPUT_BYTES_MAX + 1024 * 1024;
 /// Bytes of output a process may write to the log before it is truncated, unless the job says otherwise.
 pub const LOG_BYTES_PER_STEP_MAX: u64 = 64 * 1024 * 1024;
+/// The least memory that a job may be bound to: a shell needs about as much.
+pub const LIMIT_MEMORY_MIN: u64 = 1024 * 1024;
+/// The most that memory and files may be bound to; more is no bound.
+pub const LIMIT_BYTES_MAX: u64 = 1 << 50;
+/// The most processes that a job may be bound to: what a kernel can have.
+pub const PROCESSES_MAX: u32 = 4_194_304;
 /// Bytes in one live log record.
 pub const LOG_RECORD_BYTES_MAX: usize = 32 * 1024;
 /// Records of one execution that wait for the broker before new ones are dropped and shown as a gap.

@@ -1,4 +1,4 @@
-//! `longshore agent list|show|facts|remove`.
+//! `longshore agent list|show|facts|doctor|remove`.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render;
+use crate::role::mapping;
 
 /// One agent.
 #[derive(Debug, Args)]
@@ -46,6 +47,23 @@ pub(crate) async fn facts(app: &App, Which { agent }: Which) -> Result<Exit, Fai
     };
     app.out.item(&view, |_| table(), || view.agent.to_string())?;
     Ok(Exit::Done)
+}
+
+/// What this host has to keep jobs within, tried out as the user who asks. Needs no controller.
+pub(crate) async fn doctor(app: &App) -> Result<Exit, Failure> {
+    let facilities = longshore_exec::facilities(mapping::supervisor()?).await;
+    let table = |_| {
+        let mut table = render::Table::new(&app.out, &["FACILITY", "USED", "HOW, OR WHY NOT"]);
+        facilities.iter().for_each(|facility| table.row([facility.name.to_owned(), word(facility.used).to_owned(), facility.why.clone()]));
+        table.text()
+    };
+    let document = serde_json::json!({ "facilities": facilities });
+    app.out.item(&document, table, || facilities.iter().filter(|facility| facility.used).map(|facility| facility.name).collect::<Vec<_>>().join("\n"))?;
+    Ok(Exit::Done)
+}
+
+fn word(used: bool) -> &'static str {
+    if used { "yes" } else { "no" }
 }
 
 /// Removes what an agent that is gone left behind.

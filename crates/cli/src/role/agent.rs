@@ -25,6 +25,8 @@ pub(crate) enum Agent {
     Show(agent::Which),
     /// What an agent knows of its host. Arguments of jobs may name it: `@fact.hostname`.
     Facts(agent::Which),
+    /// What this host has to keep jobs within, and why the rest is not used.
+    Doctor,
     /// Tell an agent to take no new work, and wait until it has finished what it has.
     Drain(drain::Drain),
     /// Tell an agent to take work again.
@@ -58,6 +60,7 @@ impl Agent {
             Self::List => agent::list(app).await,
             Self::Show(which) => agent::show(app, which).await,
             Self::Facts(which) => agent::facts(app, which).await,
+            Self::Doctor => agent::doctor(app).await,
             Self::Remove(which) => agent::remove(app, which).await,
             Self::Drain(drain) => drain.perform(app).await,
             Self::Undrain(undrain) => undrain.perform(app).await,

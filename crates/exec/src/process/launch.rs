@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Sink;
-use super::protocol::{Order, Report, Spec, StartFault};
+use super::protocol::{Contain, Order, Report, Spec, StartFault};
 use super::tree::{KILL_BOUND, Marked, SUPERVISOR_VARIABLE, TREE_VARIABLE, end_marked};
 use crate::SupervisorCommand;
 
@@ -82,6 +82,8 @@ pub(crate) struct Ran {
     /// Whether every process of the tree is known to be gone.
     pub(crate) verified: bool,
     pub(crate) elapsed: Duration,
+    /// Why it was in no namespaces of its own, if it was to be.
+    pub(crate) uncontained: Option<i32>,
 }
 
 /// Why a program did not run, or why nobody knows how it ended.
@@ -118,6 +120,7 @@ impl fmt::Display for NotStarted {
                 write!(f, "{path:?}: command not found, or not executable")
             }
             (StartFault::Program, _) => write!(f, "{path:?}: {source}"),
+            (StartFault::Limits, _) => write!(f, "the control groups that bound it: {source}"),
         }
     }
 }
@@ -156,6 +159,20 @@ impl Launcher {
     /// # Errors
     /// It could not be started, or its supervisor was lost.
     pub(crate) async fn run(&self, program: Program, sink: &mut Sink, stops: &Stops) -> Result<Ran, Fault> {
+        self.run_contained(program, None, sink, stops).await
+    }
+
+    /// The same, with the program and its tree kept within this.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub(crate) async fn run_contained(
+        &self,
+        program: Program,
+        contain: Option<Contain>,
+        sink: &mut Sink,
+        stops: &Stops,
+    ) -> Result<Ran, Fault> {
         let Program { words, cwd, mut env } = program;
         let mark = format!("{}@{}", random_text(), self.state_dir);
         env.insert(TREE_VARIABLE.to_owned(), mark.clone());
@@ -164,14 +181,14 @@ impl Launcher {
             .supervisor(&mark)
             .map_err(|source| Fault::Supervisor { program: self.supervisor.program.display().to_string(), source })?;
         let mut talk = Conversation::new(child, socket, mark, self.kill_grace);
-        let spec = serde_json::to_vec(&Spec { words, cwd, env }).expect("a map of strings is JSON");
+        let spec = serde_json::to_vec(&Spec { words, cwd, env, contain }).expect("a map of strings is JSON");
         let not_started = talk.follow(spec, sink, stops).await?;
         match not_started {
             None => Ok(talk.ran()),
             Some((at, errno)) => {
                 let path = match at {
                     StartFault::Directory => directory,
-                    StartFault::Program => path,
+                    StartFault::Program | StartFault::Limits => path,
                 };
                 Err(Fault::NotStarted(NotStarted { at, path, source: io::Error::from_raw_os_error(errno) }))
             }
@@ -213,6 +230,7 @@ struct Conversation {
     ended: Option<Instant>,
     done: Option<bool>,
     stop: Option<Stop>,
+    uncontained: Option<i32>,
 }
 
 enum News {
@@ -225,7 +243,19 @@ enum News {
 impl Conversation {
     fn new(child: Child, socket: UnixStream, mark: String, kill_grace: Duration) -> Self {
         let began = Instant::now();
-        Self { child, socket: Some(socket), mark, kill_grace, began, started: false, exit: None, ended: None, done: None, stop: None }
+        Self {
+            child,
+            socket: Some(socket),
+            mark,
+            kill_grace,
+            began,
+            started: false,
+            exit: None,
+            ended: None,
+            done: None,
+            stop: None,
+            uncontained: None,
+        }
     }
 
     /// Follows the supervisor from its spec to the end of its output.
@@ -264,6 +294,7 @@ impl Conversation {
                     self.started = true;
                     give_up = give_up.filter(|_| self.stop.is_some());
                 }
+                News::Report(Some(Report::Uncontained { errno })) => self.uncontained = Some(errno),
                 News::Report(Some(Report::NotStarted { at, errno })) => not_started = Some((at, errno)),
                 News::Report(Some(Report::Exited { code, signal })) => {
                     self.exit = Some(Exit { code, signal });
@@ -342,6 +373,7 @@ impl Conversation {
             stop: self.stop,
             verified: self.done == Some(true),
             elapsed: self.ended.unwrap_or_else(Instant::now) - self.began,
+            uncontained: self.uncontained,
         }
     }
 }

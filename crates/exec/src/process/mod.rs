@@ -9,10 +9,13 @@
 //! ```
 //!
 //! Whoever loses its parent below the supervisor becomes the supervisor's child, so `setsid`, double forks and ignored signals do
-//! not escape it: it kills until the kernel says that no child is left. It does so when the program ends, when it is told to, and
+//! not escape it: it kills until the kernel says that no child is left. The steps of a workspace are in namespaces and a control group
+//! as well, where the host allows ([`inside`], [`groups`]), so that they end with a supervisor that is killed, too. It does so when the program ends, when it is told to, and
 //! when the agent's end of the socket closes, which is what the agent's death and a dropped future look like.
 
 mod capture;
+mod groups;
+mod inside;
 mod launch;
 mod protocol;
 mod redact;
@@ -21,5 +24,6 @@ mod tree;
 
 pub(crate) use capture::{Captured, Sink};
 pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, random_text};
-pub(crate) use protocol::StartFault;
+pub(crate) use groups::{Bound, Groups, boundable, killable};
+pub(crate) use protocol::{Contain, StartFault};
 pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};

@@ -15,6 +15,21 @@ pub(crate) struct Spec {
     pub(crate) cwd: String,
     /// All of its environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// How it is contained; not at all beyond its session unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) contain: Option<Contain>,
+}
+
+/// What keeps a program and everything below it together, and within bounds. It gains no rights by starting programs that have more, and
+/// writes no core files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Contain {
+    /// In PID, mount and IPC namespaces of its own, where the host allows.
+    pub(crate) namespaces: bool,
+    /// Where it writes itself into control groups, and whether it may not be started otherwise.
+    pub(crate) doors: Vec<(String, bool)>,
+    /// Bytes of any one file that it writes.
+    pub(crate) file_size: Option<u64>,
 }
 
 /// Any later line to the supervisor.
@@ -32,6 +47,11 @@ pub(crate) enum Order {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
+    /// It is not in namespaces of its own, since the host does not allow that. Comes before all others.
+    Uncontained {
+        /// The system's error number.
+        errno: i32,
+    },
     /// The program runs.
     Started {
         /// Its process.
@@ -66,4 +86,6 @@ pub(crate) enum StartFault {
     Directory,
     /// The program.
     Program,
+    /// A control group that bounds it.
+    Limits,
 }

@@ -11,17 +11,20 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::Access;
+use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setsid, wait};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setrlimit, setsid, wait,
+};
 
-use super::protocol::{Order, Report, Spec, StartFault};
+use super::inside::{self, First, Word};
+use super::protocol::{Contain, Order, Report, Spec, StartFault};
 use super::tree::{self, KILL_BOUND, pause};
 use crate::carrier::carry;
 
@@ -54,24 +57,24 @@ fn supervise() -> io::Result<()> {
     };
     drop(line);
 
-    let program = match start(&spec) {
-        Ok(program) => program,
-        Err((at, error)) => {
-            agent.tell(Report::NotStarted { at, errno: error.raw_os_error().unwrap_or(0) });
+    let mut family = match start(&spec, &agent) {
+        Ok(family) => family,
+        Err((at, errno)) => {
+            agent.tell(Report::NotStarted { at, errno });
+            while wait(WaitOptions::empty()).is_ok() {}
             agent.tell(Report::Done { verified: true });
             return Ok(());
         }
     };
     drop(spec);
-    agent.tell(Report::Started { pid: program.as_raw_nonzero().get() });
+    agent.tell(Report::Started { pid: family.program.as_raw_nonzero().get() });
 
-    let mut family = Family { program, exit: None };
     let grace = loop {
         family.reap(&mut agent);
         if family.exit.is_some() {
             break Duration::ZERO;
         }
-        wait_for_news(&agent, &signals, FOREVER);
+        wait_for_news(&agent, &signals, family.words(), FOREVER);
         if let Some(grace) = agent.order() {
             break grace;
         }
@@ -81,7 +84,29 @@ fn supervise() -> io::Result<()> {
     Ok(())
 }
 
-fn start(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
+/// Starts the program, in namespaces of its own if it is to be and can be.
+fn start(spec: &Spec, agent: &Agent) -> Result<Family, (StartFault, i32)> {
+    if spec.contain.as_ref().is_some_and(|contain| contain.namespaces) {
+        let errno = match inside::enter(spec) {
+            Err(error) => error.raw_os_error().unwrap_or_default(),
+            Ok(first) => match first.hear() {
+                Some(Word::Started) => return Ok(Family { program: first.pid, exit: None, first: Some(first) }),
+                Some(Word::NotStarted(at, errno)) => return Err((at, errno)),
+                Some(Word::Unfurnished(errno)) => {
+                    inside::come_back_out();
+                    errno
+                }
+                Some(Word::Exited { .. }) | None => return Err((StartFault::Program, libc::ESRCH)),
+            },
+        };
+        agent.tell(Report::Uncontained { errno });
+    }
+    let program = spawn(spec).map_err(|(at, error)| (at, error.raw_os_error().unwrap_or_default()))?;
+    Ok(Family { program, exit: None, first: None })
+}
+
+/// Starts the program as this process's child, in its groups and within its limits.
+pub(super) fn spawn(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
     let program = spec.words.first().ok_or_else(|| (StartFault::Program, io::ErrorKind::InvalidInput.into()))?;
     // Before the start, since afterwards "not found" could mean either.
     if !std::fs::metadata(&spec.cwd).map_err(|error| (StartFault::Directory, error))?.is_dir() {
@@ -90,19 +115,60 @@ fn start(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
     rustix::fs::access(&spec.cwd, Access::EXEC_OK).map_err(|errno| (StartFault::Directory, errno.into()))?;
     let mut command = Command::new(program);
     command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(Stdio::null());
+    let doors = spec.contain.as_ref().map(open_doors).transpose()?;
+    let file_size = spec.contain.as_ref().and_then(|contain| contain.file_size);
     // SAFETY: between fork and exec only system calls are made, no memory is allocated and no lock is taken.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             hear_every_signal()?;
             setsid()?;
             // If somebody kills the supervisor, at least the program goes with it.
             set_parent_process_death_signal(Some(Signal::KILL))?;
+            if let Some(doors) = &doors {
+                confine(doors, file_size)?;
+            }
             Ok(())
         });
     }
     let child = command.spawn().map_err(|error| (StartFault::Program, error))?;
     // The child is reaped by `Family::reap`, like everything else below us.
     Ok(Pid::from_child(&child))
+}
+
+/// Opens what the program is to write itself to.
+fn open_doors(contain: &Contain) -> Result<Vec<OwnedFd>, (StartFault, io::Error)> {
+    let open = |(path, must): &(String, bool)| match rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(door) => Some(Ok(door)),
+        Err(errno) if *must => Some(Err((StartFault::Limits, errno.into()))),
+        Err(_) => None,
+    };
+    contain.doors.iter().filter_map(open).collect()
+}
+
+/// Puts this process, between `fork` and `exec`, into its groups and within its limits.
+fn confine(doors: &[OwnedFd], file_size: Option<u64>) -> io::Result<()> {
+    for door in doors {
+        rustix::io::write(door, b"0")?;
+    }
+    let at_most = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    setrlimit(Resource::Core, at_most(0))?;
+    if let Some(bytes) = file_size {
+        setrlimit(Resource::Fsize, at_most(bytes))?;
+    }
+    // When memory is short, a job is to go before the agent.
+    if let Ok(score) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _only_a_preference = rustix::io::write(score, b"500");
+    }
+    // SAFETY: the call takes numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The exit status of what has ended, or the signal that ended it.
+pub(super) fn status_of(status: WaitStatus) -> (Option<i32>, Option<i32>) {
+    (status.exit_status(), status.terminating_signal())
 }
 
 /// Undoes what [`Signals::hold`] did: `Command` lets children inherit the mask.
@@ -137,17 +203,18 @@ fn end(family: &mut Family, agent: &mut Agent, signals: &Signals, grace: Duratio
                 tree::send(process, Signal::CONT);
             }
         }
-        wait_for_news(agent, signals, RECHECK);
+        wait_for_news(agent, signals, family.words(), RECHECK);
         grace = agent.order().map_or(grace, |newer| newer.min(grace));
     }
 }
 
-fn wait_for_news(agent: &Agent, signals: &Signals, at_most: Duration) {
+fn wait_for_news(agent: &Agent, signals: &Signals, words: Option<BorrowedFd<'_>>, at_most: Duration) {
     let socket = agent.socket.as_fd();
-    let mut fds = [PollFd::new(&signals.0, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
     // A closed socket is always ready, and would turn waiting into spinning.
-    let fds = if agent.closed { &mut fds[..1] } else { &mut fds[..] };
-    pause(fds, at_most);
+    let socket = (!agent.closed).then(|| PollFd::new(&socket, PollFlags::IN));
+    let words = words.as_ref().map(|words| PollFd::new(words, PollFlags::IN));
+    let mut fds: Vec<_> = [Some(PollFd::new(&signals.0, PollFlags::IN)), socket, words].into_iter().flatten().collect();
+    pause(&mut fds, at_most);
     signals.drain();
 }
 
@@ -220,18 +287,49 @@ enum Left {
 
 /// Everything below the supervisor.
 struct Family {
+    /// The program, or the first process of its namespaces.
     program: Pid,
-    exit: Option<WaitStatus>,
+    exit: Option<(Option<i32>, Option<i32>)>,
+    /// Set until it has said how the program ended.
+    first: Option<First>,
 }
 
 impl Family {
+    /// What the first process of the namespaces says something through.
+    fn words(&self) -> Option<BorrowedFd<'_>> {
+        self.first.as_ref().map(|first| first.words.as_fd())
+    }
+
+    /// Hears how the program ended, if that was said.
+    fn hear(&mut self, agent: &Agent) {
+        let Some(first) = &self.first else { return };
+        let mut fds = [PollFd::new(&first.words, PollFlags::IN)];
+        pause(&mut fds, Duration::ZERO);
+        if fds[0].revents().is_empty() {
+            return;
+        }
+        if let Some(Word::Exited { code, signal }) = first.hear() {
+            self.exited(agent, (code, signal));
+        }
+        self.first = None;
+    }
+
+    fn exited(&mut self, agent: &Agent, (code, signal): (Option<i32>, Option<i32>)) {
+        if self.exit.is_none() {
+            self.exit = Some((code, signal));
+            agent.tell(Report::Exited { code, signal });
+        }
+    }
+
     /// Reaps whoever has ended, and reports the program's own end once.
     fn reap(&mut self, agent: &mut Agent) -> Left {
         loop {
+            self.hear(agent);
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.program && self.exit.is_none() => {
-                    self.exit = Some(status);
-                    agent.tell(Report::Exited { code: status.exit_status(), signal: status.terminating_signal() });
+                Ok(Some((pid, status))) if pid == self.program => {
+                    // The first process may have ended right after its word.
+                    self.hear(agent);
+                    self.exited(agent, status_of(status));
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return Left::Somebody,

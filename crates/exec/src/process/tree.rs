@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::groups;
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
@@ -65,6 +66,10 @@ pub(crate) enum Marked<'a> {
 /// Blocks until none is left, at most [`KILL_BOUND`]. True if none is left. A process that hid its environment *and* left its
 /// tree is not found; that takes killing the supervisor first.
 pub(crate) fn end_marked(marked: Marked<'_>) -> bool {
+    match marked {
+        Marked::Agent(state_dir) => groups::end_left(state_dir),
+        Marked::Tree(_) => {}
+    }
     let deadline = Instant::now() + KILL_BOUND;
     let me = getpid().as_raw_nonzero().get();
     let belongs = |value: &str| match marked {

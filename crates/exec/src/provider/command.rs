@@ -75,6 +75,7 @@ fn not_started(error: &NotStarted) -> Finished {
     }
     let code = match (error.at, error.source.kind()) {
         (StartFault::Directory, _) => ErrorCode::Staging,
+        (StartFault::Limits, _) => ErrorCode::HostFault,
         (StartFault::Program, io::ErrorKind::ArgumentListTooLong) => ErrorCode::Validation,
         (StartFault::Program, _) => ErrorCode::CommandNotFound,
     };

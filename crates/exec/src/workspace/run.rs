@@ -19,7 +19,7 @@ use super::stage::Place;
 use crate::executor::Host;
 use crate::files;
 use crate::finished::Finished;
-use crate::process::{Exit, Program, Sink, Stop, Stops};
+use crate::process::{Contain, Exit, Groups, Program, Sink, Stop, Stops, random_text};
 use crate::provider::command::{ending, from_fault, is_verified};
 use crate::secrets::opened;
 use crate::{Output, Task};
@@ -63,6 +63,30 @@ pub(crate) async fn steps(
             return steps;
         }
     };
+    let name = format!("{}-{}", place.name.to_string_lossy(), random_text());
+    let groups = match Groups::make(&host.launcher.state_dir, &name, &run.limits) {
+        Ok(groups) => Arc::new(groups),
+        Err(unbounded) => {
+            steps.end = Some(Finished::failed(ErrorCode::Unsupported, format!("this host could not {unbounded}")));
+            return steps;
+        }
+    };
+    run_all(host, task, run, (output, &secrets), stops, (place, &groups), &mut steps).await;
+    if blocking(move || groups.end()).await.is_err() {
+        tracing::warn!("a job's control groups are left to the next start");
+    }
+    steps
+}
+
+async fn run_all(
+    host: &Host,
+    task: &Task,
+    run: &WorkspaceRun,
+    (output, secrets): (Arc<dyn Output>, &BTreeMap<String, String>),
+    stops: &Stops,
+    (place, groups): (&Arc<Place>, &Groups),
+    steps: &mut Steps,
+) {
     for (index, step) in run.steps.iter().enumerate() {
         if let Some(stop) = stops.now() {
             steps.end = Some(stopped(stop, task, steps.verified));
@@ -88,8 +112,14 @@ pub(crate) async fn steps(
             }
         };
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log)).without(&secrets);
-        let ended = self::step(host, task, (index, step, &secrets), sink, stops, place).await;
+        let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log)).without(secrets);
+        let contain = Contain { namespaces: true, doors: groups.doors(), file_size: run.limits.file_size };
+        let mut ended = self::step(host, task, (index, step, secrets), (sink, contain), stops, place).await;
+        if let (Some(trouble), Some(memory)) = (&mut ended.trouble, groups.memory_used_up())
+            && let Some(failure) = &mut trouble.failure
+        {
+            failure.message.push_str(&format!("; a process was ended as the job used up its limit of {memory} of memory"));
+        }
         steps.verified &= ended.verified;
         let result = StepResult {
             index,
@@ -114,7 +144,6 @@ pub(crate) async fn steps(
             break;
         }
     }
-    steps
 }
 
 /// The name of a step's log.
@@ -126,7 +155,7 @@ async fn step(
     host: &Host,
     task: &Task,
     (index, step, secrets): (usize, &Step, &BTreeMap<String, String>),
-    mut sink: Sink,
+    (mut sink, contain): (Sink, Contain),
     stops: &Stops,
     place: &Place,
 ) -> Ended {
@@ -146,7 +175,7 @@ async fn step(
     env.extend(secrets.clone());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();
-    let ran = host.launcher.run(program, &mut sink, &stops.within(step.timeout)).await;
+    let ran = host.launcher.run_contained(program, Some(contain), &mut sink, &stops.within(step.timeout)).await;
     let ran = match ran {
         Ok(ran) => ran,
         Err(fault) => {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, Recorder, config, eventually, is_alive, pid_in, steps};
+use crate::support::{PATIENCE, Recorder, config, eventually, is_alive, pid_in, processes_of, steps};
 
 /// An agent's place on a host, where one agent comes after the other.
 struct Berth {
@@ -39,18 +39,22 @@ impl Berth {
         Executor::open_resuming(config(&self.file("state"), Duration::from_millis(200)), Machine::default(), patience).unwrap()
     }
 
-    /// Starts steps, waits until `$PID` is written, and ends their agent as `kill -9` does: nothing is said to anybody. `$DIR` is the
-    /// directory of the test. Gives the number that was written.
-    fn killed_while_running(&self, patience: Duration, script: &[&str]) -> i32 {
+    /// Starts steps, waits until `$DIR/pid` is written, and ends their agent as `kill -9` does: nothing is said to anybody. `$DIR` is the
+    /// directory of the test.
+    fn killed_while_running(&self, patience: Duration, script: &[&str]) {
         let agent = Runtime::new().unwrap();
         let executor = self.open(patience);
         let pid = self.file("pid");
         let script: Vec<_> = script.iter().map(|step| step.replace("$DIR", &self.dir.path().display().to_string())).collect();
         let task = steps(None, json!(script));
         agent.spawn(async move { executor.run(task, Arc::new(Recorder::default()), CancellationToken::new()).await });
-        let pid = self.runtime.block_on(pid_in(&pid));
+        self.runtime.block_on(pid_in(&pid));
         agent.shutdown_timeout(PATIENCE);
-        pid
+    }
+
+    /// Whether anything of a step lives.
+    fn runs(&self) -> bool {
+        !processes_of(self.dir.path()).is_empty()
     }
 
     fn wait(&self, what: &'static str, holds: impl FnMut() -> bool) {
@@ -70,8 +74,8 @@ const STEPS: &[&str] = &["echo one; echo $$ > $DIR/pid; until test -e $DIR/go; d
 #[test]
 fn a_job_goes_on_while_its_agent_is_gone_and_the_next_one_has_all_of_it() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, STEPS);
-    assert!(is_alive(pid));
+    berth.killed_while_running(PATIENCE, STEPS);
+    assert!(berth.runs());
 
     let executor = berth.open(PATIENCE);
     let left = berth.one(&executor);
@@ -86,7 +90,7 @@ fn a_job_goes_on_while_its_agent_is_gone_and_the_next_one_has_all_of_it() {
     assert_eq!((&result["status"], &result["steps"][1]["exitCode"]), (&json!("success"), &json!(0)));
     assert_eq!(created(&result), ["made"]);
     assert!(finished.archive.unwrap().path().exists());
-    assert!(!is_alive(pid) && berth.workspaces().is_empty() && executor.resumable().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty() && executor.resumable().is_empty());
 }
 
 fn created(result: &Value) -> Vec<&str> {
@@ -96,7 +100,7 @@ fn created(result: &Value) -> Vec<&str> {
 #[test]
 fn a_job_that_ends_while_no_agent_is_there_is_found_ended() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, STEPS);
+    berth.killed_while_running(PATIENCE, STEPS);
     fs::write(berth.file("go"), "").unwrap();
     berth.wait("it ends", || berth.workspaces().iter().any(|path| path.join("ended").exists()));
 
@@ -104,27 +108,27 @@ fn a_job_that_ends_while_no_agent_is_there_is_found_ended() {
     let (left, output) = (berth.one(&executor), Arc::new(Recorder::default()));
     let finished = berth.runtime.block_on(executor.resume(left, output.clone(), CancellationToken::new())).unwrap();
     assert_eq!((finished.outcome, output.text(LogStream::Stdout)), (Outcome::Completed, "one\ntwo\n".into()));
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
 #[test]
 fn a_resumed_job_can_be_cancelled_and_brings_back_what_it_made() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, &["echo early > early; trap '' TERM; echo $$ > $DIR/pid; while :; do sleep 0.1; done"]);
+    berth.killed_while_running(PATIENCE, &["echo early > early; trap '' TERM; echo $$ > $DIR/pid; while :; do sleep 0.1; done"]);
     let executor = berth.open(PATIENCE);
     let (left, output, cancel) = (berth.one(&executor), Arc::new(Recorder::default()), CancellationToken::new());
     cancel.cancel();
     let finished = berth.runtime.block_on(executor.resume(left, output, cancel)).unwrap();
     assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)));
     assert_eq!(created(&finished.result.unwrap()), ["early"]);
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
 #[test]
 fn a_job_that_no_agent_comes_back_to_ends_by_itself_and_leaves_nothing() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(Duration::from_millis(300), &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
-    berth.wait("its process ends", || !is_alive(pid));
+    berth.killed_while_running(Duration::from_millis(300), &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
+    berth.wait("its process ends", || !berth.runs());
     berth.wait("its workspace is gone", || berth.workspaces().is_empty());
     assert_eq!(berth.open(PATIENCE).resumable(), []);
 }
@@ -132,31 +136,31 @@ fn a_job_that_no_agent_comes_back_to_ends_by_itself_and_leaves_nothing() {
 #[test]
 fn a_job_that_is_no_longer_wanted_is_discarded_with_everything_of_it() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
+    berth.killed_while_running(PATIENCE, &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
     let executor = berth.open(PATIENCE);
     let left = berth.one(&executor);
     assert!(executor.discard(left) && executor.discard(left));
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
 #[test]
 fn an_agent_that_resumes_nothing_sweeps_what_goes_on() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, &["echo $$ > $DIR/pid; exec sleep 1000"]);
+    berth.killed_while_running(PATIENCE, &["echo $$ > $DIR/pid; exec sleep 1000"]);
     let _executor = Executor::open(config(&berth.file("state"), Duration::ZERO)).unwrap();
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
 #[test]
 fn what_cannot_be_read_after_a_kill_is_swept() {
     for spoiled in ["errand", "control"] {
         let berth = Berth::new();
-        let pid = berth.killed_while_running(PATIENCE, &["echo $$ > $DIR/pid; exec sleep 1000"]);
+        berth.killed_while_running(PATIENCE, &["echo $$ > $DIR/pid; exec sleep 1000"]);
         let path = berth.workspaces().remove(0).join(spoiled);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "{\"schema\": 2}").unwrap();
         assert_eq!(berth.open(PATIENCE).resumable(), [], "{spoiled}");
-        assert!(!is_alive(pid) && berth.workspaces().is_empty(), "{spoiled}");
+        assert!(!berth.runs() && berth.workspaces().is_empty(), "{spoiled}");
     }
 }
 
@@ -178,27 +182,26 @@ fn killing_the_jobs_own_process_ends_the_job_with_everything_of_it() {
     let script = format!("setsid sh -c 'echo $$ > {0}; exec sleep 1000' & sleep 1000", berth.file("pid").display());
     let output: Arc<dyn Output> = Arc::new(Recorder::default());
     let running = executor.run(steps(None, json!([script])), output, CancellationToken::new());
-    let (finished, pid) = berth.runtime.block_on(async {
+    let (finished, ()) = berth.runtime.block_on(async {
         tokio::join!(running, async {
-            let pid = pid_in(&berth.file("pid")).await;
+            pid_in(&berth.file("pid")).await;
             let carrier = carrier_of(&fs::canonicalize(berth.workspaces().remove(0)).unwrap());
             rustix::process::kill_process(rustix::process::Pid::from_raw(carrier).unwrap(), rustix::process::Signal::KILL).unwrap();
-            pid
         })
     });
     let failure = finished.failure.unwrap();
     assert_eq!((finished.outcome, failure.code, finished.transient), (Outcome::Failed, ErrorCode::HostFault, true), "{}", failure.message);
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
 #[test]
 fn killing_both_leaves_nothing_after_the_next_start() {
     let berth = Berth::new();
-    let pid = berth.killed_while_running(PATIENCE, &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
+    berth.killed_while_running(PATIENCE, &["setsid sh -c 'echo $$ > $DIR/pid; exec sleep 1000' & sleep 1000"]);
     let carrier = carrier_of(&fs::canonicalize(berth.workspaces().remove(0)).unwrap());
     rustix::process::kill_process(rustix::process::Pid::from_raw(carrier).unwrap(), rustix::process::Signal::KILL).unwrap();
     // Not ours to reap any more: it may be a zombie of whoever adopts orphans here.
     berth.wait("it is gone", || !is_alive(carrier));
     assert_eq!(berth.open(PATIENCE).resumable(), []);
-    assert!(!is_alive(pid) && berth.workspaces().is_empty());
+    assert!(!berth.runs() && berth.workspaces().is_empty());
 }

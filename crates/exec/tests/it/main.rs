@@ -5,6 +5,7 @@
 mod bundles;
 mod carriers;
 mod commands;
+mod contained;
 mod dns;
 mod drive;
 mod endings;

@@ -198,6 +198,17 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// The processes of steps whose workspaces are below `dir`. What a step says of its own number may be true in its namespace only.
+pub(crate) fn processes_of(dir: &Path) -> Vec<i32> {
+    let begins = format!("LONGSHORE_WORKSPACE={}/", dir.canonicalize().unwrap().display()).into_bytes();
+    let belongs = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(&begins)) && is_alive(*pid)
+    };
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(belongs).collect()
+}
+
 pub(crate) fn write(root: &Path, files: &[(&str, &str)]) {
     for (name, content) in files {
         let path = root.join(name);

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bench, PATIENCE, Recorder, eventually, is_alive, pid_in, steps, task, within, write};
+use crate::support::{Bench, PATIENCE, Recorder, eventually, pid_in, processes_of, steps, task, within, write};
 
 /// A bench with a packed project on it.
 fn project() -> (Bench, PathBuf) {
@@ -221,10 +221,11 @@ async fn a_dropped_future_leaves_nothing() {
     let task = steps(None, json!([format!("echo $$ > {}; sleep 1000", pid.display())]));
     let mut running = JoinSet::new();
     running.spawn(async move { executor.run(task, Arc::new(Recorder::default()), CancellationToken::new()).await });
-    let pid = pid_in(&pid).await;
+    pid_in(&pid).await;
+    assert!(!processes_of(bench.dir.path()).is_empty());
     drop(running);
     tokio::time::timeout(PATIENCE, bench.executor.close()).await.unwrap();
-    assert!(!is_alive(pid));
+    assert_eq!(processes_of(bench.dir.path()), Vec::<i32>::new());
     bench.assert_nothing_left();
 }
 

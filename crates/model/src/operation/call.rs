@@ -12,9 +12,9 @@ use super::secret;
 use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
 use crate::fact::is_mentioned;
-use crate::limits::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
+use crate::limits::{LIMIT_BYTES_MAX, LIMIT_MEMORY_MIN, PROCESSES_MAX, COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
 use crate::unit::{ByteSize, Span};
-use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
+use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, LimitArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
 use crate::wire::problem::FieldError;
 use crate::wire::read::{Unreadable, read};
 use crate::wire::secret::{Secret, Secrets};
@@ -96,8 +96,23 @@ pub struct WorkspaceRun {
     pub artifacts: Option<Vec<String>>,
     /// Bytes of output kept of each step.
     pub output_bytes_max: u64,
+    /// What its processes may use.
+    pub limits: StepLimits,
     /// Variables of every step whose values are secret. No name is in a step's `env`.
     pub secrets: Secrets,
+}
+
+/// What the processes of a workspace job may use, together; no bound where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepLimits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads at once.
+    pub processes: Option<u32>,
+    /// Bytes of any one file that is written.
+    pub file_size: Option<u64>,
 }
 
 /// One step, with the job's settings folded in.
@@ -418,8 +433,45 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
         Some(Ok(_)) => return Err(fault("/args/limits/output", format!("1B to {}", ByteSize(LOG_BYTES_PER_STEP_MAX)))),
         Some(Err(error)) => return Err(fault("/args/limits/output", error.to_string())),
     };
+    let limits = args.limits.as_ref().map(limits).transpose()?.unwrap_or_default();
     let (bundle, artifacts, secrets) = (args.bundle.clone(), args.artifacts.clone(), args.secrets.clone());
-    Ok(WorkspaceRun { bundle, steps, artifacts, output_bytes_max, secrets })
+    Ok(WorkspaceRun { bundle, steps, artifacts, output_bytes_max, limits, secrets })
+}
+
+fn limits(args: &LimitArgs) -> Result<StepLimits, CallError> {
+    let size = |pointer: &str, text: &Option<String>, min: u64| -> Result<Option<u64>, CallError> {
+        let Some(text) = text else { return Ok(None) };
+        let ByteSize(bytes) = parsed::<ByteSize>(pointer, text)?;
+        if bytes < min || bytes > LIMIT_BYTES_MAX {
+            return Err(fault(pointer, format!("{} to {}", ByteSize(min), ByteSize(LIMIT_BYTES_MAX))));
+        }
+        Ok(Some(bytes))
+    };
+    let cpu_millis = match &args.cpu {
+        None => None,
+        Some(text) => Some(millis(text).ok_or_else(|| fault("/args/limits/cpu", "a number of processors, 0.01 to 1024, such as 1.5"))?),
+    };
+    if args.processes.is_some_and(|n| !(1..=PROCESSES_MAX).contains(&n)) {
+        return Err(fault("/args/limits/processes", format!("1 to {PROCESSES_MAX}")));
+    }
+    Ok(StepLimits {
+        memory: size("/args/limits/memory", &args.memory, LIMIT_MEMORY_MIN)?,
+        cpu_millis,
+        processes: args.processes,
+        file_size: size("/args/limits/file_size", &args.file_size, 1)?,
+    })
+}
+
+/// Thousandths of a decimal number with at most three decimals, 0.01 to 1024.
+fn millis(text: &str) -> Option<u32> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 3 {
+        return None;
+    }
+    let part: u32 = format!("{part:0<3}").parse().ok()?;
+    let millis = whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(part)?;
+    (10..=1_024_000).contains(&millis).then_some(millis)
 }
 
 fn step(index: usize, step: &StepArgs, job_shell: &Shell, job_env: &BTreeMap<String, String>) -> Result<Step, CallError> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use schemars::schema_for;
 
-pub use call::{Call, CallError, Command, Shell, Step, WorkspaceRun, is_sha256};
+pub use call::{Call, CallError, Command, Shell, Step, StepLimits, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
 pub use secret::{has_secrets, sealing_context, shown_args};

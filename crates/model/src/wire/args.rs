@@ -209,4 +209,16 @@ pub struct LimitArgs {
     /// Output kept of each step, such as `64MiB`; the rest is cut with a marker and the step goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// Memory of all processes of the job together, such as `512MiB`; what needs more is ended. No bound unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Processors that all processes of the job together may keep busy, such as `1.5`, 0.01 to 1024. No bound unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Processes, and threads of theirs, that the job may have at once; starting one more fails. No bound unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Size of a file that a step may write, such as `1GiB`; writing more fails. No bound unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_size: Option<String>,
 }
