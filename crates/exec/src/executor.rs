@@ -29,7 +29,7 @@ use crate::process::{Launcher, Marked, Stops, end_marked, pause};
 use crate::{carrier, files, provider};
 
 /// Where programs are looked for when the agent's own `PATH` is not set.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -339,6 +339,6 @@ fn locked(lock: &OwnedFd) -> bool {
 }
 
 /// A variable of the agent's own that programs get too, because they cannot be found or do not work without.
-fn inherited(name: &str) -> Option<String> {
+pub(crate) fn inherited(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

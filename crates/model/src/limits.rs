@@ -141,3 +141,23 @@ pub const FACT_ADDRESSES_MAX: usize = 32;
 pub const CONDITIONS_MAX: usize = 16;
 /// What is kept and shown of the history of an agent's drains.
 pub const DRAINS_KEPT: u8 = 16;
+/// Bytes of a package's archive.
+pub const PACKAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Bytes that all files of a package may have.
+pub const PACKAGE_UNPACKED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Entries of a package.
+pub const PACKAGE_ENTRIES_MAX: usize = 50_000;
+/// Levels of directories in a package.
+pub const PACKAGE_DEPTH_MAX: usize = 32;
+/// How many times its packed size a package may unpack to, beyond [`PACKAGE_RATIO_FREE_BYTES`].
+pub const PACKAGE_RATIO_MAX: u64 = 200;
+/// Bytes that any package may unpack to, however small its archive is.
+pub const PACKAGE_RATIO_FREE_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of a package's manifest.
+pub const PACKAGE_MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
+/// Packages in one packages directory.
+pub const PACKAGES_MAX: usize = 10_000;
+/// Bytes of a signature's file.
+pub const PACKAGE_SIGNATURE_BYTES_MAX: u64 = 8 * 1024;
+/// Redirects that fetching a package follows.
+pub const FETCH_REDIRECTS_MAX: usize = 3;

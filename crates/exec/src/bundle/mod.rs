@@ -9,6 +9,7 @@ mod unpack;
 mod write;
 
 pub use pack::{PackError, PackOptions, Packed, pack};
-pub(crate) use unpack::{Content, Control, Entry, unpack_into};
+pub(crate) use tree::Tree;
+pub(crate) use unpack::{Content, Control, Entry, Facts, lossy, plain, unpack_into, untar_into};
 pub use unpack::{Limits, Refusal, UnpackError, Unpacked, unpack};
 pub(crate) use write::{Digesting, Writer};

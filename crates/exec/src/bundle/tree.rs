@@ -13,7 +13,7 @@ use super::write::Digesting;
 use crate::files::open_dir_at;
 
 /// The directory that is being filled.
-pub(super) struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     root: &'a OwnedFd,
     /// The directory of the last entry; entries come sorted as a rule, so the next one is often beside it.
     parent: Option<(Vec<u8>, OwnedFd)>,
@@ -24,12 +24,12 @@ pub(super) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: &'a OwnedFd) -> Self {
+    pub(crate) fn new(root: &'a OwnedFd) -> Self {
         Self { root, parent: None, implied: BTreeSet::new(), directories: BTreeMap::new() }
     }
 
     /// Writes an entry under a name that is plainly below the root. What is there already is never touched, and never followed.
-    pub(super) fn write(&mut self, name: &[u8], facts: &Facts, content: &mut dyn Read) -> Result<(Stat, Content), UnpackError> {
+    pub(crate) fn write(&mut self, name: &[u8], facts: &Facts, content: &mut dyn Read) -> Result<(Stat, Content), UnpackError> {
         let refuse = |reason| UnpackError::Refused { name: lossy(name), reason };
         let (above, last) = match name.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&name[..slash], &name[slash + 1..]),
@@ -47,7 +47,7 @@ impl<'a> Tree<'a> {
                 other => other.map_err(failed)?,
             }
             let stat = rustix::fs::statat(parent, last, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-            self.directories.insert(name.to_owned(), (facts.mode, facts.mtime));
+            self.directories.insert(name.to_owned(), (facts.mode & 0o777, facts.mtime));
             return Ok((stat, Content::Directory));
         }
         if facts.kind.is_symlink() {
@@ -66,7 +66,7 @@ impl<'a> Tree<'a> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(parent, last, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?);
         let sha256 = copy(content, &file, name)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(facts.mode)).map_err(failed)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(facts.mode & 0o777)).map_err(failed)?;
         rustix::fs::futimens(&file, &times(facts.mtime)).map_err(failed)?;
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
         Ok((stat, Content::File { sha256 }))
@@ -104,7 +104,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Sets modes and times of directories, the deepest first: one that may not be entered afterwards comes after what is in it.
-    pub(super) fn finish(&mut self) -> Result<(), UnpackError> {
+    pub(crate) fn finish(&mut self) -> Result<(), UnpackError> {
         for (name, (mode, mtime)) in std::mem::take(&mut self.directories).into_iter().rev() {
             self.parent = None;
             let failed = |errno: Errno| UnpackError::Write { name: lossy(&name), source: errno.into() };

@@ -22,6 +22,8 @@ use crate::files::open_dir;
 const WINDOW_LOG_MAX: u32 = 25;
 const EXTENSION_BYTES_MAX: u64 = 64 * 1024;
 const NAME_BYTES_MAX: usize = 255;
+/// How much of a name an error shows.
+const SHOWN_BYTES_MAX: usize = 512;
 pub(super) const PATH_BYTES_MAX: usize = 4095;
 const PADDING_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -108,11 +110,29 @@ pub enum Refusal {
     #[error("there are too many entries")]
     Entries,
     /// Too many bytes.
-    #[error("there is too much in the bundle")]
+    #[error("there is too much in the archive")]
     Bytes,
     /// Too deep.
     #[error("there are too many levels of directories")]
     Depth,
+    /// More than its packed form can honestly hold.
+    #[error("it unpacks to more than its packed size allows")]
+    Ratio,
+    /// Differs from an earlier one in case or in the form of its letters alone.
+    #[error("an earlier name differs from it in case or in the form of its letters alone")]
+    Alike,
+    /// A symbolic link that could lead outside.
+    #[error("the link leads outside, or might")]
+    Outward,
+    /// Set-user-id or set-group-id.
+    #[error("it would run with the rights of its owner or group")]
+    Privileged,
+    /// Stated twice and differently.
+    #[error("the archive says two different things about it")]
+    Contradiction,
+    /// Packed in a way that is not read.
+    #[error("it is encrypted, or packed in a way that is not read here")]
+    Method,
 }
 
 /// Unpacks `from` into the directory `into_dir`, which must exist and should be empty.
@@ -160,10 +180,25 @@ pub(crate) fn unpack_into(
     let from = BufReader::with_capacity(128 * 1024, from.take(limits.packed_bytes.saturating_add(1)));
     let mut decoder = zstd::Decoder::with_buffer(from).map_err(UnpackError::Read)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(UnpackError::Read)?;
-    let mut counting = Counting { from: decoder, bytes: 0 };
+    let unpacked = untar_into(&mut decoder, root, limits, &mut |_, _, _| Ok(()), visit)?;
+    nothing_follows(decoder.finish())?;
+    Ok(unpacked)
+}
 
+/// Looks at an entry, by its name and its announced size, before anything of it is written. May change its mode.
+pub(crate) type Screen<'a> = &'a mut dyn FnMut(&[u8], &mut Facts, u64) -> Result<(), Refusal>;
+
+/// Unpacks a tar to its very end. What follows its end must be zeros.
+pub(crate) fn untar_into(
+    from: &mut impl Read,
+    root: &OwnedFd,
+    limits: Limits,
+    screen: Screen<'_>,
+    visit: &mut dyn FnMut(Entry<'_>) -> Control,
+) -> Result<Unpacked, UnpackError> {
+    let mut counting = Counting { from, bytes: 0 };
     let mut tree = Tree::new(root);
-    let (unpacked, expected) = entries(&mut counting, &mut tree, limits, visit)?;
+    let (unpacked, expected) = entries(&mut counting, &mut tree, limits, screen, visit)?;
     tree.finish()?;
 
     // The end of an archive is a block of zeros; without one it was cut off between two entries.
@@ -178,6 +213,7 @@ fn entries(
     from: &mut impl Read,
     tree: &mut Tree<'_>,
     limits: Limits,
+    screen: Screen<'_>,
     visit: &mut dyn FnMut(Entry<'_>) -> Control,
 ) -> Result<(Unpacked, u64), UnpackError> {
     let mut archive = tar::Archive::new(from);
@@ -194,21 +230,25 @@ fn entries(
             entry.read_to_end(slot).map_err(UnpackError::Read)?;
             continue;
         }
-        let facts = std::mem::take(&mut extensions).facts(&entry)?;
-        let refuse = |reason| Err(UnpackError::Refused { name: lossy(&facts.name), reason });
+        let mut facts = std::mem::take(&mut extensions).facts(&entry)?;
+        let stated = facts.name.clone();
+        let refuse = |reason| Err(UnpackError::Refused { name: lossy(&stated), reason });
         if unpacked.entries >= limits.entries {
             return refuse(Refusal::Entries);
         }
         if size > limits.bytes - unpacked.bytes {
             return refuse(Refusal::Bytes);
         }
-        let name = match plain(&facts.name) {
+        let name = match plain(&stated) {
             Some(name) if name.split(|byte| *byte == b'/').count() > limits.depth => return refuse(Refusal::Depth),
             Some(name) => name,
             // The root itself, as `tar -C dir .` writes it: nothing to do.
-            None if matches!(facts.name.as_slice(), b"." | b"./") && entry.header().entry_type().is_dir() => continue,
+            None if matches!(stated.as_slice(), b"." | b"./") && entry.header().entry_type().is_dir() => continue,
             None => return refuse(Refusal::Name),
         };
+        if let Err(reason) = screen(name, &mut facts, size) {
+            return refuse(reason);
+        }
         let (stat, content) = tree.write(name, &facts, &mut entry)?;
         unpacked.entries += 1;
         if matches!(content, Content::File { .. }) {
@@ -221,11 +261,11 @@ fn entries(
     Ok((unpacked, expected))
 }
 
-fn rest_is_empty<R: Read>(mut decoder: zstd::Decoder<'_, BufReader<io::Take<R>>>) -> Result<(), UnpackError> {
+fn rest_is_empty(from: &mut impl Read) -> Result<(), UnpackError> {
     let (mut buffer, mut padding) = ([0; 4096], 0);
     loop {
-        match decoder.read(&mut buffer).map_err(UnpackError::Read)? {
-            0 => break,
+        match from.read(&mut buffer).map_err(UnpackError::Read)? {
+            0 => return Ok(()),
             n if buffer[..n].iter().any(|byte| *byte != 0) => return Err(UnpackError::Malformed("something follows its end")),
             n => padding += n as u64,
         }
@@ -233,7 +273,9 @@ fn rest_is_empty<R: Read>(mut decoder: zstd::Decoder<'_, BufReader<io::Take<R>>>
             return Err(UnpackError::Malformed("too much follows its end"));
         }
     }
-    let mut packed = decoder.finish();
+}
+
+fn nothing_follows<R: Read>(mut packed: BufReader<io::Take<R>>) -> Result<(), UnpackError> {
     if !packed.fill_buf().map_err(UnpackError::Read)?.is_empty() {
         return Err(UnpackError::Malformed("something follows its end"));
     }
@@ -254,12 +296,13 @@ struct Extensions {
 }
 
 /// What an entry says of itself.
-pub(super) struct Facts {
-    pub(super) name: Vec<u8>,
-    pub(super) target: Vec<u8>,
-    pub(super) kind: EntryType,
-    pub(super) mode: u32,
-    pub(super) mtime: i64,
+pub(crate) struct Facts {
+    pub(crate) name: Vec<u8>,
+    pub(crate) target: Vec<u8>,
+    pub(crate) kind: EntryType,
+    /// As stated; what is beyond `0777` is not set.
+    pub(crate) mode: u32,
+    pub(crate) mtime: i64,
 }
 
 impl Extensions {
@@ -300,14 +343,14 @@ impl Extensions {
                 _other => {}
             }
         }
-        let mode = header.mode().map_err(|_| UnpackError::Malformed("a mode in it is damaged"))? & 0o777;
+        let mode = header.mode().map_err(|_| UnpackError::Malformed("a mode in it is damaged"))?;
         let mtime = header.mtime().map_err(|_| UnpackError::Malformed("a time in it is damaged"))?;
         Ok(Facts { name, target, kind: header.entry_type(), mode, mtime: i64::try_from(mtime).unwrap_or(0) })
     }
 }
 
 /// The name without a directory's slash, if it is plainly below the root.
-fn plain(name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn plain(name: &[u8]) -> Option<&[u8]> {
     let name = name.strip_prefix(b"./").unwrap_or(name);
     let name = name.strip_suffix(b"/").unwrap_or(name);
     let fits = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..") && segment.len() <= NAME_BYTES_MAX;
@@ -321,16 +364,16 @@ fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
     name
 }
 
-pub(super) fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+pub(crate) fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]).into_owned()
 }
 
-struct Counting<R> {
-    from: R,
+struct Counting<'a, R> {
+    from: &'a mut R,
     bytes: u64,
 }
 
-impl<R: Read> Read for Counting<R> {
+impl<R: Read> Read for Counting<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buffer)?;
         self.bytes += n as u64;

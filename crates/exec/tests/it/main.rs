@@ -12,6 +12,7 @@ mod endings;
 mod hostname;
 mod leftovers;
 mod node;
+mod packages;
 mod ping;
 mod real;
 mod secrets;

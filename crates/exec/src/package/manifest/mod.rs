@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use self::read::MANIFEST_BYTES_MAX;
 pub use self::read::ManifestError;
 pub use self::words::{Entrypoint, Identifier, NodeType, SchemaVersion, Sha256Hex};
 use super::{PackageName, PackageVersion};

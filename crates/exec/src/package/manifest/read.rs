@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use longshore_model::limits::PACKAGE_MANIFEST_BYTES_MAX;
 use serde_json::Value;
 
 use super::{Adapter, Manifest};
-
-/// Bytes of a manifest.
-pub(crate) const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A manifest that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +29,8 @@ impl Manifest {
     /// # Errors
     /// It is too large, no JSON, or not what the schema takes; the error names the place.
     pub fn parse(text: &[u8]) -> Result<(Self, Value), ManifestError> {
-        if text.len() as u64 > MANIFEST_BYTES_MAX {
-            return Err(ManifestError::new(".", format!("it has more than {MANIFEST_BYTES_MAX} bytes")));
+        if text.len() as u64 > PACKAGE_MANIFEST_BYTES_MAX {
+            return Err(ManifestError::new(".", format!("it has more than {PACKAGE_MANIFEST_BYTES_MAX} bytes")));
         }
         let mut reader = serde_json::Deserializer::from_slice(text);
         let manifest: Self = serde_path_to_error::deserialize(&mut reader)

@@ -24,8 +24,8 @@ pub enum HoldError {
         /// Where it was.
         path: PathBuf,
     },
-    /// It is being removed, or changed, right now.
-    #[error("use the package in {path:?}: it is being removed")]
+    /// Somebody else has it in a way that keeps us out: a remover its users, and its users a remover.
+    #[error("use the package in {path:?}: it is being removed, or it is in use and cannot be")]
     Leaving {
         /// Where it is.
         path: PathBuf,
@@ -46,7 +46,6 @@ impl Lease {
     }
 
     /// For whoever removes it: nobody else has it then, and nobody gets it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "removing is the next step"))]
     pub(crate) fn exclusive(directory: &Path) -> Result<Self, HoldError> {
         Self::take(directory, FlockOperation::NonBlockingLockExclusive)
     }

@@ -1,7 +1,7 @@
 //! The packages directory: what is in it, and who uses what of it.
 //!
 //! ```text
-//!   ROOT/NAME/VERSION            a link to ROOT/.store/ID/package, put there in one step by an install
+//!   ROOT/NAME/VERSION            a link to ../.store/ID/package, put there in one step by an install
 //!   ROOT/NAME/VERSION/           a directory somebody put there: read as well
 //!   ROOT/ANYTHING/               a package laid flat: read as well
 //!   ROOT/.store/ID/package       what an install unpacked; ID is never used twice
@@ -12,7 +12,9 @@
 //! it ([`Lease`]) and no link leads to it.
 
 mod lease;
+mod receipt;
 mod scan;
+mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 pub use self::lease::{HoldError, Lease};
+pub use self::receipt::Receipt;
+pub(crate) use self::store::{Placed, Staged, Withdrawn};
 use super::{Manifest, ManifestError, PackageName, PackageVersion};
 
 /// Where installs are kept, below the root.
@@ -81,7 +85,7 @@ pub struct OpenError {
 }
 
 impl Packages {
-    /// Opens the packages directory, making it if it is missing.
+    /// Opens the packages directory, making it if it is missing, and sweeps what installs and removals that were killed left behind.
     ///
     /// Blocks. Several processes may have it open at once.
     ///
@@ -91,6 +95,18 @@ impl Packages {
         let path = root.as_ref();
         let fault = |source| OpenError { path: path.to_owned(), source };
         std::fs::create_dir_all(path.join(STORE)).map_err(fault)?;
+        let packages = Self::read(path)?;
+        packages.sweep();
+        Ok(packages)
+    }
+
+    /// Opens the packages directory for reading: nothing is made, and nothing swept.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn read(root: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = root.as_ref();
+        let fault = |source| OpenError { path: path.to_owned(), source };
         Ok(Self { root: path.canonicalize().map_err(fault)? })
     }
 
@@ -129,6 +145,12 @@ impl Installed {
     /// It is gone, or being removed right now.
     pub fn hold(&self) -> Result<Lease, HoldError> {
         Lease::shared(&self.directory)
+    }
+
+    /// What was noted when it was installed; nothing if somebody put it there by hand.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        Receipt::beside(&self.directory)
     }
 }
 

@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use longshore_model::limits::{PACKAGE_MANIFEST_BYTES_MAX, PACKAGES_MAX};
 use rustix::fs::OFlags;
 use serde_json::Value;
 
 use super::{Broken, Installed, Inventory, STORE};
 use crate::files::{open_dir, read_beneath};
 use crate::package::Manifest;
-use crate::package::manifest::MANIFEST_BYTES_MAX;
-
-/// Packages that are looked at; more would not fit a registration either.
-const PACKAGES_MAX: usize = 10_000;
 
 pub(super) fn inventory(root: &Path) -> io::Result<Inventory> {
     let mut inventory = Inventory::default();
@@ -41,12 +38,20 @@ fn look(directory: &Path, inventory: &mut Inventory, known: &mut BTreeSet<(Strin
     match read(directory) {
         Ok(None) => false,
         Ok(Some(installed)) => {
+            let usual = directory.ends_with(Path::new(installed.name.as_str()).join(installed.version.as_str()));
+            let same = |one: &Installed| one.name == installed.name && one.version == installed.version;
             if known.insert((installed.name.to_string(), installed.version.to_string())) {
                 inventory.installed.push(installed);
             } else {
+                // The one that an install would replace is the one that is found.
+                let installed = match inventory.installed.iter_mut().find(|one| same(one)) {
+                    Some(other) if usual => std::mem::replace(other, installed),
+                    _kept => installed,
+                };
+                let directory = if usual { installed.directory } else { directory.to_owned() };
                 let why = "the same name and version are in another directory, which is used".to_owned();
                 let (name, version) = (Some(installed.name.to_string()), Some(installed.version.to_string()));
-                inventory.broken.push(Broken { directory: directory.to_owned(), name, version, why });
+                inventory.broken.push(Broken { directory, name, version, why });
             }
             true
         }
@@ -66,7 +71,7 @@ pub(super) fn read(directory: &Path) -> Result<Option<Installed>, Box<Broken>> {
     // Links on the way are those of who owns the packages directory; within the package none is followed.
     let Ok(real) = directory.canonicalize() else { return Ok(None) };
     let Ok(opened) = open_dir(&real) else { return Ok(None) };
-    let text = match read_beneath(&opened, "manifest.json", MANIFEST_BYTES_MAX) {
+    let text = match read_beneath(&opened, "manifest.json", PACKAGE_MANIFEST_BYTES_MAX) {
         Ok(Some(text)) => text,
         Ok(None) => return Ok(None),
         Err(error) => return Err(broken(format!("manifest.json cannot be read: {error}"), None)),
