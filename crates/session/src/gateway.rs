@@ -158,8 +158,7 @@ impl Gateway {
     }
 
     fn acknowledge(&mut self, id: String, now: Now) {
-        let ack = crate::control::Ack { ok: Some(true), of: Some(id), ..Default::default() };
-        self.link.tell(&Control::Ack(ack), now);
+        self.link.acknowledge_greeting(id, now);
     }
 
     fn accept(&mut self, now: Now) {
@@ -245,7 +244,7 @@ impl Gateway {
                 self.link.put(Output::Expired);
             }
             State::Registering { by } if by <= now.at => {
-                self.detach(Some((1008, "no register in time")), "no register in time", now);
+                self.detach(Some((1011, "no register in time")), "no register in time", now);
             }
             State::Open if self.heard_at.saturating_add(self.config.silence_max) <= now.at => {
                 self.detach(Some((1011, "nothing was heard")), "nothing was heard", now);

@@ -25,7 +25,7 @@ impl Gateway {
         match &result {
             Err(error @ (Ignored::Malformed(_) | Ignored::BadControl(_) | Ignored::Foreign(_))) => {
                 let reason = error.to_string();
-                self.detach(Some((1008, &reason)), &reason, now);
+                self.detach(Some((1011, &reason)), &reason, now);
             }
             Ok(()) | Err(Ignored::StaleBinding | Ignored::Unexpected { .. } | Ignored::Known | Ignored::NoRoom) => {}
         }

@@ -32,6 +32,11 @@ impl Link {
         }
     }
 
+    /// Acknowledges a greeting, which came before there was a session.
+    pub(crate) fn acknowledge_greeting(&mut self, id: String, now: Now) {
+        self.say(&Receipt { id: Some(id), corr: None, seq: None, has_window: false }, now);
+    }
+
     pub(super) fn say(&mut self, receipt: &Receipt, now: Now) {
         let (base, bits) = self.inbox.state();
         let window = receipt.has_window.then_some(());

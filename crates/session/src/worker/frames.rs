@@ -138,6 +138,8 @@ impl Worker {
             self.link.outbox.renumber();
             // It says so again before it numbers anything.
             self.link.is_longshore = false;
+            // Who lets it in anew says so anew if it is to take no work.
+            self.is_draining = false;
         }
         self.n_failures = 0;
         self.state = State::Open { heartbeat_at: self.heartbeat_after(now) };

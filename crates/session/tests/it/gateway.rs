@@ -213,7 +213,7 @@ fn frames_that_are_none_or_speak_for_others_end_the_connection() {
     for bytes in [b"{}".to_vec(), b"\x00".to_vec(), foreign_tenant, foreign_sender, wrong_role, bad_control] {
         let (mut gateway, binding) = open_gateway();
         assert!(gateway.receive(binding, &bytes, now(ms(1))).is_err());
-        assert!(matches!(drain(|| gateway.next_output())[..], [Output::Close { code: 1008, .. }, Output::Detached { .. }]));
+        assert!(matches!(drain(|| gateway.next_output())[..], [Output::Close { code: 1011, .. }, Output::Detached { .. }]));
         assert_eq!(gateway.phase(), Phase::Detached);
     }
 }
