@@ -81,6 +81,7 @@ pub(crate) fn heartbeat(config: &Config, process: &Process, started_at: Timestam
         conditions: load.conditions.lock().expect("no holder of this lock panics").clone(),
         refused_writes: load.refused_writes.load(Ordering::Relaxed),
         process: Some(process.clone()),
+        worker: None,
         started_at,
     }
 }

@@ -97,6 +97,7 @@ impl Exit {
             ErrorCode::TimedOut
             | ErrorCode::ExitStatus
             | ErrorCode::CommandNotFound
+            | ErrorCode::HandlerFailed
             | ErrorCode::DeadLetter
             | ErrorCode::Interrupted
             | ErrorCode::Lost

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::limits::EXECUTIONS_MAX;
+use longshore_model::operation::{Call, PackageRun};
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::SCHEMA;
@@ -89,6 +90,61 @@ pub(crate) enum Waits {
     ForAgents,
 }
 
+/// Who can do a job at all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Needs<'a> {
+    /// An agent of a host.
+    Agent,
+    /// A worker behind a gateway, with this node of this package. `dice` decides between several.
+    Package { run: &'a PackageRun, dice: u128 },
+}
+
+impl<'a> Needs<'a> {
+    /// What a call needs.
+    pub(crate) fn of(call: &'a Call, dice: u128) -> Self {
+        match call {
+            Call::PackageRun(run) => Self::Package { run, dice },
+            Call::NetworkDnsGet { .. }
+            | Call::NetworkDnsSet(_)
+            | Call::NetworkPingRun(_)
+            | Call::NodeDiskGet
+            | Call::NodeHostnameGet
+            | Call::NodeHostnameSet { .. }
+            | Call::NodeLoadGet
+            | Call::NodeMemoryGet
+            | Call::NodeOsGet
+            | Call::NodeStatusGet
+            | Call::NodeUptimeGet
+            | Call::CommandExec(_)
+            | Call::CommandShell { .. }
+            | Call::WorkspaceRun { .. }
+            | Call::WithFacts(_) => Self::Agent,
+        }
+    }
+
+    fn are_met_by(self, heartbeat: &Heartbeat) -> bool {
+        match (self, &heartbeat.worker) {
+            (Self::Agent, worker) => worker.is_none(),
+            (Self::Package { run, .. }, Some(worker)) => worker.version_for(run).is_some(),
+            (Self::Package { .. }, None) => false,
+        }
+    }
+
+    /// Why a host that is known cannot do it.
+    fn unmet_by(self, heartbeat: &Heartbeat) -> NoTarget {
+        let hostname = heartbeat.hostname.clone();
+        match self {
+            Self::Agent => NoTarget::PackagesOnly { hostname },
+            Self::Package { run, .. } => NoTarget::LacksPackage { hostname, wanted: wanted(run) },
+        }
+    }
+}
+
+fn wanted(run: &PackageRun) -> String {
+    let version = run.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    format!("the node {} of the package {}{version}", run.node, run.package)
+}
+
 /// Why a target means nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoTarget {
@@ -106,6 +162,12 @@ pub(crate) enum NoTarget {
     NoMember { group: Label, nearest: Vec<String> },
     #[error("the target means {agents} agents, and a job is for at most {EXECUTIONS_MAX}")]
     TooMany { agents: usize },
+    #[error("{hostname} does not have {wanted}")]
+    LacksPackage { hostname: String, wanted: String },
+    #[error("no worker that is ready has {wanted}")]
+    NoPackage { wanted: String },
+    #[error("the worker on {hostname} runs nodes of packages, and nothing else")]
+    PackagesOnly { hostname: String },
     #[error("several agents call themselves {hostname}: name one by its id, {}", .ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
     Ambiguous { hostname: String, ids: Vec<AgentId> },
 }
@@ -120,7 +182,14 @@ impl NoTarget {
             Self::Unknown { name, .. } => Self::Unknown { name, nearest: Vec::new() },
             Self::NoMember { group, .. } => Self::NoMember { group, nearest: Vec::new() },
             Self::Drained { agent, hostname, .. } => Self::Drained { agent, hostname, by: "somebody".to_owned() },
-            other @ (Self::NotCurrent | Self::NobodyReady | Self::Offline { .. } | Self::TooMany { .. } | Self::Ambiguous { .. }) => other,
+            other @ (Self::NotCurrent
+            | Self::NobodyReady
+            | Self::Offline { .. }
+            | Self::TooMany { .. }
+            | Self::LacksPackage { .. }
+            | Self::NoPackage { .. }
+            | Self::PackagesOnly { .. }
+            | Self::Ambiguous { .. }) => other,
         }
     }
 }
@@ -171,6 +240,7 @@ impl Fleet {
                 labels: facts.label.iter().filter_map(|(key, value)| format!("{key}:{value}").parse().ok()).collect(),
                 conditions: Vec::new(),
                 process: None,
+                worker: None,
                 refused_writes: 0,
                 started_at: gathered_at,
             };
@@ -206,27 +276,50 @@ impl Fleet {
     }
 
     /// Who answers a job for this target.
-    pub(crate) fn resolve(&self, target: &Target, waits: Waits) -> Result<Vec<ExecutionId>, NoTarget> {
+    pub(crate) fn resolve(&self, target: &Target, needs: Needs<'_>, waits: Waits) -> Result<Vec<ExecutionId>, NoTarget> {
         if !self.is_current {
             return Err(NoTarget::NotCurrent);
         }
-        match target {
-            Target::Any | Target::AnyOf(_) if waits == Waits::ForAgents => Ok(vec![ExecutionId::Any]),
-            Target::Any if self.ready().next().is_none() => Err(NoTarget::NobodyReady),
-            Target::Any => Ok(vec![ExecutionId::Any]),
-            Target::All => self.each(|_| true, || NoTarget::NobodyReady),
-            Target::Group(group) => self.each(|heartbeat| is_member(heartbeat, group), || self.no_member(group)),
-            Target::AnyOf(group) if !self.ready().any(|heartbeat| is_member(heartbeat, group)) => Err(self.no_member(group)),
-            Target::AnyOf(_) => Ok(vec![ExecutionId::Any]),
-            Target::Host(name) => self.host(name, waits).map(|agent| vec![ExecutionId::Agent(agent)]),
+        let is_able = |heartbeat: &Heartbeat| needs.are_met_by(heartbeat);
+        match (target, needs) {
+            (Target::Host(name), _) => self.host(name, needs, waits).map(|agent| vec![ExecutionId::Agent(agent)]),
+            // One worker is chosen now: `docs/adr/0019-workers-behind-a-gateway.md`.
+            (Target::Any, Needs::Package { run, dice }) => self.one_of(is_able, run, dice),
+            (Target::AnyOf(group), Needs::Package { run, dice }) => {
+                self.one_of(|heartbeat| is_able(heartbeat) && is_member(heartbeat, group), run, dice)
+            }
+            (Target::All, Needs::Package { run, .. }) => self.each(is_able, || NoTarget::NoPackage { wanted: wanted(run) }),
+            (Target::Any | Target::AnyOf(_), Needs::Agent) if waits == Waits::ForAgents => Ok(vec![ExecutionId::Any]),
+            (Target::Any, Needs::Agent) if !self.ready().any(is_able) => Err(NoTarget::NobodyReady),
+            (Target::AnyOf(group), Needs::Agent) if !self.ready().any(|one| is_able(one) && is_member(one, group)) => {
+                Err(self.no_member(group))
+            }
+            (Target::Any | Target::AnyOf(_), Needs::Agent) => Ok(vec![ExecutionId::Any]),
+            (Target::All, Needs::Agent) => self.each(is_able, || NoTarget::NobodyReady),
+            (Target::Group(group), _) => self.each(|heartbeat| is_able(heartbeat) && is_member(heartbeat, group), || self.no_member(group)),
+        }
+    }
+
+    /// One worker of those that can do it: one with room, if there is one.
+    fn one_of(&self, is_wanted: impl Fn(&Heartbeat) -> bool, run: &PackageRun, dice: u128) -> Result<Vec<ExecutionId>, NoTarget> {
+        let able: Vec<&Heartbeat> = self.ready().filter(|heartbeat| is_wanted(heartbeat)).collect();
+        let free: Vec<&Heartbeat> = able.iter().copied().filter(|heartbeat| heartbeat.running < heartbeat.max_jobs).collect();
+        let among = if free.is_empty() { able } else { free };
+        let place = dice.checked_rem(among.len() as u128).and_then(|place| usize::try_from(place).ok());
+        match place.and_then(|place| among.get(place)) {
+            Some(heartbeat) => Ok(vec![heartbeat.agent.into()]),
+            None => Err(NoTarget::NoPackage { wanted: wanted(run) }),
         }
     }
 
     /// Whether each of these can do work now.
     pub(crate) fn check(&self, executions: &[ExecutionId]) -> Result<(), NoTarget> {
         for execution in executions {
-            let target = execution.agent().map_or(Target::Any, |agent| Target::Host(agent.into()));
-            self.resolve(&target, Waits::No)?;
+            match execution {
+                ExecutionId::Any => drop(self.resolve(&Target::Any, Needs::Agent, Waits::No)?),
+                ExecutionId::Agent(_) if !self.is_current => return Err(NoTarget::NotCurrent),
+                ExecutionId::Agent(agent) => drop(self.available_host(&HostName::from(*agent), Needs::Agent)?),
+            }
         }
         Ok(())
     }
@@ -297,6 +390,7 @@ impl Fleet {
                 max_jobs: heartbeat.max_jobs,
                 running: heartbeat.running,
                 conditions: heartbeat.conditions.clone(),
+                worker: heartbeat.worker.as_deref().cloned(),
                 last_seen: presence.heard().map(|heard| ago(now, heard)),
                 started_at: heartbeat.started_at,
             })
@@ -333,7 +427,7 @@ impl Fleet {
 
     /// An agent by its id or its host's name, whether or not it lives.
     pub(crate) fn find(&self, name: &HostName) -> Result<AgentId, NoTarget> {
-        match self.available_host(name) {
+        match self.available_host(name, Needs::Agent) {
             Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) => Ok(agent),
             found => found,
         }
@@ -356,14 +450,19 @@ impl Fleet {
         NoTarget::NoMember { group: group.clone(), nearest: nearest(&group.to_string(), known.iter().map(String::as_str)) }
     }
 
-    fn host(&self, name: &HostName, waits: Waits) -> Result<AgentId, NoTarget> {
-        match self.available_host(name) {
-            Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) if waits == Waits::ForAgents => Ok(agent),
-            found => found,
+    fn host(&self, name: &HostName, needs: Needs<'_>, waits: Waits) -> Result<AgentId, NoTarget> {
+        let agent = match self.available_host(name, needs) {
+            Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) if waits == Waits::ForAgents => agent,
+            found => found?,
+        };
+        match self.heartbeat(agent) {
+            Some(heartbeat) if !needs.are_met_by(heartbeat) => Err(needs.unmet_by(heartbeat)),
+            Some(_) | None => Ok(agent),
         }
     }
 
-    fn available_host(&self, name: &HostName) -> Result<AgentId, NoTarget> {
+    /// Of an agent and a worker with one name, the one that can do it.
+    fn available_host(&self, name: &HostName, needs: Needs<'_>) -> Result<AgentId, NoTarget> {
         if let Ok(agent) = name.as_str().parse::<AgentId>()
             && let Some((heartbeat, presence)) = self.agents.get(&agent)
         {
@@ -373,7 +472,12 @@ impl Fleet {
             };
         }
         // Host names are compared as DNS compares them.
-        let is_named = |heartbeat: &&Heartbeat| heartbeat.hostname.eq_ignore_ascii_case(name.as_str());
+        let has_name = |heartbeat: &&Heartbeat| {
+            let worker = heartbeat.worker.as_ref().is_some_and(|worker| worker.name.eq_ignore_ascii_case(name.as_str()));
+            worker || heartbeat.hostname.eq_ignore_ascii_case(name.as_str())
+        };
+        let is_able_there = self.living().any(|heartbeat| has_name(&heartbeat) && needs.are_met_by(heartbeat));
+        let is_named = |heartbeat: &&Heartbeat| has_name(heartbeat) && (!is_able_there || needs.are_met_by(heartbeat));
         let mut living = self.living().filter(is_named);
         match (living.next(), living.next()) {
             (Some(one), None) => self.takes_work(one),

@@ -11,6 +11,7 @@
 mod app;
 mod audit;
 mod fleet;
+mod gateway;
 mod headless;
 mod hub;
 mod index;
@@ -27,6 +28,7 @@ mod wait;
 mod watch;
 
 pub use app::stream::Frame as StreamFrame;
+pub use gateway::GatewayConfig;
 pub use headless::{Headless, Refusal};
 pub use rest::{is_origin, openapi};
 pub use server::{BindError, Config, Controller, RunError, SigningKey};

@@ -72,7 +72,8 @@ where
         request.extensions_mut().insert(remote);
         service.call(request)
     });
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    // One that becomes a WebSocket leaves its place here; the gateway has bounds of its own.
+    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

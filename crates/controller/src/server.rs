@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 
 use crate::app::App;
+use crate::gateway::GatewayConfig;
 use crate::listener::{self, Bounds};
 use crate::rest::Api;
 use crate::token::VerifyKey;
@@ -80,6 +81,8 @@ pub struct Config {
     pub lease: Duration,
     /// How often each reconciler looks.
     pub reconcile_every: Duration,
+    /// How workers attach.
+    pub gateway: GatewayConfig,
 }
 
 impl Config {
@@ -100,6 +103,7 @@ impl Config {
             durability: "unknown".to_owned(),
             lease: Duration::from_secs(120),
             reconcile_every: Duration::from_secs(5),
+            gateway: GatewayConfig::default(),
         }
     }
 }
@@ -185,6 +189,7 @@ impl Controller {
         app.streams.close();
         let (was_asked, last) = (ended.is_ok(), app.clone());
         let finish = async move {
+            app.gateway.end().await;
             app.streams.wait().await;
             while tasks.join_next().await.is_some() {}
             if was_asked {

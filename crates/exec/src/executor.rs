@@ -322,6 +322,10 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
             provider::command::run(host, task, command, output, stops).await
         }
         Call::WorkspaceRun { run, args: _ } => carrier::run(host, task, run, output, stops).await,
+        // A handler never runs in an agent: packages are a worker's, and a job for one goes to no other.
+        Call::PackageRun(run) => {
+            Finished::skipped(format!("the agent on this host runs no packages, so not {:?} either: start `longshore worker`", run.package))
+        }
         Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
 }

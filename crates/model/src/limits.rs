@@ -43,6 +43,16 @@ pub const BUNDLE_DEPTH_MAX: usize = 128;
 pub const DIRECTORY_NAME_BYTES_MAX: usize = 255;
 /// Entries in a job's directory on a shared drive that are copied into its workspace.
 pub const STAGED_ENTRIES_MAX: usize = 1_000_000;
+/// Bytes of a package's name, its version, or the type of one of its nodes.
+pub const PACKAGE_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the parameters of a package's node, as JSON: half of what the existing worker reads in one frame.
+pub const PARAMETERS_BYTES_MAX: usize = 512 * 1024;
+/// How deeply those may be nested: below what a session's frames may be.
+pub const PARAMETERS_DEPTH_MAX: usize = 64;
+/// Packages that the registry keeps of one attached worker.
+pub const WORKER_PACKAGES_MAX: usize = 512;
+/// Nodes of all packages that the registry keeps of one attached worker.
+pub const WORKER_NODES_MAX: usize = 4096;
 /// Steps of a workspace job.
 pub const STEPS_MAX: usize = 256;
 /// Words in a command line.

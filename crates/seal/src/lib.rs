@@ -9,7 +9,7 @@ mod key;
 mod sealing;
 mod signing;
 
-pub use fingerprint::fingerprint;
+pub use fingerprint::{fingerprint, is_fingerprint};
 pub use key::KeyError;
 pub use sealing::{OpenError, OpeningKeys, SealError, SealingKey, generate_opening_key};
 pub use signing::{JobSigner, TrustedKeys, Untrusted, generate_signing_key};

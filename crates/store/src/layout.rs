@@ -365,6 +365,10 @@ impl Layout {
 
 /// The group that one agent of is to do the job.
 pub(crate) fn group_of(definition: &Definition) -> Option<Label> {
+    if definition.executions != [ExecutionId::Any] {
+        // Chosen when it was submitted: it goes to that agent's inbox.
+        return None;
+    }
     match definition.target.parse() {
         Ok(Target::AnyOf(group)) => Some(group),
         Ok(Target::Any | Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => None,

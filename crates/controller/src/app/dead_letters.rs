@@ -134,7 +134,7 @@ async fn submit_again(app: &App, caller: &Caller, of: JobId, job: Job, dead: Vec
         held = reserve(app, of, &key, &wanted).await?;
     }
     match dead.as_slice() {
-        [ExecutionId::Any] => drop(resolve(app, caller, &job.target, Waits::No)?),
+        [ExecutionId::Any] => drop(resolve(app, caller, &job.target, &job.call, Waits::No)?),
         agents => app.fleet().check(agents)?,
     }
     let now = app.now();

@@ -30,9 +30,10 @@ pub(crate) use record::{Place, Standing, fold, job_view, lines, shown_to, standi
 pub(crate) use state::App;
 
 use longshore_model::access::Caller;
+use longshore_model::operation::Call;
 use longshore_model::{ExecutionId, Target};
 
-use crate::fleet::Waits;
+use crate::fleet::{Needs, Waits};
 
 /// Refuses a caller that lacks a permission.
 pub(crate) fn permit(caller: &Caller, permission: &'static str) -> Result<(), Error> {
@@ -41,13 +42,16 @@ pub(crate) fn permit(caller: &Caller, permission: &'static str) -> Result<(), Er
 
 /// Refuses a caller whose token is for other targets than these executions. All of them must be allowed.
 pub(crate) fn permit_targets(app: &App, caller: &Caller, target: &str, executions: &[ExecutionId]) -> Result<(), Error> {
-    let group = match target.parse() {
-        Ok(Target::AnyOf(group)) => Some(group),
-        Ok(Target::Any | Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => None,
+    let (is_any, group) = match target.parse() {
+        Ok(Target::AnyOf(group)) => (true, Some(group)),
+        Ok(Target::Any) => (true, None),
+        Ok(Target::All | Target::Host(_) | Target::Group(_)) | Err(_) => (false, None),
     };
     let fleet = app.fleet();
     let is_refused = |execution: &&ExecutionId| match execution {
         ExecutionId::Any => !caller.reaches_any(group.as_ref()),
+        // Whom the controller has chosen for somebody who may have it done by anybody.
+        ExecutionId::Agent(_) if is_any && caller.reaches_any(group.as_ref()) => false,
         // Of an agent that is not known no more than its id is.
         ExecutionId::Agent(agent) => !match fleet.heartbeat(*agent) {
             Some(heartbeat) => caller.reaches(*agent, &heartbeat.hostname, &heartbeat.labels),
@@ -63,8 +67,9 @@ pub(crate) fn permit_targets(app: &App, caller: &Caller, target: &str, execution
 }
 
 /// Who a target means now.
-pub(crate) fn resolve(app: &App, caller: &Caller, target: &Target, waits: Waits) -> Result<Vec<ExecutionId>, Error> {
-    app.fleet().resolve(target, waits).map_err(|refused| refused.told_to(caller).into())
+pub(crate) fn resolve(app: &App, caller: &Caller, target: &Target, call: &Call, waits: Waits) -> Result<Vec<ExecutionId>, Error> {
+    let needs = Needs::of(call, app.store.clock.unique());
+    app.fleet().resolve(target, needs, waits).map_err(|refused| refused.told_to(caller).into())
 }
 
 /// Names of targets that a refusal lists.

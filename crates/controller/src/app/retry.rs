@@ -43,11 +43,11 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
     let did = |state| matches!(state, ExecutionState::Completed | ExecutionState::Skipped);
     let (target, executions) = match what {
         Repeat::All => {
-            let executions = resolve(app, caller, &job.target, Waits::No)?;
+            let executions = resolve(app, caller, &job.target, &job.call, Waits::No)?;
             (job.target.clone(), executions)
         }
         Repeat::For(target) => {
-            let executions = resolve(app, caller, &target, Waits::No)?;
+            let executions = resolve(app, caller, &target, &job.call, Waits::No)?;
             (target, executions)
         }
         // Who failed is asked again, also where the target would mean others by now.

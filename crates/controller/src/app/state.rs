@@ -14,6 +14,7 @@ use super::artifacts::SEARCHES_MAX;
 use crate::Config;
 use crate::audit::Recorder;
 use crate::fleet::Fleet;
+use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::index::Index;
 use crate::letters::Letters;
@@ -46,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     /// Through whom they go first.
     pub(crate) strangers: Strangers,
+    /// Workers that attach to this controller.
+    pub(crate) gateway: Gateway,
     /// Set when the controller ends: streams and waits end with it.
     pub(crate) drain: CancellationToken,
     /// The tasks behind streaming responses.
@@ -70,6 +73,7 @@ impl App {
             audit: Recorder::default(),
             metrics: Metrics::default(),
             strangers: Strangers::default(),
+            gateway: Gateway::default(),
             drain: CancellationToken::new(),
             streams: TaskTracker::new(),
             index: RwLock::default(),

@@ -89,7 +89,7 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
 
 async fn accept_new(app: &App, caller: &Caller, submission: Submission, id: JobId, key_sha256: Option<String>) -> Result<Submitted, Error> {
     let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
-    let executions = resolve(app, caller, &submission.target, waits)?;
+    let executions = resolve(app, caller, &submission.target, &submission.call, waits)?;
     accept(app, caller, submission, Placed { id, executions, retry_of: None, key_sha256 }).await
 }
 

@@ -34,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::gateway;
 
 pub use cors::is_origin;
 pub(crate) use cors::layer as cors;
@@ -126,6 +127,10 @@ impl Served {
     /// What surrounds every request, in its order. Here and not as layers: the framework would copy each layer of a route, with all
     /// that is inside it, for each request.
     async fn serve(&self, request: Request) -> Response {
+        if request.uri().path() == gateway::PATH {
+            // Not a part of the API: who comes says so in a first frame, and is judged there.
+            return observe::observe(request, async |request| gateway::open(&self.app, request)).await;
+        }
         let recorded = |request| audit::record(self.app.clone(), request, |request| observe::catch_panics(self.answer(request)));
         let response = observe::observe(request, recorded).await;
         self.app.metrics.answered(response.status().as_u16());

@@ -46,6 +46,7 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::TimedOut
         | ErrorCode::ExitStatus
         | ErrorCode::CommandNotFound
+        | ErrorCode::HandlerFailed
         | ErrorCode::Cancelled
         | ErrorCode::Expired
         | ErrorCode::DeadLetter
@@ -116,6 +117,11 @@ impl From<Error> for Failed {
             Error::NoTarget(NoTarget::Unknown { name: _, nearest } | NoTarget::NoMember { group: _, nearest }) => {
                 let failed = Self::new(ErrorCode::NoAgent, detail);
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
+            }
+            Error::NoTarget(NoTarget::LacksPackage { .. } | NoTarget::NoPackage { .. }) => Self::new(ErrorCode::NoAgent, detail)
+                .hint("`longshore agent show NAME` says what a worker has; install the package there, or start a worker that has it"),
+            Error::NoTarget(NoTarget::PackagesOnly { .. }) => {
+                Self::new(ErrorCode::NoAgent, detail).hint("start an agent on that host, or submit `package.run`")
             }
             Error::NoTarget(NoTarget::Drained { .. }) => {
                 let hint = "choose another target, let the job wait for it with `wait_for_agents`, or `longshore agent undrain`";

@@ -14,6 +14,7 @@ mod dead_letters;
 mod delete;
 mod drain;
 mod earlier;
+mod gateway;
 mod health;
 mod hostile;
 mod large;

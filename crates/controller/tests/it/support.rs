@@ -65,6 +65,17 @@ impl House {
         house
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        self.base.strip_prefix("http://").unwrap()
+    }
+
+    /// Ends it at once, as a kill does.
+    pub(crate) fn kill(mut self) -> Store {
+        self.tasks.abort_all();
+        self.store.clone()
+    }
+
     /// Waits until the controller has ended.
     pub(crate) async fn ended(mut self) {
         tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.expect("the controller ends").unwrap().unwrap();
@@ -187,6 +198,7 @@ impl Agent {
             labels: self.labels.clone(),
             conditions: Vec::new(),
             process: None,
+            worker: None,
             started_at: Timestamp::UNIX_EPOCH,
         };
         adjust(&mut heartbeat);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::network::{self, DnsChange, Ping};
+use super::package::PackageRun;
 use super::secret;
 use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
@@ -59,6 +60,8 @@ pub enum Call {
         /// How to run it.
         command: Command,
     },
+    /// `package.run`
+    PackageRun(PackageRun),
     /// `workspace.run`
     WorkspaceRun {
         /// What to do.
@@ -168,7 +171,12 @@ impl Call {
             let name = operation.chars().take(128).collect::<String>();
             return Err(CallError::UnknownOperation { nearest: Operation::nearest(&name), name });
         };
-        if is_mentioned(&args) { Template::parse(operation, args).map(Self::WithFacts) } else { Self::parse_plain(operation, args) }
+        // What a handler gets, it gets word for word: a worker behind a gateway has no facts to put in.
+        if operation != Operation::PackageRun && is_mentioned(&args) {
+            Template::parse(operation, args).map(Self::WithFacts)
+        } else {
+            Self::parse_plain(operation, args)
+        }
     }
 
     /// Arguments as they are, without facts to be put in.
@@ -203,6 +211,7 @@ impl Call {
                 words.push(script.clone());
                 Ok(Self::CommandShell { script, command: checked(words, cwd, env, max_output, secrets)? })
             }
+            Operation::PackageRun => PackageRun::parse(typed(args)?).map(Self::PackageRun),
             Operation::WorkspaceRun => {
                 let mut args: WorkspaceArgs = typed(args)?;
                 let run = workspace(&args)?;
@@ -229,6 +238,7 @@ impl Call {
             Self::NodeUptimeGet => Operation::NodeUptimeGet,
             Self::CommandExec(_) => Operation::CommandExec,
             Self::CommandShell { .. } => Operation::CommandShell,
+            Self::PackageRun(_) => Operation::PackageRun,
             Self::WorkspaceRun { .. } => Operation::WorkspaceRun,
             Self::WithFacts(template) => template.operation(),
         }
@@ -259,6 +269,7 @@ impl Call {
                 let (command, cwd, env, secrets) = (script.clone(), cwd.clone(), env.clone(), stored(secrets));
                 serde_json::to_value(ShellArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
+            Self::PackageRun(run) => serde_json::to_value(run.args()),
             Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..args.clone() }),
             Self::WithFacts(template) => Ok(template.args_json()),
         };
@@ -283,7 +294,8 @@ impl Call {
             | Self::NodeStatusGet
             | Self::NodeUptimeGet
             | Self::CommandExec(_)
-            | Self::CommandShell { .. } => None,
+            | Self::CommandShell { .. }
+            | Self::PackageRun(_) => None,
         }
     }
 }
@@ -306,7 +318,8 @@ macro_rules! secrets_of {
             | Self::NodeMemoryGet
             | Self::NodeOsGet
             | Self::NodeStatusGet
-            | Self::NodeUptimeGet => None,
+            | Self::NodeUptimeGet
+            | Self::PackageRun(_) => None,
         }
     };
 }

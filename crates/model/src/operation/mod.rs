@@ -6,6 +6,7 @@
 mod call;
 mod names;
 mod network;
+mod package;
 mod secret;
 mod template;
 
@@ -16,6 +17,7 @@ use schemars::schema_for;
 pub use call::{Call, CallError, Command, Shell, Step, StepLimits, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
+pub use package::PackageRun;
 pub use secret::{has_secrets, sealing_context, shown_args};
 pub use template::{FillError, Template};
 
@@ -70,6 +72,8 @@ pub enum Operation {
     NodeStatusGet,
     /// `node.uptime.get`
     NodeUptimeGet,
+    /// `package.run`
+    PackageRun,
     /// `workspace.run`
     WorkspaceRun,
 }
@@ -93,7 +97,7 @@ pub struct Spec {
 
 impl Operation {
     /// Every operation, sorted by name.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CommandExec,
         Self::CommandShell,
         Self::NetworkDnsGet,
@@ -107,6 +111,7 @@ impl Operation {
         Self::NodeOsGet,
         Self::NodeStatusGet,
         Self::NodeUptimeGet,
+        Self::PackageRun,
         Self::WorkspaceRun,
     ];
 
@@ -218,6 +223,14 @@ impl Operation {
                 timeout: Duration::from_secs(30),
                 retry_safe: true,
             },
+            Self::PackageRun => Spec {
+                name: "package.run",
+                kind: Kind::Modify,
+                summary: "Run a node of a package that a worker has installed.",
+                permission: "package:execute",
+                timeout: Duration::from_secs(5 * 60),
+                retry_safe: false,
+            },
             Self::WorkspaceRun => Spec {
                 name: "workspace.run",
                 kind: Kind::Modify,
@@ -264,6 +277,7 @@ impl Operation {
             | Self::NodeOsGet
             | Self::NodeStatusGet
             | Self::NodeUptimeGet => schema_for!(args::NoArgs),
+            Self::PackageRun => schema_for!(args::PackageArgs),
             Self::WorkspaceRun => schema_for!(args::WorkspaceArgs),
         }
         .to_value()
@@ -285,6 +299,7 @@ impl Operation {
             Self::NodeOsGet => schema_for!(result::OsResult),
             Self::NodeStatusGet => schema_for!(result::StatusResult),
             Self::NodeUptimeGet => schema_for!(result::UptimeResult),
+            Self::PackageRun => schema_for!(result::PackageResult),
             Self::WorkspaceRun => schema_for!(result::WorkspaceResult),
         }
         .to_value()

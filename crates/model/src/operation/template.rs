@@ -179,7 +179,8 @@ fn place_of(operation: Operation, pointer: &str) -> Place {
         | Operation::NodeMemoryGet
         | Operation::NodeOsGet
         | Operation::NodeStatusGet
-        | Operation::NodeUptimeGet => false,
+        | Operation::NodeUptimeGet
+        | Operation::PackageRun => false,
     };
     if is_script { Place::Script } else { Place::Word }
 }

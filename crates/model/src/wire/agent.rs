@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
 use crate::label::Label;
+use crate::operation::PackageRun;
 
 /// Kept while the agent lives: it expires unless renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +36,55 @@ pub struct Heartbeat {
     /// Which process says so: two that claim one identity are told apart by it. Agents of earlier versions do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+    /// What it can do, if it is a worker that a controller's gateway speaks for. Readers of before this field take it for an agent like any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Box<AttachedWorker>>,
     /// When this process started, by the agent's clock.
     pub started_at: jiff::Timestamp,
+}
+
+/// A worker that is attached to a controller's gateway: it runs the nodes of its packages and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AttachedWorker {
+    /// The name that it gives itself, beside its host's.
+    pub name: String,
+    /// Its instance id.
+    pub instance: String,
+    /// Whose work it does.
+    pub tenant: String,
+    /// The address of the controller that it is attached to.
+    pub controller: String,
+    /// What it has installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<WorkerPackage>,
+}
+
+impl AttachedWorker {
+    /// The version that a job for a node of a package runs with: the one that it names, or else the highest that has the node; `None` if there
+    /// is none. A package whose manifest was not told is taken to have every node.
+    #[must_use]
+    pub fn version_for(&self, run: &PackageRun) -> Option<&str> {
+        let fits = |package: &&WorkerPackage| {
+            package.name == run.package
+                && run.version.as_ref().is_none_or(|version| *version == package.version)
+                && (package.nodes.is_empty() || package.nodes.contains(&run.node))
+        };
+        let rank =
+            |version: &&str| version.split(['.', '-', '+']).map(|part| (part.parse::<u64>().ok(), part.to_owned())).collect::<Vec<_>>();
+        self.packages.iter().filter(fits).map(|package| package.version.as_str()).max_by_key(rank)
+    }
+}
+
+/// A package that an attached worker has installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WorkerPackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The types of its nodes, where the worker told its manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
 }
 
 /// A process of an agent.

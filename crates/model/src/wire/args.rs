@@ -38,6 +38,22 @@ pub struct ExecArgs {
     pub secrets: Secrets,
 }
 
+/// `package.run`: a node of a package that a worker has installed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackageArgs {
+    /// The package's name.
+    pub package: String,
+    /// Its version; the highest that the worker has unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Which of its nodes: the `type` in its manifest.
+    pub node: String,
+    /// What the node's handler gets.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+}
+
 /// `command.shell`: a script for `/bin/sh -c`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -19,6 +19,21 @@ pub struct HostnameSetResult {
     pub previous: String,
 }
 
+/// `package.run`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PackageResult {
+    /// What the handler gave.
+    pub output: serde_json::Map<String, serde_json::Value>,
+    /// The version that ran.
+    pub version: String,
+    /// What the worker says of how it ran.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// What the handler left behind on the worker, as the worker describes it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<serde_json::Value>,
+}
+
 /// `node.disk.get`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DisksResult {

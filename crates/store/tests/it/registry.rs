@@ -216,6 +216,7 @@ pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
         labels: Vec::new(),
         conditions: Vec::new(),
         process: None,
+        worker: None,
         started_at: then(),
     }
 }

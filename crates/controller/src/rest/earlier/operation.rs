@@ -9,7 +9,7 @@ use super::wire::CreateJob;
 use crate::app::Error;
 
 /// Every earlier name that we have an operation for. Where an operation has two, the first is the one that is shown.
-const NAMES: [(&str, Operation); 15] = [
+const NAMES: [(&str, Operation); 16] = [
     ("command.exec.execute", Operation::CommandExec),
     ("command.shell.execute", Operation::CommandShell),
     ("network.dns.get", Operation::NetworkDnsGet),
@@ -24,7 +24,8 @@ const NAMES: [(&str, Operation); 15] = [
     ("node.os.get", Operation::NodeOsGet),
     ("node.status.get", Operation::NodeStatusGet),
     ("node.uptime.get", Operation::NodeUptimeGet),
-    // It came after them, and has the one name.
+    // They came after them, and have the one name.
+    ("package.run", Operation::PackageRun),
     ("workspace.run", Operation::WorkspaceRun),
 ];
 
@@ -91,6 +92,7 @@ fn arguments(operation: Operation, mut data: Map<String, Value>) -> (Map<String,
         | Operation::NodeOsGet
         | Operation::NodeStatusGet
         | Operation::NodeUptimeGet
+        | Operation::PackageRun
         | Operation::WorkspaceRun => (data, None),
     }
 }

@@ -34,6 +34,9 @@ pub struct AgentView {
     /// What its host was short of at its last heartbeat.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// What it can do, if it is a worker that is attached to a controller's gateway: the nodes of its packages, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<crate::wire::agent::AttachedWorker>,
     /// When its last heartbeat arrived, by the controller's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -1,0 +1,234 @@
+//! What a worker was handed, and how that goes on: from an offer in its inbox to a dispatch, and what is due when nothing is heard of it.
+
+use super::*;
+
+use crate::gateway::logs::Log;
+use crate::gateway::work::Attempt;
+use longshore_model::job::Job;
+use longshore_model::operation::Call;
+use longshore_store::Delivery;
+
+/// An attempt in hand.
+pub(super) struct Running {
+    pub(super) job: Box<Job>,
+    pub(super) attempt: Attempt,
+    /// Of the package that it runs with.
+    pub(super) version: String,
+    pub(super) lease: Option<Box<dyn Lease>>,
+    pub(super) log: Option<Log>,
+    /// The next number of its log, unless it is open.
+    first_record: u64,
+    /// The ids of its dispatches.
+    dispatches: Vec<String>,
+    /// When it is to be dispatched, again or at all.
+    say_at: Option<Instant>,
+    /// The worker has taken a dispatch.
+    pub(super) is_delivered: bool,
+    /// The worker may have it, or may never have heard of it, or may have ended it.
+    pub(super) is_in_doubt: bool,
+    doubted_at: Option<Instant>,
+    /// Its end is being stored.
+    pub(super) is_ending: bool,
+    pub(super) cancelled_by: Option<String>,
+    pub(super) cancel_until: Option<Instant>,
+    /// After this it was not answered in time.
+    until: Instant,
+    /// Frames that say again what is being stored.
+    pub(super) also: Vec<Aside>,
+}
+
+impl Running {
+    /// Whether this names it: its task's id, or that of a dispatch.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.dispatches.iter().any(|id| id == name) || self.attempt.task.id() == name
+    }
+
+    pub(super) fn say_again_at(&mut self, at: Instant) {
+        self.say_at = Some(at);
+    }
+
+    pub(super) fn doubt(&mut self) {
+        self.is_in_doubt = true;
+        self.doubted_at.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn is_doubted_for(&self, patience: Duration) -> bool {
+        self.is_in_doubt && !self.is_ending && self.doubted_at.is_some_and(|since| since.elapsed() >= patience)
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.is_ending { None } else { [self.say_at, self.cancel_until, Some(self.until)].into_iter().flatten().min() }
+    }
+
+    pub(super) fn log(&mut self, app: &App, agent: AgentId) -> &mut Log {
+        let (task, first) = (self.attempt.task, self.first_record);
+        self.log.get_or_insert_with(|| Log::open(app, task, agent, first))
+    }
+}
+
+impl Attachment {
+    pub(super) fn read_inbox(&mut self, at: Instant) {
+        self.inbox_due = at + self.app.config.gateway.inbox_every;
+        self.is_reading = true;
+        let (work, agent) = (self.app.store.work.clone(), self.agent());
+        self.tasks.spawn(async move {
+            let read = async {
+                let (mut all, mut after) = (Vec::new(), 0);
+                loop {
+                    let page = work.inbox(agent, after).await?;
+                    all.extend(page.deliveries);
+                    match page.next {
+                        // What is beyond is read when this is done.
+                        Some(next) if all.len() < INBOX_MAX => after = next,
+                        Some(_) | None => return Ok(all),
+                    }
+                }
+            };
+            Done::Inbox(read.await)
+        });
+        let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).collect();
+        tasks.into_iter().for_each(|task| self.look_at(task));
+    }
+
+    pub(super) fn offered(&mut self, delivery: Delivery) {
+        let [execution] = delivery.definition.executions[..] else { return };
+        let key = (delivery.definition.id, execution);
+        let is_known = self.running.contains_key(&key) || self.claiming.contains(&key) || self.later.contains_key(&key);
+        let is_full = self.running.len() + self.claiming.len() >= self.can.at_once;
+        if is_known || is_full || self.is_drained || !self.is_state_known || !self.is_open() {
+            return;
+        }
+        self.claiming.insert(key);
+        let (app, proxy) = (self.app.clone(), self.proxy());
+        self.tasks.spawn(async move {
+            let (claimed, lease) = work::take(app, proxy, delivery).await;
+            Done::Claimed(key, claimed, lease)
+        });
+    }
+
+    pub(super) fn claimed(&mut self, key: Key, claimed: Claimed, lease: Option<Box<dyn Lease>>) {
+        self.claiming.remove(&key);
+        let at = Instant::now();
+        let (job, attempt, is_new, cancelled_by) = match claimed {
+            Claimed::Over => return,
+            Claimed::Later(wait) => {
+                self.later.insert(key, at + wait);
+                return;
+            }
+            Claimed::Started(job, attempt) => (job, attempt, true, None),
+            Claimed::TakenUp(job, attempt, cancelled_by) => (job, attempt, false, cancelled_by),
+        };
+        let elapsed = Duration::try_from(self.app.now().duration_since(attempt.started_at)).unwrap_or_default();
+        let left = job.timeout.saturating_sub(elapsed) + self.app.config.gateway.grace;
+        let mut running = Running {
+            attempt,
+            version: String::new(),
+            lease,
+            log: None,
+            // Above whatever an earlier controller could have stored of it.
+            first_record: if is_new { 0 } else { u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX / 2).saturating_mul(16) + 1 },
+            dispatches: Vec::new(),
+            say_at: None,
+            is_delivered: false,
+            is_in_doubt: false,
+            doubted_at: None,
+            is_ending: false,
+            cancelled_by: None,
+            cancel_until: None,
+            until: at + left,
+            also: Vec::new(),
+            job,
+        };
+        if is_new || self.session.is_longshore() {
+            running.say_at = Some(at);
+        }
+        if !is_new {
+            running.doubt();
+        }
+        let task = attempt.task;
+        self.running.insert(key, running);
+        if cancelled_by.is_some() {
+            self.look_at(task);
+        }
+    }
+
+    /// Says what is to be said, and ends what was not answered in time.
+    pub(super) fn look_after_work(&mut self, at: Instant) {
+        let due: Vec<Key> =
+            self.running.iter().filter(|(_, running)| running.due().is_some_and(|due| due <= at)).map(|(key, _)| *key).collect();
+        for key in due {
+            let Some(running) = self.running.get_mut(&key) else { continue };
+            if running.cancel_until.is_some_and(|until| until <= at) {
+                let by = running.cancelled_by.clone().unwrap_or_default();
+                self.conclude(key, Ending::Answer { end: work::cancelled(&by), cancel_verified: Some(false) }, None);
+            } else if running.until <= at {
+                let ending = late(running, &self.identity.hostname);
+                if self.session.is_longshore()
+                    && let Err(error) = self.session.send(frames::cancel(running.attempt.task), now(&self.app, self.began))
+                {
+                    tracing::debug!(%error, "a cancel is not said");
+                }
+                self.conclude(key, ending, None);
+            } else if running.say_at.is_some_and(|say_at| say_at <= at) {
+                self.dispatch(key, at);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, key: Key, at: Instant) {
+        let hostname = self.identity.hostname.clone();
+        let now = self.now();
+        let Some(running) = self.running.get_mut(&key) else { return };
+        running.say_at = None;
+        let Call::PackageRun(run) = &running.job.call else {
+            let failure = Failure {
+                code: ErrorCode::Unsupported,
+                message: format!("the worker on {hostname} runs nodes of packages, and nothing else"),
+            };
+            return self.conclude(key, ended(Outcome::Skipped, failure), None);
+        };
+        let worker = longshore_model::wire::agent::AttachedWorker {
+            name: String::new(),
+            instance: String::new(),
+            tenant: String::new(),
+            controller: String::new(),
+            packages: self.can.packages.clone(),
+        };
+        let Some(version) = worker.version_for(run) else {
+            let message = format!("the worker on {hostname} does not have the node {} of the package {}", run.node, run.package);
+            return self.conclude(key, ended(Outcome::Skipped, Failure { code: ErrorCode::Unsupported, message }), None);
+        };
+        version.clone_into(&mut running.version);
+        match self.session.send(frames::dispatch(running.attempt.task, &running.job, run, version), now) {
+            Ok(id) => running.dispatches.push(id),
+            Err(error @ (longshore_session::SendError::Full { .. } | longshore_session::SendError::Repeated(_))) => {
+                tracing::debug!(%error, "a dispatch waits");
+                running.say_at = Some(at + PAUSE);
+            }
+            Err(error @ (longshore_session::SendError::Unfit(_) | longshore_session::SendError::Reserved(_))) => {
+                let message = format!("it cannot be handed to the worker on {hostname}: {}", crate::app::chain(&error));
+                self.conclude(key, ended(Outcome::Failed, Failure { code: ErrorCode::TooLarge, message }), None);
+            }
+        }
+    }
+}
+
+/// Deliveries of an inbox that are looked at in one go.
+const INBOX_MAX: usize = 1000;
+
+fn ended(outcome: Outcome, failure: Failure) -> Ending {
+    let end = frames::End { outcome, result: None, failure: Some(failure), duration_ms: None };
+    Ending::Answer { end, cancel_verified: None }
+}
+
+/// The end of what was not answered in time. What may never have reached its worker may be tried again; what ran had its time.
+fn late(running: &Running, hostname: &str) -> Ending {
+    if running.is_in_doubt {
+        let failure =
+            interrupted(hostname, "it was handed to it before its connection or its controller ended, and nothing was heard of it since");
+        return Ending::Again { failure, wait: Duration::ZERO };
+    }
+    let message =
+        format!("the worker on {hostname} did not answer within {}; it may still run", longshore_model::unit::Span(running.job.timeout));
+    ended(Outcome::Failed, Failure { code: ErrorCode::TimedOut, message })
+}

@@ -1,0 +1,6 @@
+//! Workers that attach over a WebSocket: played frame by frame as the existing worker does, and by the worker's end of the session.
+
+mod attach;
+mod hostile;
+mod raw;
+mod work;

@@ -1,0 +1,123 @@
+//! `package.run`: which node of which package, and what its handler gets.
+
+use serde_json::{Map, Value};
+
+use super::call::{CallError, fault};
+use crate::limits::{PACKAGE_NAME_BYTES_MAX, PARAMETERS_BYTES_MAX, PARAMETERS_DEPTH_MAX};
+use crate::unit::ByteSize;
+use crate::wire::args::PackageArgs;
+
+/// What `package.run` does. Every name is one that a package can have, so it is safe in a path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackageRun {
+    /// The package.
+    pub package: String,
+    /// Its version; the highest that the worker has unless given.
+    pub version: Option<String>,
+    /// Which of its nodes.
+    pub node: String,
+    /// What its handler gets; at most [`PARAMETERS_BYTES_MAX`] as JSON.
+    pub parameters: Map<String, Value>,
+}
+
+impl PackageRun {
+    pub(super) fn parse(PackageArgs { package, version, node, parameters }: PackageArgs) -> Result<Self, CallError> {
+        if !is_package_name(&package) {
+            let what = format!(
+                "is not a package's name: words of a-z and 0-9 with one of `._-` between them, {PACKAGE_NAME_BYTES_MAX} bytes at most"
+            );
+            return Err(fault("/args/package", what));
+        }
+        if version.as_deref().is_some_and(|version| !is_version(version)) {
+            return Err(fault("/args/version", "is not a version, such as `1.2.0`"));
+        }
+        if !is_node_type(&node) {
+            let what = format!("is not a node's type: letters, digits and `_.-`, {PACKAGE_NAME_BYTES_MAX} bytes at most");
+            return Err(fault("/args/node", what));
+        }
+        if parameters.values().any(|value| is_deeper_than(value, PARAMETERS_DEPTH_MAX - 1)) {
+            return Err(fault("/args/parameters", format!("is nested more than {PARAMETERS_DEPTH_MAX} deep")));
+        }
+        if serde_json::to_vec(&parameters).map_or(usize::MAX, |json| json.len()) > PARAMETERS_BYTES_MAX {
+            return Err(fault("/args/parameters", format!("at most {} as JSON", ByteSize(PARAMETERS_BYTES_MAX as u64))));
+        }
+        Ok(Self { package, version, node, parameters })
+    }
+
+    pub(super) fn args(&self) -> PackageArgs {
+        let Self { package, version, node, parameters } = self.clone();
+        PackageArgs { package, version, node, parameters }
+    }
+}
+
+/// `^[a-z0-9]+([._-][a-z0-9]+)*$`
+fn is_package_name(text: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    text.len() <= PACKAGE_NAME_BYTES_MAX && text.split(['.', '_', '-']).all(is_word)
+}
+
+fn is_version(text: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-');
+    text.len() <= PACKAGE_NAME_BYTES_MAX && text.starts_with(|first: char| first.is_ascii_digit()) && text.bytes().all(sound)
+}
+
+fn is_node_type(text: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=PACKAGE_NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(sound)
+}
+
+/// The descent ends at the limit, so the stack is bounded too.
+fn is_deeper_than(value: &Value, left: usize) -> bool {
+    match value {
+        Value::Array(items) => left == 0 || items.iter().any(|item| is_deeper_than(item, left - 1)),
+        Value::Object(fields) => left == 0 || fields.values().any(|field| is_deeper_than(field, left - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::operation::Call;
+
+    #[track_caller]
+    fn fault_of(args: serde_json::Value) -> Option<String> {
+        Call::parse("package.run", args).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn arguments_of_a_package_survive_their_text() {
+        let args = json!({"package": "example.pkg", "version": "1.2.0", "node": "example.echo", "parameters": {"a": [1, {"b": null}]}});
+        assert_eq!(Call::parse("package.run", args.clone()).unwrap().args_json(), args);
+        let least = json!({"package": "p", "node": "N"});
+        assert_eq!(Call::parse("package.run", least.clone()).unwrap().args_json(), least);
+    }
+
+    #[test]
+    fn names_that_no_package_can_have_are_refused_by_field() {
+        let long = "x".repeat(200);
+        for package in ["", "../victim", "/etc", "A", "a..b", ".a", "a b", "a/b", long.as_str()] {
+            assert!(fault_of(json!({"package": package, "node": "n"})).unwrap().starts_with("/args/package"), "{package:?}");
+        }
+        for version in ["", "../1", "v1", "1 2"] {
+            assert!(
+                fault_of(json!({"package": "p", "node": "n", "version": version})).unwrap().starts_with("/args/version"),
+                "{version:?}"
+            );
+        }
+        for node in ["", "a/b", "a b", long.as_str()] {
+            assert!(fault_of(json!({"package": "p", "node": node})).unwrap().starts_with("/args/node"), "{node:?}");
+        }
+        assert!(fault_of(json!({"package": "p", "node": "n", "more": 1})).is_some());
+    }
+
+    #[test]
+    fn parameters_are_bounded_in_depth_and_size() {
+        let deep = |levels: usize| (1..levels).fold(json!({}), |inner, _| json!({"in": inner}));
+        assert_eq!(fault_of(json!({"package": "p", "node": "n", "parameters": deep(64)})), None);
+        assert!(fault_of(json!({"package": "p", "node": "n", "parameters": deep(65)})).unwrap().contains("nested"));
+        let large = json!({"text": "x".repeat(600 * 1024)});
+        assert!(fault_of(json!({"package": "p", "node": "n", "parameters": large})).unwrap().contains("at most"));
+    }
+}
