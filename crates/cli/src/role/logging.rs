@@ -37,6 +37,7 @@ fn is_role(command: &Command) -> bool {
             agent::Agent::List
             | agent::Agent::Show(_)
             | agent::Agent::Facts(_)
+            | agent::Agent::Doctor
             | agent::Agent::Drain(_)
             | agent::Agent::Undrain(_)
             | agent::Agent::Remove(_),

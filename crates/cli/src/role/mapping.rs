@@ -165,10 +165,15 @@ fn address(listen: &str) -> Result<SocketAddr, Failure> {
     addresses.next().ok_or_else(|| refused("it has no address".to_owned()))
 }
 
+/// What starts supervisors: this program itself.
+pub(crate) fn supervisor() -> Result<SupervisorCommand, Failure> {
+    let found = std::env::current_exe();
+    let program = found.map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
+    Ok(SupervisorCommand { program, args: vec!["__supervise".into()] })
+}
+
 /// The agent's, with its state below `dir`.
 pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::Config, Failure> {
-    let program =
-        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
     let state_dir = dir.join("agent");
     crate::private::directory(&state_dir).map_err(|error| data::unusable(&state_dir, &error))?;
     let (opening_keys, trusted_keys) = job_keys::of_agent(settings, dir)?;
@@ -182,7 +187,7 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         // Checked when the settings were loaded.
         labels: settings.agent.labels().unwrap_or_default(),
         state_dir,
-        supervisor: SupervisorCommand { program, args: vec!["__supervise".into()] },
+        supervisor: supervisor()?,
         heartbeat_every: settings.nats.registry.ttl.0 / 3,
         kill_grace: KILL_GRACE,
         machine: Machine::default(),

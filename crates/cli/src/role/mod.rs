@@ -12,7 +12,7 @@ pub(crate) mod data;
 pub(crate) mod job_keys;
 pub(crate) mod keys;
 pub(crate) mod logging;
-mod mapping;
+pub(crate) mod mapping;
 pub(crate) mod nats;
 mod shutdown;
 pub(crate) mod start;

@@ -66,10 +66,18 @@ pub(crate) enum Marked<'a> {
 /// Blocks until none is left, at most [`KILL_BOUND`]. True if none is left. A process that hid its environment *and* left its
 /// tree is not found; that takes killing the supervisor first.
 pub(crate) fn end_marked(marked: Marked<'_>) -> bool {
-    match marked {
+    let end_groups = || match marked {
         Marked::Agent(state_dir) => groups::end_left(state_dir),
         Marked::Tree(_) => {}
-    }
+    };
+    end_groups();
+    let is_gone = end_carrying(marked);
+    // Whoever was alive until now may have made another.
+    end_groups();
+    is_gone
+}
+
+fn end_carrying(marked: Marked<'_>) -> bool {
     let deadline = Instant::now() + KILL_BOUND;
     let me = getpid().as_raw_nonzero().get();
     let belongs = |value: &str| match marked {

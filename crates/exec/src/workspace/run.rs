@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use longshore_model::operation::{Step, WorkspaceRun};
@@ -71,11 +73,27 @@ pub(crate) async fn steps(
             return steps;
         }
     };
-    run_all(host, task, run, (output, &secrets), stops, (place, &groups), &mut steps).await;
-    if blocking(move || groups.end()).await.is_err() {
-        tracing::warn!("a job's control groups are left to the next start");
+    let temporary = host.temporary.join(&name);
+    match files::make_private_dir(&temporary) {
+        Ok(()) => run_all(host, task, run, (output, &secrets), stops, (place, &groups, &temporary), &mut steps).await,
+        Err(error) => steps.end = Some(Finished::host_fault(format!("could not make a directory for temporary files: {error}"))),
+    }
+    let tidying = move || {
+        groups.end();
+        if let Err(error) = remove(&temporary) {
+            tracing::warn!(%error, "temporary files of a job could not be removed");
+        }
+    };
+    if blocking(tidying).await.is_err() {
+        tracing::warn!("a job's control groups and temporary files are left to the next start");
     }
     steps
+}
+
+/// Removes a directory that steps could do anything to.
+fn remove(dir: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
+    files::remove(files::open_dir(parent)?.as_fd(), &CString::new(name.as_bytes())?)
 }
 
 async fn run_all(
@@ -84,7 +102,7 @@ async fn run_all(
     run: &WorkspaceRun,
     (output, secrets): (Arc<dyn Output>, &BTreeMap<String, String>),
     stops: &Stops,
-    (place, groups): (&Arc<Place>, &Groups),
+    (place, groups, temporary): (&Arc<Place>, &Groups, &Path),
     steps: &mut Steps,
 ) {
     for (index, step) in run.steps.iter().enumerate() {
@@ -114,7 +132,7 @@ async fn run_all(
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log)).without(secrets);
         let contain = Contain { namespaces: true, doors: groups.doors(), file_size: run.limits.file_size };
-        let mut ended = self::step(host, task, (index, step, secrets), (sink, contain), stops, place).await;
+        let mut ended = self::step(host, task, (index, step, secrets), (sink, contain), stops, (place, temporary)).await;
         if let (Some(trouble), Some(memory)) = (&mut ended.trouble, groups.memory_used_up())
             && let Some(failure) = &mut trouble.failure
         {
@@ -157,7 +175,7 @@ async fn step(
     (index, step, secrets): (usize, &Step, &BTreeMap<String, String>),
     (mut sink, contain): (Sink, Contain),
     stops: &Stops,
-    place: &Place,
+    (place, temporary): (&Place, &Path),
 ) -> Ended {
     let mut words = step.shell.0.clone();
     words.push(step.script.clone());
@@ -168,6 +186,8 @@ async fn step(
         ("LONGSHORE_STEP", &index.to_string()),
         ("LONGSHORE_WORKSPACE", &place.tree_path),
         ("LONGSHORE_RESULTS", &place.results_path),
+        // Removed with the job: what is made in the host's own would stay.
+        ("TMPDIR", &temporary.to_string_lossy()),
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());

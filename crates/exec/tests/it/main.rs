@@ -9,6 +9,7 @@ mod contained;
 mod dns;
 mod drive;
 mod endings;
+mod escapes;
 mod hostname;
 mod leftovers;
 mod node;

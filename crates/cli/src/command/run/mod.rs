@@ -1,5 +1,6 @@
 //! `longshore run`: a command, or steps in a copy of a directory, followed to its end.
 
+mod bounds;
 mod collect;
 mod end;
 mod follow;
@@ -55,6 +56,10 @@ pub(crate) struct Run {
     /// Glob of what is not uploaded, as in a .gitignore. May be repeated.
     #[arg(long, value_name = "GLOB", requires = "dir")]
     exclude: Vec<String>,
+    /// What all processes of the steps may use together: memory=SIZE, cpu=N, processes=N; any one file: file_size=SIZE; a step's kept output:
+    /// output=SIZE. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", requires = "dir")]
+    limit: Vec<bounds::Limit>,
     /// Where results go; those of `_all` and of a group each into a directory below it that has the host's name.
     #[arg(long, value_name = "DIR", default_value = "results")]
     out: PathBuf,
@@ -170,7 +175,7 @@ impl Run {
                     secrets,
                     shell: None,
                     artifacts: None,
-                    limits: None,
+                    limits: bounds::together(&self.limit),
                 };
                 ("workspace.run", serde_json::to_value(args))
             }
