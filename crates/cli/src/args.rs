@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{audit, completion, config, context, dead_letter, explain, job, key, node, operation, run, token};
+use crate::command::{audit, completion, config, context, dead_letter, explain, job, key, node, operation, package, run, token};
 use crate::output::{Color, Format};
 use crate::render::shell_word;
 use crate::role;
@@ -80,6 +80,9 @@ pub(crate) enum Command {
     /// Who changed what, and who was refused.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Packages of handlers on this host.
+    #[command(subcommand)]
+    Package(package::Package),
     /// The agents of the fleet; run one here.
     #[command(subcommand)]
     Agent(role::agent::Agent),

@@ -62,6 +62,7 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Audit(audit) => with_runtime(audit.perform(app)),
         Command::Node(node) => with_runtime(node.perform(app)),
         Command::Operation(operation) => with_runtime(operation.perform(app)),
+        Command::Package(package) => with_runtime(package.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),
         Command::Agent(agent) => on_one_thread(agent.perform(app)),
         Command::Controller(controller) => with_runtime(controller.perform(app)),

@@ -12,6 +12,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod operation;
+pub(crate) mod package;
 pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod status;

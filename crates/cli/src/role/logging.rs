@@ -33,6 +33,7 @@ fn is_role(command: &Command) -> bool {
         | Command::DeadLetter(_)
         | Command::Audit(_)
         | Command::Operation(_)
+        | Command::Package(_)
         | Command::Agent(
             agent::Agent::List
             | agent::Agent::Show(_)

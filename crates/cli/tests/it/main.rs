@@ -7,4 +7,5 @@ mod cli;
 mod config;
 mod fake;
 mod job;
+mod package;
 mod token;

@@ -15,9 +15,12 @@ use crate::process::Launcher;
 
 const REQUIREMENT_BYTES_MAX: usize = 512;
 const REQUIREMENTS_MAX: usize = 256;
-/// Says with its status whether the interpreter that runs it is one of those asked for.
+/// Says with its status whether the interpreter that runs it is one of those asked for. One without pip is asked again when it has it.
 const FITS: &str = "import sys, platform\n\
-    from pip._vendor.packaging.specifiers import SpecifierSet\n\
+    try:\n\
+    \x20   from pip._vendor.packaging.specifiers import SpecifierSet\n\
+    except ImportError:\n\
+    \x20   sys.exit(0)\n\
     fits = SpecifierSet(sys.argv[1]).contains(platform.python_version(), prereleases=True)\n\
     sys.exit(None if fits else f'Python {platform.python_version()} is not {sys.argv[1]}')";
 
@@ -82,7 +85,7 @@ pub(super) async fn environment(
     let venv_text = venv.display().to_string();
     let python_text = python.display().to_string();
     let make = words(&[&config.program, "-I", "-m", "venv", &venv_text]);
-    let fits = words(&[&python_text, "-I", "-c", FITS, &asked.requires]);
+    let fits = |python: &str| words(&[python, "-I", "-c", FITS, &asked.requires]);
     let mut install = words(&[&python_text, "-I", "-m", "pip", "--isolated", "install", "--no-input", "--disable-pip-version-check"]);
     install.extend(words(&["--no-cache-dir", "--only-binary", ":all:", "--progress-bar", "off"]));
     install.extend(source);
@@ -93,7 +96,7 @@ pub(super) async fn environment(
     std::fs::create_dir_all(&home)
         .map_err(|error| ProgramError::NotRun { program: config.program.clone(), reason: error.to_string() })
         .map_err(PythonError::Program)?;
-    for words in [make, fits, install] {
+    for words in [fits(&config.program), make, fits(&python_text), install] {
         let run = Run { words, cwd: &home, home: &home, variables: &[], limit: config.timeout };
         program::run(launcher, run, stop).await.map_err(PythonError::Program)?;
     }

@@ -166,7 +166,7 @@ pub(crate) fn unpack(
             Box::new(decoder)
         }
     };
-    let mut screen = Screen::new(honest);
+    let mut screen = Screen::new(honest, limits.entries);
     let mut metered = Metered { from: decoder, left: honest.saturating_add(headers(limits)), stopped };
     let limits = bundle::Limits { packed_bytes: limits.packed_bytes, bytes: limits.bytes, entries: limits.entries, depth: limits.depth };
     let mut look = |name: &[u8], facts: &mut bundle::Facts, size: u64| screen.look(name, facts, size);

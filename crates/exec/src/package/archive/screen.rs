@@ -10,6 +10,8 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use crate::bundle::{Facts, Refusal};
 
 const SET_USER_OR_GROUP: u32 = 0o6000;
+/// Bytes of all names, those of directories that are only on the way included: they are kept in memory.
+pub(super) const NAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Looks at one entry after the other.
 pub(super) struct Screen {
@@ -19,12 +21,17 @@ pub(super) struct Screen {
     exact: BTreeSet<String>,
     /// Bytes of content that may still come.
     honest: u64,
+    /// Entries and directories on the way that there may be.
+    entries_max: usize,
+    /// Bytes of names so far.
+    names_bytes: usize,
     normal: ComposingNormalizerBorrowed<'static>,
 }
 
 impl Screen {
-    pub(super) fn new(honest: u64) -> Self {
-        Self { known: BTreeSet::new(), exact: BTreeSet::new(), honest, normal: ComposingNormalizerBorrowed::new_nfc() }
+    pub(super) fn new(honest: u64, entries_max: usize) -> Self {
+        let normal = ComposingNormalizerBorrowed::new_nfc();
+        Self { known: BTreeSet::new(), exact: BTreeSet::new(), honest, entries_max, names_bytes: 0, normal }
     }
 
     /// Takes an entry whose name is plainly below the root, and gives it the mode that it will have.
@@ -64,6 +71,10 @@ impl Screen {
                     return Err(Refusal::Alike);
                 }
                 self.exact.insert(part.to_owned());
+                self.names_bytes += part.len();
+                if self.exact.len() > self.entries_max || self.names_bytes > NAMES_BYTES_MAX {
+                    return Err(Refusal::Entries);
+                }
             }
         }
         Ok(())

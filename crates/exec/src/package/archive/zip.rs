@@ -12,6 +12,7 @@ use rawzip::path::{RawPath, ZipFilePath};
 use rawzip::{CompressionMethod, FileReader, ZipArchive, ZipArchiveEntryWayfinder, ZipEntry, ZipFileHeaderRecord};
 use tar::EntryType;
 
+use super::screen::NAMES_BYTES_MAX;
 use super::{ArchiveError, ArchiveLimits, Metered, Screen};
 use crate::bundle::{Content, Facts, Refusal, Tree, Unpacked, lossy, plain};
 
@@ -40,7 +41,7 @@ pub(super) fn unpack(
     apart(&listed, &archive)?;
 
     let mut tree = Tree::new(root);
-    let mut screen = Screen::new(honest);
+    let mut screen = Screen::new(honest, limits.entries);
     let mut unpacked = Unpacked::default();
     for entry in listed {
         let refuse = |reason| Err(ArchiveError::Refused { name: lossy(&entry.facts.name), reason });
@@ -99,11 +100,15 @@ fn whole(archive: &ZipArchive<FileReader>, file_bytes: u64) -> Result<(), Archiv
 
 fn list(archive: &ZipArchive<FileReader>, buffer: &mut [u8]) -> Result<Vec<Listed>, ArchiveError> {
     let expected = archive.entries_hint();
-    let mut listed = Vec::new();
+    let (mut listed, mut names_bytes) = (Vec::new(), 0);
     let mut entries = archive.entries(buffer);
     while let Some(record) = entries.next_entry().map_err(|error| damaged(&error))? {
         if listed.len() as u64 >= expected {
             return Err(ArchiveError::Damaged("it has more entries than it says".to_owned()));
+        }
+        names_bytes += record.file_path().as_bytes().len();
+        if names_bytes > NAMES_BYTES_MAX {
+            return Err(ArchiveError::TooMuch("its names are too long"));
         }
         listed.push(agreed(archive, &record)?);
     }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use super::{FetchConfig, FetchError, Taken, shown};
+use super::{FetchConfig, FetchError, Taken, blocking, shown};
 
 const CONNECT_BOUND: Duration = Duration::from_secs(10);
 
@@ -31,7 +31,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Gets an address, following a few redirects.
-pub(super) async fn get(mut url: Url, taken: &mut Taken, config: &FetchConfig) -> Result<(), FetchError> {
+pub(super) async fn get(mut url: Url, taken: Taken, config: &FetchConfig) -> Result<Taken, FetchError> {
     for _ in 0..=FETCH_REDIRECTS_MAX {
         let address = |reason| FetchError::Address { url: shown(&url), reason };
         if !url.username().is_empty() || url.password().is_some() {
@@ -76,7 +76,7 @@ async fn ask(url: &Url, config: &FetchConfig, driving: &mut JoinSet<()>) -> Resu
     timeout(config.patience, sender.send_request(request)).await.map_err(slow)?.map_err(broken)
 }
 
-async fn body(url: &Url, answer: Response<Incoming>, taken: &mut Taken, config: &FetchConfig) -> Result<(), FetchError> {
+async fn body(url: &Url, answer: Response<Incoming>, mut taken: Taken, config: &FetchConfig) -> Result<Taken, FetchError> {
     let unusable = |what: String| FetchError::Answer { url: shown(url), what };
     if answer.status() != hyper::StatusCode::OK {
         return Err(unusable(format!("it answered {}", answer.status())));
@@ -93,10 +93,10 @@ async fn body(url: &Url, answer: Response<Incoming>, taken: &mut Taken, config: 
     loop {
         let frame = timeout(config.patience, body.frame());
         let frame = frame.await.map_err(|_| FetchError::Slow { url: shown(url), what: "nothing more came" })?;
-        let Some(frame) = frame else { return Ok(()) };
+        let Some(frame) = frame else { return Ok(taken) };
         let frame = frame.map_err(|error| unusable(format!("the connection failed: {error}")))?;
         if let Ok(bytes) = frame.into_data() {
-            taken.take(&bytes)?;
+            taken = blocking(move || taken.take(&bytes).map(|()| taken)).await?;
         }
         let elapsed = began.elapsed();
         if elapsed > config.patience && taken.size < config.pace_bytes_per_second.saturating_mul(elapsed.as_secs().max(1)) {

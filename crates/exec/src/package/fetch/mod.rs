@@ -172,22 +172,25 @@ impl Taken {
 
 /// Fetches an address into `file`, which should be empty.
 pub(crate) async fn fetch(url: &Url, file: File, bytes_max: u64, config: &FetchConfig) -> Result<Fetched, FetchError> {
-    let mut taken = Taken::new(file, bytes_max, shown(url));
+    let taken = Taken::new(file, bytes_max, shown(url));
     match url.scheme() {
         "file" => {
             let path = url
                 .to_file_path()
                 .map_err(|()| FetchError::Address { url: shown(url), reason: "a file is named by an absolute path of this host" })?;
-            let copied = tokio::task::spawn_blocking(move || copy(path, taken).map(Taken::done)).await;
-            copied.unwrap_or_else(|error| Err(FetchError::Keep(io::Error::other(error))))
+            blocking(move || copy(path, taken).map(Taken::done)).await
         }
         "http" | "https" => {
-            let all = tokio::time::timeout(config.timeout, http::get(url.clone(), &mut taken, config)).await;
-            all.unwrap_or(Err(FetchError::Slow { url: shown(url), what: "its time was up" }))?;
-            Ok(taken.done())
+            let all = tokio::time::timeout(config.timeout, http::get(url.clone(), taken, config)).await;
+            all.unwrap_or(Err(FetchError::Slow { url: shown(url), what: "its time was up" })).map(Taken::done)
         }
         _other => Err(FetchError::Address { url: shown(url), reason: "only http, https and file are fetched" }),
     }
+}
+
+/// Disks can be slow, and who fetches has other things to do meanwhile.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, FetchError> + Send + 'static) -> Result<T, FetchError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(FetchError::Keep(io::Error::other(error))))
 }
 
 /// Copies a regular file of this host.

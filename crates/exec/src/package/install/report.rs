@@ -12,7 +12,7 @@ use crate::package::examine::ExamineError;
 use crate::package::fetch::FetchError;
 use crate::package::program::ProgramError;
 use crate::package::python::PythonError;
-use crate::package::{Format, Installed, PackageName, PackageVersion};
+use crate::package::{ArchiveError, Format, Installed, PackageName, PackageVersion};
 
 /// What an install changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -123,13 +123,13 @@ impl InstallError {
             Self::NoSource => "request",
             Self::Fetch(_) => "fetch",
             Self::Examine(ExamineError::Digest { .. } | ExamineError::Trust(_)) => "verify",
+            Self::Examine(ExamineError::Archive(ArchiveError::Read(_) | ArchiveError::Write { .. })) | Self::Store(_) => "store",
             Self::Examine(ExamineError::Archive(_)) => "unpack",
             Self::Examine(ExamineError::NoManifest(_) | ExamineError::Manifest(_) | ExamineError::Resource { .. }) | Self::Other { .. } => {
                 "manifest"
             }
             Self::Python(_) => "environment",
             Self::Hook(_) => "hook",
-            Self::Store(_) => "store",
         }
     }
 
@@ -138,7 +138,8 @@ impl InstallError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_retryable(),
-            Self::Store(_) => true,
+            Self::Store(_)
+            | Self::Examine(ExamineError::Archive(ArchiveError::Read(_) | ArchiveError::Write { .. } | ArchiveError::Stopped)) => true,
             Self::NoSource | Self::Examine(_) | Self::Other { .. } | Self::Python(_) | Self::Hook(_) => false,
         }
     }

@@ -29,6 +29,9 @@ use super::{Manifest, ManifestError, PackageName, PackageVersion};
 /// Where installs are kept, below the root.
 pub(crate) const STORE: &str = ".store";
 
+/// How often a package is looked for that is replaced again and again.
+const HOLD_TRIES: usize = 10;
+
 /// The packages directory. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packages {
@@ -135,6 +138,19 @@ impl Packages {
             return Some(installed);
         }
         self.inventory().ok()?.installed.into_iter().find(is_it)
+    }
+
+    /// Finds a package and keeps it where it is for as long as the lease lives, also if another takes its place meanwhile. Blocks.
+    #[must_use]
+    pub fn hold(&self, name: &PackageName, version: &PackageVersion) -> Option<(Installed, Lease)> {
+        for _ in 0..HOLD_TRIES {
+            let installed = self.find(name, version)?;
+            // What was replaced between the two looks is found anew.
+            if let Ok(lease) = installed.hold() {
+                return Some((installed, lease));
+            }
+        }
+        None
     }
 }
 

@@ -228,19 +228,25 @@ impl Packages {
         package.parent().filter(|kept| kept.parent() == Some(&self.store()))
     }
 
-    /// Every link that an install put there, with where it leads.
+    /// Every link that an install put there, with where it leads. What cannot be looked at is an error: it may hold a link.
     fn links(&self) -> io::Result<Vec<(PathBuf, PathBuf)>> {
         let mut links = Vec::new();
         for child in fs::read_dir(&self.root)? {
-            let child = child?.path();
-            let Ok(grandchildren) = fs::read_dir(&child) else { continue };
-            for grandchild in grandchildren {
-                let link = grandchild?.path();
-                if let Ok(target) = fs::read_link(&link)
-                    && let Ok(package) = link.parent().unwrap_or(&self.root).join(target).canonicalize()
-                    && self.kept(&package).is_some()
+            let child = child?;
+            if !child.file_type()?.is_dir() || child.file_name() == STORE {
+                continue;
+            }
+            for grandchild in fs::read_dir(child.path())? {
+                let grandchild = grandchild?;
+                if !grandchild.file_type()?.is_symlink() {
+                    continue;
+                }
+                let target = fs::read_link(grandchild.path())?;
+                // As `place` writes them.
+                if let Some(below) = target.strip_prefix("..").ok().and_then(|target| target.strip_prefix(STORE).ok())
+                    && below.components().count() == 2
                 {
-                    links.push((link, package));
+                    links.push((grandchild.path(), self.store().join(below)));
                 }
             }
         }

@@ -209,3 +209,51 @@ async fn what_never_ends_lies_or_dawdles_is_given_up() {
         assert_eq!(site.trees(), 0, "{path} leaves nothing");
     }
 }
+
+#[tokio::test]
+async fn a_server_is_believed_only_if_an_authority_that_is_known_vouches_for_it() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (certified.cert.der().clone(), certified.signing_key.serialize_der());
+    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], rustls::pki_types::PrivateKeyDer::Pkcs8(key.into()))
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stranger = near();
+    let body = bytes(&stranger.archive("p", "1.0.0", "x"));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut socket) = acceptor.accept(socket).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && socket.read_buf(&mut request).await.is_ok_and(|n| n > 0) {}
+            let head = if request.starts_with(b"GET /down") {
+                "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/p.zip\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+            } else {
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len())
+            };
+            let whole = if head.contains("200 OK") { [head.as_bytes(), &body].concat() } else { head.into_bytes() };
+            let _gone = socket.write_all(&whole).await;
+            let _gone = socket.shutdown().await;
+        }
+    });
+    let url = format!("https://localhost:{port}/p.zip");
+    let error = longshore_model::wire::problem::chain(&from(&stranger, &url).await.unwrap_err());
+    assert!(error.contains("reach localhost") && error.contains("certificate"), "{error}");
+
+    let authority = stranger.dir.path().join("authority.pem");
+    std::fs::write(&authority, certified.cert.pem()).unwrap();
+    let knows = Site::with(|config| {
+        config.fetch.reach = Reach::Loopback;
+        config.fetch.authorities = vec![authority];
+    });
+    from(&knows, &url).await.unwrap();
+    let error = from(&knows, &format!("https://127.0.0.1:{port}/p.zip")).await.unwrap_err();
+    assert!(longshore_model::wire::problem::chain(&error).contains("certificate"), "it is for another name: {error}");
+    let error = from(&knows, &format!("https://localhost:{port}/down")).await.unwrap_err().to_string();
+    assert!(error.contains("less safe"), "{error}");
+}
