@@ -25,6 +25,7 @@ mod runtime;
 mod transfer;
 mod trust;
 mod turn;
+pub mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;

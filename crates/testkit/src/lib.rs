@@ -12,6 +12,7 @@ mod process;
 mod random;
 mod role;
 pub mod sample;
+mod scheduler;
 pub mod witness;
 
 pub use disk::Disk;
@@ -22,3 +23,4 @@ pub use process::{Process, Stream};
 pub use random::Random;
 pub use role::{Role, free_address, longshore};
 pub use rustix::process::Signal;
+pub use scheduler::{Dispatched, Scheduler, SchedulerOptions};

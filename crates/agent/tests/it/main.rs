@@ -5,6 +5,7 @@ mod host;
 mod refusals;
 mod trust;
 mod turns;
+mod worker;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,226 @@
+//! Connections that break, refuse, lie or stall.
+
+use std::collections::BTreeSet;
+
+use longshore_testkit::Random;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_result_is_lost_and_no_task_run_twice_over_random_cuts() {
+    survive(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "two minutes: each connection waits a tenth of a second before the next"]
+async fn no_result_is_lost_and_no_task_run_twice_over_a_thousand_cuts_of_a_real_socket() {
+    survive(1000).await;
+}
+
+async fn survive(cuts: usize) {
+    // One that is resumed and keeps its holes; it knows of no dispatch whether it arrived, so only those that were acknowledged are looked at.
+    let options =
+        SchedulerOptions { ack_within: Duration::from_millis(300), redispatch_after: Duration::from_millis(20), ..Default::default() };
+    let bench = Bench::new(options).await.set("dispatch_max_inflight", json!(0)).set("reconnect_base_delay_seconds", json!(0.0));
+    let running = bench.ready().await;
+    let mut random = Random::new(7);
+    let mut n_tasks = 0;
+    while bench.scheduler.counts().0 <= cuts {
+        for _ in 0..random.below(4) {
+            bench.dispatch(&format!("t-{n_tasks}"), json!({"sleep_ms": random.below(3)}));
+            n_tasks += 1;
+        }
+        tokio::time::sleep(Duration::from_micros(random.below(4000) as u64)).await;
+        bench.scheduler.cut();
+        if random.below(2) == 0 {
+            bench.until("a connection", || bench.scheduler.has_worker()).await;
+        }
+    }
+    let tasks: BTreeSet<String> = (0..n_tasks).map(|n| format!("t-{n}")).collect();
+    let done = || {
+        let results = bench.scheduler.frames("biz.exec.result");
+        let done: BTreeSet<_> = results.iter().map(|frame| frame["payload"]["task_id"].as_str().unwrap().to_owned()).collect();
+        done == tasks
+    };
+    eventually("a result of every task", Duration::from_secs(60), async || done().then_some(())).await;
+    let started = running.handlers.seen().started.clone();
+    assert_eq!((started.len(), started.into_iter().collect::<BTreeSet<_>>()), (n_tasks, tasks));
+}
+
+#[tokio::test]
+async fn results_that_end_during_an_outage_arrive_after_it() {
+    let mut bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    for n in 0..8 {
+        bench.dispatch(&format!("t-{n}"), json!({"gate": true}));
+    }
+    bench.until("all running", || running.view().running == 8).await;
+    // The scheduler is gone with all that it knew.
+    let address = bench.scheduler.address().to_string();
+    bench.scheduler = Scheduler::start(SchedulerOptions::default()).await;
+    bench.until("the connection gone", || !running.view().is_open).await;
+    running.handlers.gate.cancel();
+    bench.until("all ended", || running.view().running == 0).await;
+    assert_eq!(running.view().unacknowledged, 8);
+    bench.scheduler = Scheduler::start_at(&address, SchedulerOptions::default()).await;
+    for n in 0..8 {
+        assert_eq!(bench.answer(&format!("t-{n}")).await["payload"]["status"], "SUCCEEDED");
+    }
+    bench.until("all acknowledged", || running.view().unacknowledged == 0).await;
+}
+
+#[tokio::test]
+async fn a_refused_token_backs_off_or_ends_the_worker_and_never_hangs() {
+    let bench = Bench::new(SchedulerOptions { token: Some("another".to_owned()), ..Default::default() }).await;
+    let mut running = bench.start();
+    bench.until("several attempts", || bench.scheduler.counts().0 >= 4).await;
+    running.drain.cancel();
+    running.ended().await.unwrap();
+    let bench = bench.set("reconnect_abort_on_auth_error", json!(true));
+    let error = bench.start().ended().await.unwrap_err();
+    assert!(matches!(&error, Error::Refused(reason) if reason.contains("E.AUTH.INVALID_TOKEN")), "{error}");
+}
+
+#[tokio::test]
+async fn refused_upgrades_follow_the_flag_of_their_kind() {
+    let rows = [
+        (403, "reconnect_abort_on_auth_error"),
+        (401, "reconnect_abort_on_auth_error"),
+        (404, "reconnect_abort_on_protocol_error"),
+        (426, "reconnect_abort_on_protocol_error"),
+    ];
+    for (status, flag) in rows {
+        let bench = Bench::new(SchedulerOptions::default()).await;
+        bench.scheduler.refuse_upgrades(Some(status));
+        let running = bench.start();
+        bench.until("several attempts", || bench.scheduler.counts().0 >= 3).await;
+        bench.scheduler.refuse_upgrades(None);
+        bench.scheduler.worker().await;
+        running.kill().await;
+        bench.scheduler.refuse_upgrades(Some(status));
+        let bench = bench.set(flag, json!(true));
+        assert!(matches!(bench.start().ended().await, Err(Error::Refused(_))), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_scheduler_that_accepts_and_closes_is_not_stormed() {
+    let bench = Bench::new(SchedulerOptions::default())
+        .await
+        .set("reconnect_base_delay_seconds", json!(0.1))
+        .set("reconnect_max_delay_seconds", json!(0.2));
+    bench.scheduler.close_at_once(true);
+    let _running = bench.start();
+    bench.until("a first attempt", || bench.scheduler.counts().0 >= 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let n = bench.scheduler.counts().0;
+    assert!((4..=25).contains(&n), "{n} connections in 2 s");
+    bench.scheduler.close_at_once(false);
+    bench.scheduler.worker().await;
+}
+
+#[tokio::test]
+async fn a_restarted_scheduler_is_greeted_anew_and_a_reset_too() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    bench.scheduler.forget();
+    bench.until("a new session", || bench.scheduler.counts().1 == 2).await;
+    bench.scheduler.worker().await;
+    bench.scheduler.send_control("control.reset", &json!({"code": "E.SESSION.UNKNOWN", "reason": "x"}));
+    bench.until("a new session", || bench.scheduler.counts().1 == 3).await;
+    bench.scheduler.worker().await;
+    bench.dispatch("t", json!({}));
+    bench.answer("t").await;
+    drop(running);
+}
+
+#[tokio::test]
+async fn a_frame_larger_than_a_mebibyte_arrives_and_one_over_the_limit_breaks_the_connection_only() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    bench.dispatch("large", json!({"fill": "x".repeat(5 << 20)}));
+    assert_eq!(bench.answer("large").await["payload"]["status"], "SUCCEEDED");
+    bench.scheduler.send("biz.x", &json!({"fill": "x".repeat(17 << 20)}), None);
+    bench.until("a new session", || bench.scheduler.counts().1 == 2).await;
+    bench.scheduler.worker().await;
+    bench.dispatch("t", json!({}));
+    bench.answer("t").await;
+    assert!(running.view().is_open);
+}
+
+#[tokio::test]
+async fn a_scheduler_that_stops_reading_holds_up_nothing_but_itself() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    for n in 0..8 {
+        bench.dispatch(&format!("t-{n}"), json!({"gate": true}));
+    }
+    bench.until("all running", || running.view().running == 8).await;
+    bench.scheduler.stall(Duration::from_secs(2));
+    running.handlers.gate.cancel();
+    bench.until("all ended", || running.view().running == 0).await;
+    for n in 0..8 {
+        bench.answer(&format!("t-{n}")).await;
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_say_what_is_so() {
+    let bench = Bench::new(SchedulerOptions::default())
+        .await
+        .set("heartbeat_interval_seconds", json!(1))
+        .set("heartbeat_jitter_seconds", json!(1))
+        .set("concurrency_max_parallel", json!(2));
+    let running = bench.ready().await;
+    for n in 0..5 {
+        bench.dispatch(&format!("t-{n}"), json!({"gate": true}));
+    }
+    let beat = |n: usize| bench.scheduler.frames("control.heartbeat").get(n).map(|frame| frame["payload"].clone());
+    let first = eventually("a heartbeat", PATIENCE, async || beat(0)).await;
+    let metrics = &first["metrics"];
+    assert_eq!([&metrics["inflight"], &metrics["running"], &metrics["queued"]], [5, 2, 3]);
+    assert_eq!(
+        (&first["healthy"], &first["packages"]["drift"], &metrics["conn_state"]),
+        (&json!(true), &json!(false), &json!("connected"))
+    );
+    for name in [
+        "resource_handles",
+        "resource_bytes",
+        "pending_acks",
+        "app_queue",
+        "app_queue_drops",
+        "conn_state",
+        "send_inflight",
+        "send_waiters",
+        "cpu_pct",
+        "mem_pct",
+        "disk_pct",
+        "last_recv_ms",
+        "last_send_ms",
+        "last_ack_ms",
+        "recv_queue",
+        "recv_base_seq",
+        "recv_buffer",
+    ] {
+        // Nothing of this worker was acknowledged by number yet.
+        assert!(!metrics[name].is_null() || name == "last_ack_ms", "{name} is missing");
+    }
+    // Installed behind its back.
+    running.handlers.seen().installed.push(("p".to_owned(), "1".to_owned()));
+    running.handlers.gate.cancel();
+    bench.answer("t-4").await;
+    let n = bench.scheduler.frames("control.heartbeat").len();
+    let later = eventually("another heartbeat", PATIENCE, async || beat(n + 1)).await;
+    assert_eq!((&later["packages"]["drift"], &later["metrics"]["inflight"]), (&json!(true), &json!(0)));
+    running.drain.cancel();
+}
+
+#[tokio::test]
+async fn two_workers_of_one_identity_on_one_host_are_refused_by_name() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    let error = bench.worker(Arc::default()).err().expect("it is refused").to_string();
+    assert!(error.contains("journal"), "{error}");
+    running.kill().await;
+    assert!(bench.worker(Arc::default()).is_ok());
+}
