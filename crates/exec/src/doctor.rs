@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{Bound, Contain, Launcher, Program, Sink, Stops, boundable, killable, random_text};
+use crate::process::{Bound, Contain, Launcher, Program, Sink, Stops, Wiring, boundable, killable, random_text};
 use crate::{Output, SupervisorCommand};
 
 /// How long the trial may take.
@@ -30,11 +30,14 @@ pub struct Facility {
 pub async fn facilities(supervisor: SupervisorCommand) -> Vec<Facility> {
     let state_dir = format!("/longshore-trial-{}", random_text());
     let launcher = Launcher { supervisor, kill_grace: Duration::ZERO, state_dir };
-    let program = Program { words: vec!["sh".into(), "-c".into(), "exit 0".into()], cwd: "/".into(), env: [("PATH".into(), PATH.into())].into() };
-    let contain = Contain { namespaces: true, doors: Vec::new(), file_size: None };
+    let program =
+        Program { words: vec!["sh".into(), "-c".into(), "exit 0".into()], cwd: "/".into(), env: [("PATH".into(), PATH.into())].into() };
+    let contain = Contain { namespaces: true, doors: Vec::new() };
     let (cancel, abandon) = (CancellationToken::new(), CancellationToken::new());
     let stops = Stops { cancel, abandon, deadline: Instant::now() + TRIAL_BOUND };
-    let ran = launcher.run_contained(program, Some(contain), &mut Sink::keeping(Arc::new(Nowhere), 0), &stops).await;
+    let ran = launcher
+        .run_wired(program, Wiring { contain: Some(contain), ..Wiring::default() }, &mut Sink::keeping(Arc::new(Nowhere), 0), &stops)
+        .await;
 
     let facility = |name, found: Result<String, String>| {
         let used = found.is_ok();
@@ -51,14 +54,20 @@ pub async fn facilities(supervisor: SupervisorCommand) -> Vec<Facility> {
     let bound = |bound| boundable(bound).map(str::to_owned);
     vec![
         facility("supervisor", always("every program has a supervisor that adopts its orphans and kills until none is left")),
-        facility("namespaces", namespaces.map(|()| "each step has PID, mount and IPC namespaces of its own, which end with its supervisor".into())),
+        facility(
+            "namespaces",
+            namespaces.map(|()| "each step has PID, mount and IPC namespaces of its own, which end with its supervisor".into()),
+        ),
         facility("cgroup_kill", killable().map(|()| "each workspace job has a control group of version 2 that is killed as one".into())),
         facility("limit_memory", bound(Bound::Memory)),
         facility("limit_cpu", bound(Bound::Cpu)),
         facility("limit_processes", bound(Bound::Processes)),
         facility("limit_file_size", always("by a limit of each process of a step")),
         facility("no_new_privileges", always("steps gain no rights by programs that have more, such as sudo, and write no core files")),
-        facility("resume", always("workspace jobs go on while a killed agent is started again; under systemd this takes `KillMode=process`")),
+        facility(
+            "resume",
+            always("workspace jobs go on while a killed agent is started again; under systemd this takes `KillMode=process`"),
+        ),
     ]
 }
 

@@ -12,11 +12,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use longshore_model::{ExecutionId, JobId};
 use longshore_model::job::Job;
 use longshore_model::operation::Call;
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
+use longshore_model::{ExecutionId, JobId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -211,13 +211,7 @@ impl Executor {
         let Some(state_text) = state_dir.to_str().map(str::to_owned) else {
             return Err(OpenError::NotUtf8 { path: state_dir });
         };
-        let lock_path = state_dir.join("exec.lock");
-        let lock =
-            rustix::fs::open(&lock_path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
-                .map_err(|errno| fault(&lock_path)(errno.into()))?;
-        if !locked(&lock) {
-            return Err(OpenError::InUse { path: state_dir });
-        }
+        let lock = lock_directory(&state_dir, "exec.lock")?;
         if !end_marked(Marked::Agent(&state_text)) {
             tracing::warn!("processes of an earlier agent could not be ended");
         }
@@ -328,6 +322,17 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
         }
         Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
+}
+
+/// Takes a state directory for us alone, by a file in it. The kernel gives it back however we end.
+///
+/// # Errors
+/// The file cannot be made, or another process has the lock.
+pub(crate) fn lock_directory(state_dir: &Path, name: &str) -> Result<OwnedFd, OpenError> {
+    let path = state_dir.join(name);
+    let lock = rustix::fs::open(&path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| OpenError::StateDir { path, source: errno.into() })?;
+    if locked(&lock) { Ok(lock) } else { Err(OpenError::InUse { path: state_dir.to_owned() }) }
 }
 
 /// Takes the lock. One whose holder has just ended can be held for a moment more, by a child of it between `fork` and `exec`.

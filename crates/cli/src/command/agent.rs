@@ -58,7 +58,9 @@ pub(crate) async fn doctor(app: &App) -> Result<Exit, Failure> {
         table.text()
     };
     let document = serde_json::json!({ "facilities": facilities });
-    app.out.item(&document, table, || facilities.iter().filter(|facility| facility.used).map(|facility| facility.name).collect::<Vec<_>>().join("\n"))?;
+    app.out.item(&document, table, || {
+        facilities.iter().filter(|facility| facility.used).map(|facility| facility.name).collect::<Vec<_>>().join("\n")
+    })?;
     Ok(Exit::Done)
 }
 

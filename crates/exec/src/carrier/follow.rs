@@ -21,11 +21,11 @@ use super::carry::SIGN_OF_LIFE_EVERY;
 use super::directory::{Directory, Whose, clear};
 use super::errand::{CarrierOrder, Errand};
 use super::record::Reader;
+use crate::Output;
 use crate::executor::{Host, Resumable, Task};
 use crate::finished::Finished;
 use crate::process::{CARRIER_VARIABLE, Stop, Stops, random_text};
 use crate::secrets::opened;
-use crate::Output;
 
 /// Signs of life that may be missing before a carrier is woken, in case its job has stopped it.
 const MISSING_UNTIL_WOKEN: u32 = 5;

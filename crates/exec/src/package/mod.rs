@@ -8,6 +8,7 @@ mod archive;
 mod build;
 mod examine;
 mod fetch;
+pub mod host;
 mod identity;
 mod install;
 mod manifest;

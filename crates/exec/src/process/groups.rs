@@ -224,7 +224,8 @@ impl Hierarchies {
     /// Where `bound` can be set.
     fn place(&self, bound: Bound) -> Result<Where, String> {
         let controller = bound.controller();
-        let unified = self.unified.as_ref().ok_or_else(|| "no hierarchy of version 2 is mounted".to_owned()).and_then(|own| usable(own, controller));
+        let unified =
+            self.unified.as_ref().ok_or_else(|| "no hierarchy of version 2 is mounted".to_owned()).and_then(|own| usable(own, controller));
         let Err(why) = unified else { return Ok(Where::Unified) };
         let version_1 = self.version_1.iter().find(|(controllers, _)| controllers.iter().any(|one| one == controller));
         version_1.map(|(_, own)| Where::Own(own.clone())).ok_or(why)

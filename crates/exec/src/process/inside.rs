@@ -28,7 +28,10 @@ pub(super) enum Word {
     Started,
     NotStarted(StartFault, i32),
     /// The program's exit status, or the signal that ended it.
-    Exited { code: Option<i32>, signal: Option<i32> },
+    Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
 }
 
 impl Word {
@@ -39,8 +42,9 @@ impl Word {
             Self::NotStarted(StartFault::Directory, errno) => (3, errno),
             Self::NotStarted(StartFault::Program, errno) => (4, errno),
             Self::NotStarted(StartFault::Limits, errno) => (5, errno),
-            Self::Exited { code: Some(code), signal: _ } => (6, code),
-            Self::Exited { code: None, signal } => (7, signal.unwrap_or_default()),
+            Self::NotStarted(StartFault::Stdin, errno) => (6, errno),
+            Self::Exited { code: Some(code), signal: _ } => (7, code),
+            Self::Exited { code: None, signal } => (8, signal.unwrap_or_default()),
         };
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&i32::to_ne_bytes(kind));
@@ -57,8 +61,9 @@ impl Word {
             3 => Self::NotStarted(StartFault::Directory, number),
             4 => Self::NotStarted(StartFault::Program, number),
             5 => Self::NotStarted(StartFault::Limits, number),
-            6 => Self::Exited { code: Some(number), signal: None },
-            7 => Self::Exited { code: None, signal: Some(number).filter(|signal| *signal != 0) },
+            6 => Self::NotStarted(StartFault::Stdin, number),
+            7 => Self::Exited { code: Some(number), signal: None },
+            8 => Self::Exited { code: None, signal: Some(number).filter(|signal| *signal != 0) },
             _nonsense => return None,
         })
     }

@@ -14,12 +14,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Sink;
-use super::protocol::{Contain, Order, Report, Spec, StartFault};
+use super::protocol::{Contain, Limits, Order, Report, Spec, StartFault};
 use super::tree::{KILL_BOUND, Marked, SUPERVISOR_VARIABLE, TREE_VARIABLE, end_marked};
 use crate::SupervisorCommand;
 
@@ -46,6 +47,18 @@ pub(crate) struct Program {
     pub(crate) cwd: String,
     /// All of its environment.
     pub(crate) env: BTreeMap<String, String>,
+}
+
+/// How a program is connected, beyond what every program is.
+#[derive(Default)]
+pub(crate) struct Wiring {
+    /// The named pipe that is its stdin; nothing is, without.
+    pub(crate) stdin: Option<String>,
+    /// Who reads its stdout instead of the sink. Told before the program starts.
+    pub(crate) stdout: Option<oneshot::Sender<ChildStdout>>,
+    pub(crate) limits: Limits,
+    /// What keeps it and its tree together; nothing beyond its session, without.
+    pub(crate) contain: Option<Contain>,
 }
 
 /// What can end a program before its time.
@@ -114,6 +127,7 @@ impl fmt::Display for NotStarted {
         let Self { at, path, source } = self;
         match (at, source.kind()) {
             (StartFault::Directory, _) => write!(f, "working directory {path:?}: {source}"),
+            (StartFault::Stdin, _) => write!(f, "standard input {path:?}: {source}"),
             (StartFault::Program, io::ErrorKind::NotFound) => write!(f, "{path:?}: command not found"),
             // The search goes on past what it may not enter, and says so only at its end.
             (StartFault::Program, io::ErrorKind::PermissionDenied) if !path.contains('/') => {
@@ -159,29 +173,30 @@ impl Launcher {
     /// # Errors
     /// It could not be started, or its supervisor was lost.
     pub(crate) async fn run(&self, program: Program, sink: &mut Sink, stops: &Stops) -> Result<Ran, Fault> {
-        self.run_contained(program, None, sink, stops).await
+        self.run_wired(program, Wiring::default(), sink, stops).await
     }
 
-    /// The same, with the program and its tree kept within this.
+    /// The same for a program that is talked to, contained, or held to limits.
     ///
     /// # Errors
     /// Those of [`Self::run`].
-    pub(crate) async fn run_contained(
-        &self,
-        program: Program,
-        contain: Option<Contain>,
-        sink: &mut Sink,
-        stops: &Stops,
-    ) -> Result<Ran, Fault> {
+    pub(crate) async fn run_wired(&self, program: Program, wiring: Wiring, sink: &mut Sink, stops: &Stops) -> Result<Ran, Fault> {
         let Program { words, cwd, mut env } = program;
+        let Wiring { stdin, stdout, limits, contain } = wiring;
         let mark = format!("{}@{}", random_text(), self.state_dir);
         env.insert(TREE_VARIABLE.to_owned(), mark.clone());
         let (path, directory) = (words[0].clone(), cwd.clone());
-        let (child, socket) = self
+        let (mut child, socket) = self
             .supervisor(&mark)
             .map_err(|source| Fault::Supervisor { program: self.supervisor.program.display().to_string(), source })?;
+        if let Some(reader) = stdout
+            && let Some(stdout) = child.stdout.take()
+        {
+            let _nobody_reads_any_more = reader.send(stdout);
+        }
+        let stdin_path = stdin.clone().unwrap_or_default();
         let mut talk = Conversation::new(child, socket, mark, self.kill_grace);
-        let spec = serde_json::to_vec(&Spec { words, cwd, env, contain }).expect("a map of strings is JSON");
+        let spec = serde_json::to_vec(&Spec { words, cwd, env, stdin, contain, limits }).expect("a map of strings is JSON");
         let not_started = talk.follow(spec, sink, stops).await?;
         match not_started {
             None => Ok(talk.ran()),
@@ -189,6 +204,7 @@ impl Launcher {
                 let path = match at {
                     StartFault::Directory => directory,
                     StartFault::Program | StartFault::Limits => path,
+                    StartFault::Stdin => stdin_path,
                 };
                 Err(Fault::NotStarted(NotStarted { at, path, source: io::Error::from_raw_os_error(errno) }))
             }

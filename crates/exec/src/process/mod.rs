@@ -23,7 +23,7 @@ pub mod supervisor;
 mod tree;
 
 pub(crate) use capture::{Captured, Sink};
-pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, random_text};
 pub(crate) use groups::{Bound, Groups, boundable, killable};
-pub(crate) use protocol::{Contain, StartFault};
+pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, Wiring, random_text};
+pub(crate) use protocol::{Contain, Limits, StartFault};
 pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};

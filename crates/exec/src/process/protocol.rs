@@ -15,21 +15,39 @@ pub(crate) struct Spec {
     pub(crate) cwd: String,
     /// All of its environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// A named pipe of ours that is its stdin; nothing is, without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stdin: Option<String>,
     /// How it is contained; not at all beyond its session unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) contain: Option<Contain>,
+    /// What it may use at most.
+    #[serde(default)]
+    pub(crate) limits: Limits,
 }
 
-/// What keeps a program and everything below it together, and within bounds. It gains no rights by starting programs that have more, and
-/// writes no core files.
+/// What keeps a program and everything below it together. It gains no rights by starting programs that have more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Contain {
     /// In PID, mount and IPC namespaces of its own, where the host allows.
     pub(crate) namespaces: bool,
     /// Where it writes itself into control groups, and whether it may not be started otherwise.
     pub(crate) doors: Vec<(String, bool)>,
-    /// Bytes of any one file that it writes.
-    pub(crate) file_size: Option<u64>,
+}
+
+/// What a program and each one that it starts may use at most, by the kernel's own limits; none where nothing is said.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// Bytes of address space.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Open descriptors.
+    pub(crate) open_files: Option<u64>,
+    /// Processes and threads of the user; the kernel does not hold root to it.
+    pub(crate) processes: Option<u64>,
+    /// Bytes of each file that it writes.
+    pub(crate) file_bytes: Option<u64>,
+    /// Whether it leaves no core file when it crashes.
+    pub(crate) no_core: bool,
 }
 
 /// Any later line to the supervisor.
@@ -88,4 +106,6 @@ pub(crate) enum StartFault {
     Program,
     /// A control group that bounds it.
     Limits,
+    /// What was to be its stdin.
+    Stdin,
 }

@@ -20,11 +20,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_parent_process_death_signal, setrlimit, setsid, wait,
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, set_child_subreaper, set_parent_process_death_signal,
+    setrlimit, setsid, wait,
 };
 
 use super::inside::{self, First, Word};
-use super::protocol::{Contain, Order, Report, Spec, StartFault};
+use super::protocol::{Contain, Limits, Order, Report, Spec, StartFault};
 use super::tree::{self, KILL_BOUND, pause};
 use crate::carrier::carry;
 
@@ -113,19 +114,24 @@ pub(super) fn spawn(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
         return Err((StartFault::Directory, Errno::NOTDIR.into()));
     }
     rustix::fs::access(&spec.cwd, Access::EXEC_OK).map_err(|errno| (StartFault::Directory, errno.into()))?;
+    let stdin = match &spec.stdin {
+        None => Stdio::null(),
+        Some(path) => open_pipe(path).map_err(|error| (StartFault::Stdin, error))?.into(),
+    };
     let mut command = Command::new(program);
-    command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(Stdio::null());
+    command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(stdin);
     let doors = spec.contain.as_ref().map(open_doors).transpose()?;
-    let file_size = spec.contain.as_ref().and_then(|contain| contain.file_size);
+    let limits = spec.limits;
     // SAFETY: between fork and exec only system calls are made, no memory is allocated and no lock is taken.
     unsafe {
         command.pre_exec(move || {
             hear_every_signal()?;
+            limit(limits)?;
             setsid()?;
             // If somebody kills the supervisor, at least the program goes with it.
             set_parent_process_death_signal(Some(Signal::KILL))?;
             if let Some(doors) = &doors {
-                confine(doors, file_size)?;
+                confine(doors)?;
             }
             Ok(())
         });
@@ -145,15 +151,10 @@ fn open_doors(contain: &Contain) -> Result<Vec<OwnedFd>, (StartFault, io::Error)
     contain.doors.iter().filter_map(open).collect()
 }
 
-/// Puts this process, between `fork` and `exec`, into its groups and within its limits.
-fn confine(doors: &[OwnedFd], file_size: Option<u64>) -> io::Result<()> {
+/// Puts this process, between `fork` and `exec`, into its groups.
+fn confine(doors: &[OwnedFd]) -> io::Result<()> {
     for door in doors {
         rustix::io::write(door, b"0")?;
-    }
-    let at_most = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    setrlimit(Resource::Core, at_most(0))?;
-    if let Some(bytes) = file_size {
-        setrlimit(Resource::Fsize, at_most(bytes))?;
     }
     // When memory is short, a job is to go before the agent.
     if let Ok(score) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
@@ -162,6 +163,31 @@ fn confine(doors: &[OwnedFd], file_size: Option<u64>) -> io::Result<()> {
     // SAFETY: the call takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Opens a named pipe for reading without waiting for its writer, who may have died.
+fn open_pipe(path: &str) -> io::Result<OwnedFd> {
+    let pipe = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    // The program expects an ordinary stdin, which waits.
+    rustix::fs::fcntl_setfl(&pipe, OFlags::empty())?;
+    Ok(pipe)
+}
+
+/// Holds this process, and what it becomes, to `limits`; never above what it is held to already.
+fn limit(limits: Limits) -> io::Result<()> {
+    let rows = [
+        (Resource::As, limits.memory_bytes),
+        (Resource::Nofile, limits.open_files),
+        (Resource::Nproc, limits.processes),
+        (Resource::Fsize, limits.file_bytes),
+        (Resource::Core, limits.no_core.then_some(0)),
+    ];
+    for (resource, wanted) in rows {
+        let Some(wanted) = wanted else { continue };
+        let most = getrlimit(resource).maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use super::stage::Place;
 use crate::executor::Host;
 use crate::files;
 use crate::finished::Finished;
-use crate::process::{Contain, Exit, Groups, Program, Sink, Stop, Stops, random_text};
+use crate::process::{Contain, Exit, Groups, Limits, Program, Sink, Stop, Stops, Wiring, random_text};
 use crate::provider::command::{ending, from_fault, is_verified};
 use crate::secrets::opened;
 use crate::{Output, Task};
@@ -131,8 +131,10 @@ async fn run_all(
         };
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let sink = Sink::to_file(Arc::clone(&output), number, run.output_bytes_max, Some(log)).without(secrets);
-        let contain = Contain { namespaces: true, doors: groups.doors(), file_size: run.limits.file_size };
-        let mut ended = self::step(host, task, (index, step, secrets), (sink, contain), stops, (place, temporary)).await;
+        let contain = Contain { namespaces: true, doors: groups.doors() };
+        let limits = Limits { file_bytes: run.limits.file_size, no_core: true, ..Limits::default() };
+        let wiring = Wiring { contain: Some(contain), limits, ..Wiring::default() };
+        let mut ended = self::step(host, task, (index, step, secrets), (sink, wiring), stops, (place, temporary)).await;
         if let (Some(trouble), Some(memory)) = (&mut ended.trouble, groups.memory_used_up())
             && let Some(failure) = &mut trouble.failure
         {
@@ -173,7 +175,7 @@ async fn step(
     host: &Host,
     task: &Task,
     (index, step, secrets): (usize, &Step, &BTreeMap<String, String>),
-    (mut sink, contain): (Sink, Contain),
+    (mut sink, wiring): (Sink, Wiring),
     stops: &Stops,
     (place, temporary): (&Place, &Path),
 ) -> Ended {
@@ -195,7 +197,7 @@ async fn step(
     env.extend(secrets.clone());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();
-    let ran = host.launcher.run_contained(program, Some(contain), &mut sink, &stops.within(step.timeout)).await;
+    let ran = host.launcher.run_wired(program, wiring, &mut sink, &stops.within(step.timeout)).await;
     let ran = match ran {
         Ok(ran) => ran,
         Err(fault) => {

@@ -69,7 +69,8 @@ impl Berth {
     }
 }
 
-const STEPS: &[&str] = &["echo one; echo $$ > $DIR/pid; until test -e $DIR/go; do sleep 0.02; done; echo two; echo made > made", "echo three >&2"];
+const STEPS: &[&str] =
+    &["echo one; echo $$ > $DIR/pid; until test -e $DIR/go; do sleep 0.02; done; echo two; echo made > made", "echo three >&2"];
 
 #[test]
 fn a_job_goes_on_while_its_agent_is_gone_and_the_next_one_has_all_of_it() {

@@ -59,7 +59,9 @@ async fn steps_have_processes_mounts_and_shared_memory_of_their_own() {
 #[tokio::test]
 async fn exit_statuses_signals_and_missing_shells_come_through_namespaces() {
     let bench = Bench::new();
-    for (script, part) in [("exit 7", "exited with status 7"), ("kill -SEGV $$", "was ended by signal 11"), ("kill -9 $$", "was ended by signal 9")] {
+    for (script, part) in
+        [("exit 7", "exited with status 7"), ("kill -SEGV $$", "was ended by signal 11"), ("kill -9 $$", "was ended by signal 9")]
+    {
         let (finished, _) = step(&bench, script, Value::Null).await;
         assert_eq!(failure(&finished).0, ErrorCode::ExitStatus);
         assert!(failure(&finished).1.contains(part), "{finished:?}");
@@ -113,7 +115,10 @@ async fn killing_the_supervisor_of_a_step_leaves_nobody_however_it_hides() {
     let bench = Bench::new();
     let pid = bench.file("pid");
     // Of a process that says nothing of where it comes from, in a session of its own; the number is the host's.
-    let script = format!("setsid env -i sh -c 'exec sleep 1000.77' & until pgrep -f 'sleep 1000.77' >/dev/null; do :; done; touch {}; sleep 1000", pid.display());
+    let script = format!(
+        "setsid env -i sh -c 'exec sleep 1000.77' & until pgrep -f 'sleep 1000.77' >/dev/null; do :; done; touch {}; sleep 1000",
+        pid.display()
+    );
     let (mut finished, ()) = tokio::join!(bench.run(limited(&script, Value::Null)), async {
         crate::support::eventually("it hides", || pid.exists()).await;
         let hidden = sleeping();

@@ -44,7 +44,10 @@ const ESCAPES: &[(&str, &str)] = &[
         "setsid sh -c 'for root in /sys/fs/cgroup /sys/fs/cgroup/*; do echo 0 > $root/cgroup.procs; done 2>/dev/null; exec sleep $MARK' & touch $UP",
     ),
     ("rights taken away", "mkdir -p a/b; touch a/b/c; chmod 0 a/b a; setsid sleep $MARK & touch $UP"),
-    ("shared memory and a fifo", "ipcmk -M 4096 >/dev/null 2>&1; ipcmk -Q >/dev/null 2>&1; mkfifo f; setsid sh -c 'sleep $MARK < f' & sleep $MARK & touch $UP"),
+    (
+        "shared memory and a fifo",
+        "ipcmk -M 4096 >/dev/null 2>&1; ipcmk -Q >/dev/null 2>&1; mkfifo f; setsid sh -c 'sleep $MARK < f' & sleep $MARK & touch $UP",
+    ),
     ("temporary files", "mktemp > $UP.1; mktemp -d > $UP.2; setsid sleep $MARK & touch $UP"),
 ];
 
@@ -177,7 +180,9 @@ impl Case {
         let end = |finished: &Finished| (finished.outcome, finished.cancel_verified);
         match ending {
             Ending::Success => assert_eq!(self.finished(running).outcome, Outcome::Completed, "{}", self.name),
-            Ending::Failure | Ending::TimeOut | Ending::DiskFull => assert_eq!(self.finished(running).outcome, Outcome::Failed, "{}", self.name),
+            Ending::Failure | Ending::TimeOut | Ending::DiskFull => {
+                assert_eq!(self.finished(running).outcome, Outcome::Failed, "{}", self.name)
+            }
             Ending::Cancel => {
                 cancel.cancel();
                 assert_eq!(end(&self.finished(running)), (Outcome::Cancelled, Some(true)), "{}", self.name);
@@ -236,7 +241,8 @@ impl Case {
             let carries = |entry: &[u8]| variables.iter().any(|variable| entry.starts_with(variable.as_bytes()));
             let is_ours = |entry: &[u8]| entry.windows(place.as_os_str().len()).any(|part| part == place.as_os_str().as_bytes());
             if environment.split(|byte| *byte == 0).any(|entry| carries(entry) && is_ours(entry)) {
-                let _gone_already = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
+                let _gone_already =
+                    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
             }
         }
     }
@@ -300,7 +306,8 @@ fn groups_of(jobs: &BTreeSet<OsString>) -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
         let inner: Vec<_> = entries.filter(|path| path.is_dir()).collect();
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_ours = |path: &&PathBuf| name(path).starts_with("longshore-") && jobs.iter().any(|job| name(path).contains(&*job.to_string_lossy()));
+        let is_ours =
+            |path: &&PathBuf| name(path).starts_with("longshore-") && jobs.iter().any(|job| name(path).contains(&*job.to_string_lossy()));
         found.extend(inner.iter().filter(is_ours).map(|path| path.display().to_string()));
         open.extend(inner);
     }

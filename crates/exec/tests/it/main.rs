@@ -11,6 +11,7 @@ mod drive;
 mod endings;
 mod escapes;
 mod hostname;
+mod hosts;
 mod leftovers;
 mod node;
 mod packages;

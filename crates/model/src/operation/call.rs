@@ -13,9 +13,14 @@ use super::secret;
 use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
 use crate::fact::is_mentioned;
-use crate::limits::{LIMIT_BYTES_MAX, LIMIT_MEMORY_MIN, PROCESSES_MAX, COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX, STEPS_MAX, TIMEOUT_MAX};
+use crate::limits::{
+    COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LIMIT_BYTES_MAX, LIMIT_MEMORY_MIN, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX,
+    PROCESSES_MAX, STEPS_MAX, TIMEOUT_MAX,
+};
 use crate::unit::{ByteSize, Span};
-use crate::wire::args::{DnsGetArgs, ExecArgs, HostnameSetArgs, LimitArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs};
+use crate::wire::args::{
+    DnsGetArgs, ExecArgs, HostnameSetArgs, LimitArgs, NoArgs, ShellArgs, ShellChoice, StepArgs, StepDetail, WorkspaceArgs,
+};
 use crate::wire::problem::FieldError;
 use crate::wire::read::{Unreadable, read};
 use crate::wire::secret::{Secret, Secrets};

@@ -1,0 +1,175 @@
+//! Starts a handler host through the process door, and watches over it until its last process is gone.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use longshore_model::wire::log::LogStream;
+use longshore_model::wire::problem::chain;
+use rustix::fs::Mode;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::ChildStdout;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::warm::{Death, Warm};
+use crate::Output;
+use crate::process::{Fault, Launcher, Limits, Program, Ran, Sink, Stops, Wiring, random_text};
+use crate::provider::command::{ending, is_verified};
+
+/// Bytes of the end of a host's stderr that are kept.
+const LAST_WORDS_BYTES: usize = 2048;
+const READ_BYTES: usize = 256 * 1024;
+/// How long what a dead host wrote is read for; its pipe may be held open outside of its tree.
+const REST_BOUND: Duration = Duration::from_secs(2);
+
+/// A named pipe; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct NamedPipe(PathBuf);
+
+impl NamedPipe {
+    pub(crate) fn make(dir: &Path) -> std::io::Result<(Self, pipe::Sender)> {
+        let path = dir.join(random_text());
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)?;
+        let made = Self(path);
+        // For reading too, so that it opens at once and the program cannot find itself without a writer.
+        let sender = pipe::OpenOptions::new().read_write(true).open_sender(&made.0)?;
+        Ok((made, sender))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for NamedPipe {
+    fn drop(&mut self) {
+        let _gone_already = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Keeps the end of what a program writes.
+#[derive(Debug, Default)]
+pub(crate) struct LastWords(Mutex<VecDeque<u8>>);
+
+impl Output for LastWords {
+    fn write(&self, _step: u32, _stream: LogStream, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(LAST_WORDS_BYTES)..];
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let excess = (kept.len() + bytes.len()).saturating_sub(LAST_WORDS_BYTES);
+        kept.drain(..excess);
+        kept.extend(bytes);
+    }
+}
+
+impl LastWords {
+    pub(crate) fn text(&self) -> String {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
+    }
+
+    pub(crate) fn sink(self: &Arc<Self>) -> Sink {
+        let output: Arc<dyn Output> = self.clone();
+        Sink::to_file(output, 0, u64::MAX, None)
+    }
+}
+
+/// A program that becomes a host.
+pub(crate) struct Start {
+    pub(crate) launcher: Launcher,
+    pub(crate) program: Program,
+    pub(crate) limits: Limits,
+    pub(crate) stdin: NamedPipe,
+    pub(crate) frame_bytes_max: usize,
+}
+
+/// Stops that nothing sets off but `kill`.
+pub(crate) fn until(kill: &CancellationToken) -> Stops {
+    let for_ever = Instant::now() + Duration::from_secs(100 * 365 * 24 * 3600);
+    Stops { cancel: CancellationToken::new(), abandon: kill.clone(), deadline: for_ever }
+}
+
+enum Event {
+    Ended(Result<Ran, Fault>),
+    Read(std::io::Result<usize>),
+    Look,
+}
+
+/// Runs a host to its end. Its calls are answered meanwhile, and none is left without an answer.
+pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
+    let Start { launcher, program, limits, stdin, frame_bytes_max } = start;
+    let last_words = Arc::new(LastWords::default());
+    let (mut sink, stops) = (last_words.sink(), until(&warm.kill));
+    let (tell, told) = oneshot::channel();
+    let wiring = Wiring { stdin: Some(stdin.text()), stdout: Some(tell), limits, contain: None };
+    let running = launcher.run_wired(program, wiring, &mut sink, &stops);
+    tokio::pin!(running, told);
+    let (mut stdout, mut is_told) = (None, false);
+    let mut stdin = Some(stdin);
+    let mut buffer = Vec::new();
+    let ran = loop {
+        let look = warm.judge(Instant::now());
+        let event = tokio::select! {
+            ran = &mut running => Event::Ended(ran),
+            reader = &mut told, if !is_told => {
+                (stdout, is_told) = (reader.ok(), true);
+                Event::Look
+            }
+            read = read(&mut stdout, &mut buffer) => Event::Read(read),
+            () = warm.changed.notified() => Event::Look,
+            () = warm.flush(), if warm.has_unwritten() => Event::Look,
+            () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => Event::Look,
+        };
+        match event {
+            Event::Ended(ran) => break ran,
+            Event::Look => {
+                if warm.ready.is_cancelled() {
+                    // Both ends have it open: its name has done its duty.
+                    drop(stdin.take());
+                }
+            }
+            Event::Read(Ok(n)) if n > 0 => match warm.codec.decode(&buffer, frame_bytes_max, |frame| warm.take(frame)) {
+                Ok(taken) => drop(buffer.drain(..taken)),
+                Err(nonsense) => {
+                    warm.condemn(format!("had to be ended: it wrote what is no frame ({nonsense})"));
+                    stdout = None;
+                }
+            },
+            // The supervisor has this pipe open as well: it closes when all is over.
+            Event::Read(_) => stdout = None,
+        }
+    };
+    // What it wrote before it ended counts: an answer is one, whoever fell over after it.
+    let is_open = stdout.is_some();
+    let rest = async {
+        while matches!(read(&mut stdout, &mut buffer).await, Ok(n) if n > 0) {
+            let taken = warm.codec.decode(&buffer, frame_bytes_max, |frame| warm.take(frame)).unwrap_or(buffer.len());
+            drop(buffer.drain(..taken));
+        }
+    };
+    if is_open {
+        let _held_open_elsewhere = timeout(REST_BOUND, rest).await;
+    }
+    warm.died(&death(ran, last_words.text()))
+}
+
+fn death(ran: Result<Ran, Fault>, last_words: String) -> Death {
+    match ran {
+        Ok(ran) => Death { how: ending(ran.exit), last_words, verified: ran.verified },
+        Err(fault) => Death { how: format!("could not go on: {}", chain(&fault)), last_words, verified: is_verified(&fault) },
+    }
+}
+
+/// Reads once. Never ready without a pipe. Cancel-safe.
+async fn read(stdout: &mut Option<ChildStdout>, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+    match stdout {
+        Some(stdout) => {
+            buffer.reserve(READ_BYTES);
+            stdout.read_buf(buffer).await
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,5 @@
+import nothing_of_this_name
+
+
+async def never(context):
+    return {}
