@@ -24,7 +24,7 @@ use super::record::Reader;
 use crate::Output;
 use crate::executor::{Host, Resumable, Task};
 use crate::finished::Finished;
-use crate::process::{CARRIER_VARIABLE, Stop, Stops, random_text};
+use crate::process::{CARRIER_VARIABLE, Stop, Stops, hand_over, random_text};
 use crate::secrets::opened;
 
 /// Signs of life that may be missing before a carrier is woken, in case its job has stopped it.
@@ -103,6 +103,7 @@ pub(crate) fn discard(left: &Left) -> bool {
 
 fn start(host: &Host, directory: &Directory) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = Socket::pair()?;
+    hand_over(&ours, None)?;
     ours.set_nonblocking(true)?;
     let child = Command::new(&host.launcher.supervisor.program)
         .args(&host.launcher.supervisor.args)

@@ -42,9 +42,8 @@ impl Word {
             Self::NotStarted(StartFault::Directory, errno) => (3, errno),
             Self::NotStarted(StartFault::Program, errno) => (4, errno),
             Self::NotStarted(StartFault::Limits, errno) => (5, errno),
-            Self::NotStarted(StartFault::Stdin, errno) => (6, errno),
-            Self::Exited { code: Some(code), signal: _ } => (7, code),
-            Self::Exited { code: None, signal } => (8, signal.unwrap_or_default()),
+            Self::Exited { code: Some(code), signal: _ } => (6, code),
+            Self::Exited { code: None, signal } => (7, signal.unwrap_or_default()),
         };
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&i32::to_ne_bytes(kind));
@@ -61,9 +60,8 @@ impl Word {
             3 => Self::NotStarted(StartFault::Directory, number),
             4 => Self::NotStarted(StartFault::Program, number),
             5 => Self::NotStarted(StartFault::Limits, number),
-            6 => Self::NotStarted(StartFault::Stdin, number),
-            7 => Self::Exited { code: Some(number), signal: None },
-            8 => Self::Exited { code: None, signal: Some(number).filter(|signal| *signal != 0) },
+            6 => Self::Exited { code: Some(number), signal: None },
+            7 => Self::Exited { code: None, signal: Some(number).filter(|signal| *signal != 0) },
             _nonsense => return None,
         })
     }
@@ -89,7 +87,7 @@ impl First {
 ///
 /// # Errors
 /// The host does not allow it; this process is as it was.
-pub(super) fn enter(spec: &Spec) -> io::Result<First> {
+pub(super) fn enter(spec: &Spec, stdin: Option<&OwnedFd>) -> io::Result<First> {
     let own = rustix::fs::open("/proc/self/ns/pid", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: the call takes flags only, and concerns children that this process starts from now on.
@@ -105,7 +103,7 @@ pub(super) fn enter(spec: &Spec) -> io::Result<First> {
         }
         0 => {
             drop((own, ours));
-            first_process(spec, theirs)
+            first_process(spec, stdin, theirs)
         }
         pid => {
             drop(theirs);
@@ -127,13 +125,13 @@ fn come_back(own: &OwnedFd) {
     let _next_fork_fails = unsafe { libc::setns(own.as_raw_fd(), libc::CLONE_NEWPID) };
 }
 
-fn first_process(spec: &Spec, words: OwnedFd) -> ! {
+fn first_process(spec: &Spec, stdin: Option<&OwnedFd>, words: OwnedFd) -> ! {
     let say = |word: Word| rustix::io::retry_on_intr(|| rustix::io::write(&words, &word.to_bytes())).is_ok();
     if let Err(error) = furnish() {
         say(Word::Unfurnished(error.raw_os_error().unwrap_or_default()));
         exit(1);
     }
-    let program = match spawn(spec) {
+    let program = match spawn(spec, stdin) {
         Ok(program) => program,
         Err((at, error)) => {
             say(Word::NotStarted(at, error.raw_os_error().unwrap_or_default()));

@@ -3,13 +3,16 @@
 //! Dropping [`Launcher::run`] closes the socket, upon which the supervisor kills the tree by itself.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
 use std::{fmt, io};
 
 use longshore_model::limits::LOG_RECORD_BYTES_MAX;
 use longshore_model::wire::log::LogStream;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -52,8 +55,8 @@ pub(crate) struct Program {
 /// How a program is connected, beyond what every program is.
 #[derive(Default)]
 pub(crate) struct Wiring {
-    /// The named pipe that is its stdin; nothing is, without.
-    pub(crate) stdin: Option<String>,
+    /// What is its stdin; nothing is, without.
+    pub(crate) stdin: Option<OwnedFd>,
     /// Who reads its stdout instead of the sink. Told before the program starts.
     pub(crate) stdout: Option<oneshot::Sender<ChildStdout>>,
     pub(crate) limits: Limits,
@@ -127,7 +130,6 @@ impl fmt::Display for NotStarted {
         let Self { at, path, source } = self;
         match (at, source.kind()) {
             (StartFault::Directory, _) => write!(f, "working directory {path:?}: {source}"),
-            (StartFault::Stdin, _) => write!(f, "standard input {path:?}: {source}"),
             (StartFault::Program, io::ErrorKind::NotFound) => write!(f, "{path:?}: command not found"),
             // The search goes on past what it may not enter, and says so only at its end.
             (StartFault::Program, io::ErrorKind::PermissionDenied) if !path.contains('/') => {
@@ -187,16 +189,15 @@ impl Launcher {
         env.insert(TREE_VARIABLE.to_owned(), mark.clone());
         let (path, directory) = (words[0].clone(), cwd.clone());
         let (mut child, socket) = self
-            .supervisor(&mark)
+            .supervisor(&mark, stdin)
             .map_err(|source| Fault::Supervisor { program: self.supervisor.program.display().to_string(), source })?;
         if let Some(reader) = stdout
             && let Some(stdout) = child.stdout.take()
         {
             let _nobody_reads_any_more = reader.send(stdout);
         }
-        let stdin_path = stdin.clone().unwrap_or_default();
         let mut talk = Conversation::new(child, socket, mark, self.kill_grace);
-        let spec = serde_json::to_vec(&Spec { words, cwd, env, stdin, contain, limits }).expect("a map of strings is JSON");
+        let spec = serde_json::to_vec(&Spec { words, cwd, env, contain, limits }).expect("a map of strings is JSON");
         let not_started = talk.follow(spec, sink, stops).await?;
         match not_started {
             None => Ok(talk.ran()),
@@ -204,15 +205,15 @@ impl Launcher {
                 let path = match at {
                     StartFault::Directory => directory,
                     StartFault::Program | StartFault::Limits => path,
-                    StartFault::Stdin => stdin_path,
                 };
                 Err(Fault::NotStarted(NotStarted { at, path, source: io::Error::from_raw_os_error(errno) }))
             }
         }
     }
 
-    fn supervisor(&self, mark: &str) -> io::Result<(Child, UnixStream)> {
+    fn supervisor(&self, mark: &str, stdin: Option<OwnedFd>) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        hand_over(&ours, stdin)?;
         ours.set_nonblocking(true)?;
         let child = Command::new(&self.supervisor.program)
             .args(&self.supervisor.args)
@@ -225,6 +226,18 @@ impl Launcher {
             .spawn()?;
         Ok((child, UnixStream::from_std(ours)?))
     }
+}
+
+/// Sends the blank that every conversation begins with, and with it the descriptor. A new socket takes that without waiting.
+pub(crate) fn hand_over(socket: &std::os::unix::net::UnixStream, stdin: Option<OwnedFd>) -> io::Result<()> {
+    let fds = stdin.as_ref().map(AsFd::as_fd);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    if let Some(fd) = &fds {
+        with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(b" ")], &mut with, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// Sixteen hex digits nobody can guess.

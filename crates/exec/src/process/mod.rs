@@ -24,6 +24,6 @@ mod tree;
 
 pub(crate) use capture::{Captured, Sink};
 pub(crate) use groups::{Bound, Groups, boundable, killable};
-pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, Wiring, random_text};
+pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, Wiring, hand_over, random_text};
 pub(crate) use protocol::{Contain, Limits, StartFault};
 pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};

@@ -1,5 +1,7 @@
 //! What agent and supervisor say to each other: JSON, one message a line, over a socket that is the supervisor's stdin.
 //!
+//! Before all of it comes one blank, and with it the descriptor that is to be the program's stdin, if there is one.
+//!
 //! The program and its environment travel here and never in the supervisor's own arguments or environment, which others can read.
 
 use std::collections::BTreeMap;
@@ -15,9 +17,6 @@ pub(crate) struct Spec {
     pub(crate) cwd: String,
     /// All of its environment.
     pub(crate) env: BTreeMap<String, String>,
-    /// A named pipe of ours that is its stdin; nothing is, without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) stdin: Option<String>,
     /// How it is contained; not at all beyond its session unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) contain: Option<Contain>,
@@ -106,6 +105,4 @@ pub(crate) enum StartFault {
     Program,
     /// A control group that bounds it.
     Limits,
-    /// What was to be its stdin.
-    Stdin,
 }

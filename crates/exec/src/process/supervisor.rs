@@ -9,7 +9,7 @@
 //! Killing goes on until `wait` says that there is no child left, which for a subreaper means no descendant either; that is what
 //! `verified` means. Signals that would end the supervisor are held back: its end is decided here alone.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, set_child_subreaper, set_parent_process_death_signal,
     setrlimit, setsid, wait,
@@ -49,6 +50,7 @@ fn supervise() -> io::Result<()> {
     let _leads_already = setsid();
     set_child_subreaper(Some(getpid()))?;
     let mut agent = Agent { socket: io::stdin(), unread: Vec::new(), closed: false };
+    let stdin = agent.stdin()?;
     let line = agent.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let Ok(spec) = serde_json::from_slice::<Spec>(&line) else {
         // Not one program, but a job that starts some.
@@ -58,7 +60,7 @@ fn supervise() -> io::Result<()> {
     };
     drop(line);
 
-    let mut family = match start(&spec, &agent) {
+    let mut family = match start(&spec, stdin, &agent) {
         Ok(family) => family,
         Err((at, errno)) => {
             agent.tell(Report::NotStarted { at, errno });
@@ -86,9 +88,9 @@ fn supervise() -> io::Result<()> {
 }
 
 /// Starts the program, in namespaces of its own if it is to be and can be.
-fn start(spec: &Spec, agent: &Agent) -> Result<Family, (StartFault, i32)> {
+fn start(spec: &Spec, stdin: Option<OwnedFd>, agent: &Agent) -> Result<Family, (StartFault, i32)> {
     if spec.contain.as_ref().is_some_and(|contain| contain.namespaces) {
-        let errno = match inside::enter(spec) {
+        let errno = match inside::enter(spec, stdin.as_ref()) {
             Err(error) => error.raw_os_error().unwrap_or_default(),
             Ok(first) => match first.hear() {
                 Some(Word::Started) => return Ok(Family { program: first.pid, exit: None, first: Some(first) }),
@@ -102,21 +104,21 @@ fn start(spec: &Spec, agent: &Agent) -> Result<Family, (StartFault, i32)> {
         };
         agent.tell(Report::Uncontained { errno });
     }
-    let program = spawn(spec).map_err(|(at, error)| (at, error.raw_os_error().unwrap_or_default()))?;
+    let program = spawn(spec, stdin.as_ref()).map_err(|(at, error)| (at, error.raw_os_error().unwrap_or_default()))?;
     Ok(Family { program, exit: None, first: None })
 }
 
 /// Starts the program as this process's child, in its groups and within its limits.
-pub(super) fn spawn(spec: &Spec) -> Result<Pid, (StartFault, io::Error)> {
+pub(super) fn spawn(spec: &Spec, stdin: Option<&OwnedFd>) -> Result<Pid, (StartFault, io::Error)> {
     let program = spec.words.first().ok_or_else(|| (StartFault::Program, io::ErrorKind::InvalidInput.into()))?;
     // Before the start, since afterwards "not found" could mean either.
     if !std::fs::metadata(&spec.cwd).map_err(|error| (StartFault::Directory, error))?.is_dir() {
         return Err((StartFault::Directory, Errno::NOTDIR.into()));
     }
     rustix::fs::access(&spec.cwd, Access::EXEC_OK).map_err(|errno| (StartFault::Directory, errno.into()))?;
-    let stdin = match &spec.stdin {
+    let stdin = match stdin {
+        Some(stdin) => stdin.try_clone().map_err(|error| (StartFault::Program, error))?.into(),
         None => Stdio::null(),
-        Some(path) => open_pipe(path).map_err(|error| (StartFault::Stdin, error))?.into(),
     };
     let mut command = Command::new(program);
     command.args(&spec.words[1..]).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(stdin);
@@ -165,14 +167,6 @@ fn confine(doors: &[OwnedFd]) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Opens a named pipe for reading without waiting for its writer, who may have died.
-fn open_pipe(path: &str) -> io::Result<OwnedFd> {
-    let pipe = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
-    // The program expects an ordinary stdin, which waits.
-    rustix::fs::fcntl_setfl(&pipe, OFlags::empty())?;
-    Ok(pipe)
 }
 
 /// Holds this process, and what it becomes, to `limits`; never above what it is held to already.
@@ -273,6 +267,23 @@ impl Agent {
                 Some(Duration::ZERO)
             }
         }
+    }
+
+    /// The blank that a conversation begins with, and what came with it. Blocks.
+    fn stdin(&self) -> io::Result<Option<OwnedFd>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = RecvAncillaryBuffer::new(&mut space);
+        let mut blank = [0; 1];
+        rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(self.socket.as_fd(), &mut [IoSliceMut::new(&mut blank)], &mut with, RecvFlags::CMSG_CLOEXEC)
+        })?;
+        let mut stdin = None;
+        for message in with.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                stdin = fds.next();
+            }
+        }
+        Ok(stdin)
     }
 
     /// The next line; `None` at the end. Blocks.

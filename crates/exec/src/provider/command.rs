@@ -74,7 +74,7 @@ fn not_started(error: &NotStarted) -> Finished {
         return Finished::host_fault(error.to_string());
     }
     let code = match (error.at, error.source.kind()) {
-        (StartFault::Directory | StartFault::Stdin, _) => ErrorCode::Staging,
+        (StartFault::Directory, _) => ErrorCode::Staging,
         (StartFault::Limits, _) => ErrorCode::HostFault,
         (StartFault::Program, io::ErrorKind::ArgumentListTooLong) => ErrorCode::Validation,
         (StartFault::Program, _) => ErrorCode::CommandNotFound,

@@ -106,10 +106,6 @@ impl Hosts {
         if !end_marked(Marked::Agent(&mark)) {
             tracing::warn!("handler hosts of an earlier worker could not be ended");
         }
-        let (pipes, _) = prepared(&state_dir.join("hosts"))?;
-        if let Err(error) = files::empty_dir(&pipes) {
-            tracing::warn!(%error, "a pipe that an earlier worker left could not be removed");
-        }
         std::fs::create_dir_all(&settings.data_dir)
             .and_then(|()| settings.data_dir.canonicalize())
             .map(|path| settings.data_dir = path)
@@ -127,7 +123,7 @@ impl Hosts {
         let data = Arc::new(DataDirs::new(settings.data_dir.clone(), settings.data_policy));
         let pool = Pool::new(settings.hosts_max);
         let (resources, tasks, stop) = (Arc::<Resources>::default(), TaskTracker::new(), CancellationToken::new());
-        let grounds = Arc::new(Grounds { settings, launcher, pipes, environment, resources, tasks });
+        let grounds = Arc::new(Grounds { settings, launcher, environment, resources, tasks });
         let (sweeper, stopped, tasks) = (Arc::clone(&data), stop.clone(), grounds.tasks.clone());
         grounds.tasks.spawn(async move {
             loop {
@@ -197,7 +193,17 @@ impl Hosts {
                 let abandon = inner.stop.child_token();
                 let far = Instant::now() + Duration::from_secs(100 * 365 * 24 * 3600);
                 let stops = Stops { cancel: stop.clone(), abandon, deadline: deadline.unwrap_or(far) };
-                process::once(&inner.grounds, installed, &key, command, &payload, &stops).await?
+                let ended = process::once(&inner.grounds, installed, &key, command, &payload, &stops).await;
+                ended.map_err(|error| match error.kind {
+                    ErrorKind::TimedOut => Over::TimedOut.error(&limit, error.verified),
+                    ErrorKind::Cancelled => Over::Stopped.error(&limit, error.verified),
+                    ErrorKind::NotLoaded
+                    | ErrorKind::Raised
+                    | ErrorKind::BadReturn
+                    | ErrorKind::ResourceMissing
+                    | ErrorKind::HostDied
+                    | ErrorKind::HostUnavailable => error,
+                })?
             }
             Runtime::Wasm { .. } => {
                 return Err(HandlerError::new(ErrorKind::NotLoaded, "Handler not registered: this program was built without WebAssembly"));

@@ -19,7 +19,7 @@ use super::frame::ToHost;
 use super::process;
 use super::resources::Resources;
 use super::settings::HostSettings;
-use super::start::{self, NamedPipe, Start};
+use super::start::{self, Start, stdin_pipe};
 use super::target::Runtime;
 use super::warm::{Ending, Patience, Warm};
 use crate::package::Installed;
@@ -33,7 +33,6 @@ const SOUND_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Grounds {
     pub(crate) settings: HostSettings,
     pub(crate) launcher: Launcher,
-    pub(crate) pipes: PathBuf,
     pub(crate) environment: std::collections::BTreeMap<String, String>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) tasks: TaskTracker,
@@ -218,8 +217,7 @@ fn begin(
     let unavailable =
         |why: String| HandlerError::new(ErrorKind::HostUnavailable, format!("no handler host for {} could be started: {why}", entry.label));
     let lease = installed.hold().map_err(|error| unavailable(error.to_string()))?;
-    let (stdin, sender) =
-        NamedPipe::make(&grounds.pipes).map_err(|error| unavailable(format!("a named pipe could not be made: {error}")))?;
+    let (stdin, sender) = stdin_pipe().map_err(|error| unavailable(format!("a pipe could not be made: {error}")))?;
     let (codec, words) = match &key.runtime {
         Runtime::Python => {
             let python = installed.python.as_ref().unwrap_or(&settings.python);
@@ -250,7 +248,11 @@ fn begin(
         Codec::Lines => warm.assume_ready(),
     }
     let launcher = grounds.launcher.clone();
-    let start = Start { launcher, program, limits: settings.limits(), stdin, frame_bytes_max: settings.frame_bytes_max };
+    let hint = match codec {
+        Codec::Frames => "install Python 3.9 or newer on this host, or say in the settings where it is",
+        Codec::Lines => "the package has to bring it, or this host",
+    };
+    let start = Start { launcher, program, limits: settings.limits(), stdin, frame_bytes_max: settings.frame_bytes_max, hint };
     let (started, entry, freed, grounds_of_it) = (Arc::clone(&warm), Arc::clone(entry), Arc::clone(freed), Arc::clone(grounds));
     grounds.tasks.spawn(async move {
         let began = Instant::now();

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::call::{ErrorKind, HandlerError};
 use super::pool::{Grounds, Key};
-use super::start::{LastWords, NamedPipe};
+use super::start::{LastWords, stdin_pipe};
 use crate::package::Installed;
 use crate::process::{Exit, Program, Stop, Stops, Wiring};
 use crate::provider::command::{ending, is_verified};
@@ -47,13 +47,12 @@ pub(crate) async fn once(
     let unavailable =
         |why: String| HandlerError::new(ErrorKind::HostUnavailable, format!("the program {:?} could not be started: {why}", command[0]));
     let _stays = installed.hold().map_err(|error| unavailable(error.to_string()))?;
-    let (stdin, mut sender) =
-        NamedPipe::make(&grounds.pipes).map_err(|error| unavailable(format!("a named pipe could not be made: {error}")))?;
+    let (stdin, mut sender) = stdin_pipe().map_err(|error| unavailable(format!("a pipe could not be made: {error}")))?;
     let cwd = key.directory.to_str().ok_or_else(|| unavailable("the package's path is not UTF-8".to_owned()))?.to_owned();
     let program = Program { words: words(command, &key.directory).map_err(unavailable)?, cwd, env: grounds.environment.clone() };
     let last_words = Arc::new(LastWords::default());
     let (mut sink, (tell, told)) = (last_words.sink(), oneshot::channel());
-    let wiring = Wiring { stdin: Some(stdin.text()), stdout: Some(tell), limits: grounds.settings.limits(), contain: None };
+    let wiring = Wiring { stdin: Some(stdin), stdout: Some(tell), limits: grounds.settings.limits(), contain: None };
     let began = Instant::now();
     let bytes_max = grounds.settings.frame_bytes_max;
 

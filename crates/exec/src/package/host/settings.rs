@@ -14,7 +14,7 @@ use crate::process::Limits;
 pub struct HostSettings {
     /// Runs [`crate::process::supervisor::supervise_main`].
     pub supervisor: SupervisorCommand,
-    /// A directory for pipes and a lock, of this worker alone; made if it is missing. UTF-8.
+    /// A directory for a lock, of this worker alone; made if it is missing. UTF-8.
     pub state_dir: PathBuf,
     /// Where the tasks' data directories are; made if it is missing. UTF-8.
     pub data_dir: PathBuf,

@@ -1,13 +1,13 @@
 //! Starts a handler host through the process door, and watches over it until its last process is gone.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::chain;
-use rustix::fs::Mode;
+use rustix::pipe::PipeFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::ChildStdout;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::warm::{Death, Warm};
 use crate::Output;
-use crate::process::{Fault, Launcher, Limits, Program, Ran, Sink, Stops, Wiring, random_text};
+use crate::process::{Fault, Launcher, Limits, Program, Ran, Sink, Stops, Wiring};
 use crate::provider::command::{ending, is_verified};
 
 /// Bytes of the end of a host's stderr that are kept.
@@ -26,29 +26,10 @@ const READ_BYTES: usize = 256 * 1024;
 /// How long what a dead host wrote is read for; its pipe may be held open outside of its tree.
 const REST_BOUND: Duration = Duration::from_secs(2);
 
-/// A named pipe; removed when dropped.
-#[derive(Debug)]
-pub(crate) struct NamedPipe(PathBuf);
-
-impl NamedPipe {
-    pub(crate) fn make(dir: &Path) -> std::io::Result<(Self, pipe::Sender)> {
-        let path = dir.join(random_text());
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)?;
-        let made = Self(path);
-        // For reading too, so that it opens at once and the program cannot find itself without a writer.
-        let sender = pipe::OpenOptions::new().read_write(true).open_sender(&made.0)?;
-        Ok((made, sender))
-    }
-
-    pub(crate) fn text(&self) -> String {
-        self.0.to_string_lossy().into_owned()
-    }
-}
-
-impl Drop for NamedPipe {
-    fn drop(&mut self) {
-        let _gone_already = std::fs::remove_file(&self.0);
-    }
+/// A pipe to a program's stdin.
+pub(crate) fn stdin_pipe() -> std::io::Result<(OwnedFd, pipe::Sender)> {
+    let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((theirs, pipe::Sender::from_owned_fd(ours)?))
 }
 
 /// Keeps the end of what a program writes.
@@ -82,8 +63,10 @@ pub(crate) struct Start {
     pub(crate) launcher: Launcher,
     pub(crate) program: Program,
     pub(crate) limits: Limits,
-    pub(crate) stdin: NamedPipe,
+    pub(crate) stdin: OwnedFd,
     pub(crate) frame_bytes_max: usize,
+    /// What to do if the program is not there.
+    pub(crate) hint: &'static str,
 }
 
 /// Stops that nothing sets off but `kill`.
@@ -100,15 +83,14 @@ enum Event {
 
 /// Runs a host to its end. Its calls are answered meanwhile, and none is left without an answer.
 pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
-    let Start { launcher, program, limits, stdin, frame_bytes_max } = start;
+    let Start { launcher, program, limits, stdin, frame_bytes_max, hint } = start;
     let last_words = Arc::new(LastWords::default());
     let (mut sink, stops) = (last_words.sink(), until(&warm.kill));
     let (tell, told) = oneshot::channel();
-    let wiring = Wiring { stdin: Some(stdin.text()), stdout: Some(tell), limits, contain: None };
+    let wiring = Wiring { stdin: Some(stdin), stdout: Some(tell), limits, contain: None };
     let running = launcher.run_wired(program, wiring, &mut sink, &stops);
     tokio::pin!(running, told);
     let (mut stdout, mut is_told) = (None, false);
-    let mut stdin = Some(stdin);
     let mut buffer = Vec::new();
     let ran = loop {
         let look = warm.judge(Instant::now());
@@ -125,12 +107,7 @@ pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
         };
         match event {
             Event::Ended(ran) => break ran,
-            Event::Look => {
-                if warm.ready.is_cancelled() {
-                    // Both ends have it open: its name has done its duty.
-                    drop(stdin.take());
-                }
-            }
+            Event::Look => {}
             Event::Read(Ok(n)) if n > 0 => match warm.codec.decode(&buffer, frame_bytes_max, |frame| warm.take(frame)) {
                 Ok(taken) => drop(buffer.drain(..taken)),
                 Err(nonsense) => {
@@ -153,14 +130,16 @@ pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
     if is_open {
         let _held_open_elsewhere = timeout(REST_BOUND, rest).await;
     }
-    warm.died(&death(ran, last_words.text()))
+    warm.died(&death(ran, last_words.text(), hint))
 }
 
-fn death(ran: Result<Ran, Fault>, last_words: String) -> Death {
-    match ran {
-        Ok(ran) => Death { how: ending(ran.exit), last_words, verified: ran.verified },
-        Err(fault) => Death { how: format!("could not go on: {}", chain(&fault)), last_words, verified: is_verified(&fault) },
-    }
+fn death(ran: Result<Ran, Fault>, last_words: String, hint: &str) -> Death {
+    let (how, verified, started) = match ran {
+        Ok(ran) => (ending(ran.exit), ran.verified, true),
+        Err(Fault::NotStarted(fault)) => (format!("could not be started: {fault}; {hint}"), true, false),
+        Err(fault) => (format!("could not go on: {}", chain(&fault)), is_verified(&fault), true),
+    };
+    Death { how, last_words, verified, started }
 }
 
 /// Reads once. Never ready without a pipe. Cancel-safe.

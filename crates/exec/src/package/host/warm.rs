@@ -117,6 +117,8 @@ pub(crate) struct Death {
     pub(crate) last_words: String,
     /// Whether every process of it is known to be gone.
     pub(crate) verified: bool,
+    /// Whether its program was there to be started at all.
+    pub(crate) started: bool,
 }
 
 /// How long hosts are waited for.
@@ -460,13 +462,13 @@ impl Warm {
             let _nobody_waits_any_more = slot.answer.send(Answer::Failed(error.clone()));
         }
         self.kill.cancel();
-        Ending { wanted: matches!(phase, Phase::Leaving { .. }), served: served > 0, error }
+        Ending { wanted: matches!(phase, Phase::Leaving { .. }) || !death.started, served: served > 0, error }
     }
 
     fn obituary(&self, death: &Death, verdict: Option<&str>, tasks: usize) -> HandlerError {
         let how = verdict.unwrap_or(&death.how);
         let mut message = format!("the handler host of {} {how}", self.label);
-        if tasks > 0 {
+        if tasks > 0 && death.started {
             message += &format!(" while {tasks} of its tasks ran");
         }
         if !death.last_words.is_empty() {
@@ -475,14 +477,14 @@ impl Warm {
         if !death.verified {
             message += "; not every process of it is known to be gone";
         }
-        HandlerError::new(ErrorKind::HostDied, message)
+        HandlerError::new(if death.started { ErrorKind::HostDied } else { ErrorKind::HostUnavailable }, message)
     }
 }
 
 /// How a host ended, for whoever starts the next one.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    /// It was asked to.
+    /// It was asked to, or there was nothing to start.
     pub(crate) wanted: bool,
     /// It has answered a call.
     pub(crate) served: bool,

@@ -15,7 +15,7 @@ async def well(context):
 
 
 async def waits(context):
-    (context.data_dir / "begun").write_text(str(os.getpid()))
+    _begun(context)
     while not os.path.exists(context.params["until"]):
         await asyncio.sleep(0.005)
     return {"waited": True}

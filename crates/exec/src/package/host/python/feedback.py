@@ -98,6 +98,27 @@ def checked(stage=None, progress=None, message=None, chunks=None, metrics=None, 
     return out
 
 
+# Pieces with chunks that are sent before the event loop gets a turn.
+_TURN_EVERY = 16
+
+
+class _Waiter:
+    """Somebody who waits on any event loop for something that is set from any thread."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self._future = self._loop.create_future()
+
+    async def wait(self):
+        await self._future
+
+    def set(self):
+        try:
+            self._loop.call_soon_threadsafe(lambda: self._future.done() or self._future.set_result(None))
+        except RuntimeError:
+            pass  # The loop is closed: nobody waits there any more.
+
+
 class FeedbackPublisher:
     """What a handler has as `context.feedback`. Every method may be called from any thread."""
 
@@ -107,6 +128,7 @@ class FeedbackPublisher:
         self._paused = False
         self._lock = threading.Lock()
         self._waiters = []
+        self._since_turn = 0
 
     async def send(self, *, stage=None, progress=None, message=None, chunks=None, metrics=None, metadata=None):
         """Sends feedback. Waits while whoever takes it is behind with the chunks."""
@@ -114,6 +136,17 @@ class FeedbackPublisher:
         if piece.get("chunks"):
             await self._room()
         self._host.feedback(self._call, piece)
+        if not piece.get("chunks"):
+            return
+        # A handler that only sends has to let the event loop hear of a pause, too.
+        self._since_turn += 1
+        waiter = _Waiter()
+        if self._host.unsent(waiter):
+            self._since_turn = 0
+            await waiter.wait()
+        elif self._since_turn >= _TURN_EVERY:
+            self._since_turn = 0
+            await asyncio.sleep(0)
 
     def send_nowait(self, *, stage=None, progress=None, message=None, chunks=None, metrics=None, metadata=None):
         """The same without waiting; chunks may be left out where whoever takes them is far behind."""
@@ -130,17 +163,13 @@ class FeedbackPublisher:
         with self._lock:
             if not self._paused:
                 return
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            self._waiters.append((loop, waiter))
-        await waiter
+            waiter = _Waiter()
+            self._waiters.append(waiter)
+        await waiter.wait()
 
     def _pause(self, paused):
         with self._lock:
             self._paused = paused
             waiters, self._waiters = ([], self._waiters) if paused else (self._waiters, [])
-        for loop, waiter in waiters:
-            try:
-                loop.call_soon_threadsafe(lambda waiter=waiter: waiter.done() or waiter.set_result(None))
-            except RuntimeError:
-                pass  # Its loop is closed: nobody waits there any more.
+        for waiter in waiters:
+            waiter.set()

@@ -57,6 +57,7 @@ class Host:
         self._in = bytearray()
         self._out = bytearray()
         self._out_lock = threading.Lock()
+        self._drain_waiters = []
         self._loaded = {}
         self._loading = {}
         self._tasks = {}
@@ -85,13 +86,18 @@ class Host:
         self._send("h", 0, json.dumps({"python": version}).encode())
         gc.collect()
         gc.freeze()
+        failed, failures = 0.0, 0
         while True:
             # A handler may stop the loop, and a task of its own may raise what ends one. Neither is a reason to leave the others.
             try:
                 self._loop.run_forever()
-            except BaseException:
+            except BaseException as error:
                 if self._is_copy:
                     os._exit(0)
+                now = time.monotonic()
+                failed, failures = now, failures + 1 if now - failed < 1 else 1
+                if failures == 20:
+                    self._leave(70, "the event loop does not work any more: %s: %s" % (type(error).__name__, error))
                 logging.getLogger("longshore_host").exception("something that a handler left behind raised")
             if self._is_copy:
                 os._exit(0)
@@ -213,9 +219,12 @@ class Host:
         def caught():
             # What threads raise is carried as a value: some exceptions cannot be set on a future.
             try:
-                return function(context), None
+                result = function(context), None
             except BaseException as error:
-                return None, error
+                result = None, error
+            if self._is_copy:
+                os._exit(0)
+            return result
 
         future = self._threads.submit(caught)
         waiting = asyncio.wrap_future(future, loop=self._loop)
@@ -323,10 +332,21 @@ class Host:
         self._loop.call_soon_threadsafe(self._loop.add_writer, self._writer, self._writable)
 
     def _writable(self):
+        waiters = []
         with self._out_lock:
             del self._out[: self._write(self._out)]
             if not self._out:
                 self._loop.remove_writer(self._writer)
+                waiters, self._drain_waiters = self._drain_waiters, []
+        for waiter in waiters:
+            waiter.set()
+
+    def unsent(self, waiter):
+        """Whether the pipe is behind; `waiter` is told when it is not."""
+        with self._out_lock:
+            if self._out:
+                self._drain_waiters.append(waiter)
+            return bool(self._out)
 
     def _write(self, data):
         try:
@@ -339,6 +359,9 @@ class Host:
     def _forked(self):
         # A copy of this process, made by a handler: it has the handler's business and none with the pipes.
         self._is_copy = True
+        # If it comes back to the event loop, it is not to run it: that is shared as well.
+        self._loop._ready.clear()
+        self._loop._ready.appendleft(asyncio.Handle(os._exit, (0,), self._loop))
         for fd in (self._reader, self._writer):
             try:
                 os.close(fd)
