@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::feedback::FeedbackSender;
 
-/// One task for a handler.
-#[derive(Debug, Clone, Default)]
+/// One task for a handler. `Debug` does not show its parameters.
+#[derive(Clone, Default)]
 pub struct Call {
     /// The run it belongs to.
     pub run_id: String,
@@ -41,6 +41,13 @@ pub struct Call {
     pub exec_mode: ExecMode,
     /// How long the handler may take, waiting for its host included.
     pub timeout: Option<Duration>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Call");
+        shown.field("run_id", &self.run_id).field("task_id", &self.task_id).field("node_type", &self.node_type).finish_non_exhaustive()
+    }
 }
 
 /// Where a handler runs within its host.

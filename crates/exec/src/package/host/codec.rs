@@ -33,6 +33,14 @@ impl Codec {
         }
     }
 
+    /// Whether a frame may end in these bytes.
+    pub(crate) fn may_end_in(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Frames => true,
+            Self::Lines => bytes.contains(&b'\n'),
+        }
+    }
+
     /// Takes every whole frame at the beginning of `bytes`, and gives how many bytes that were.
     pub(crate) fn decode(self, bytes: &[u8], bytes_max: usize, mut take: impl FnMut(&Frame<'_>)) -> Result<usize, Nonsense> {
         let mut at = 0;

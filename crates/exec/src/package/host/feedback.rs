@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
+/// Bytes of chunks that are taken at a time, unless a single one has more.
+const PIECE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of chunks that wait before a handler is asked to wait.
 const CHUNK_BYTES_PAUSE: usize = 256 * 1024;
 /// Bytes of chunks that wait before more are left out: what was under way when the handler was asked to wait still fits.
@@ -41,8 +43,8 @@ pub struct Feedback {
     /// Anything else.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
-    /// Chunks left out before these, because nobody took them in time.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// Chunks left out before these, because nobody took them in time; in the metadata under the same name, for those who read only that.
+    #[serde(skip)]
     pub dropped_chunks: u64,
 }
 
@@ -85,11 +87,6 @@ pub enum Channel {
     Metric,
     /// Whatever handler and viewer agree on.
     Custom,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it by reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// Both ends of one task's feedback.
@@ -173,16 +170,24 @@ impl Drop for FeedbackSender {
 }
 
 impl FeedbackReceiver {
-    /// All that has come since the last call, as one; nothing once the task is over and all was taken. Cancel-safe.
+    /// All that has come since the last call, as one piece, or what of it fits one; nothing once the task is over and all was taken.
+    /// Cancel-safe.
     pub async fn recv(&mut self) -> Option<Feedback> {
         loop {
             let notified = self.0.something.notified();
             {
                 let mut slot = self.0.slot();
-                if let Some(feedback) = slot.waiting.take() {
-                    slot.chunk_bytes = 0;
+                if let Some(mut feedback) = slot.waiting.take() {
+                    let rest = split(&mut feedback);
+                    slot.chunk_bytes = rest.iter().map(weight).sum();
+                    if !rest.is_empty() {
+                        slot.waiting = Some(Feedback { chunks: rest, ..Feedback::default() });
+                    }
                     drop(slot);
                     self.0.room.notify_one();
+                    if feedback.dropped_chunks > 0 {
+                        feedback.metadata.insert("dropped_chunks".to_owned(), feedback.dropped_chunks.into());
+                    }
                     return Some(feedback);
                 }
                 if slot.sender_gone {
@@ -210,7 +215,7 @@ fn merge(into: &mut Feedback, newer: Feedback, chunk_bytes: &mut usize) {
     overlay(&mut into.metadata, metadata);
     into.dropped_chunks += dropped_chunks;
     for chunk in chunks {
-        let bytes = chunk.text.as_ref().map_or(0, String::len) + chunk.data_base64.as_ref().map_or(0, String::len) + 64;
+        let bytes = weight(&chunk);
         if *chunk_bytes + bytes > CHUNK_BYTES_MAX && !into.chunks.is_empty() || into.chunks.len() >= CHUNKS_MAX {
             into.dropped_chunks += 1;
         } else {
@@ -218,6 +223,24 @@ fn merge(into: &mut Feedback, newer: Feedback, chunk_bytes: &mut usize) {
             into.chunks.push(chunk);
         }
     }
+}
+
+/// Takes off what does not fit one piece.
+fn split(feedback: &mut Feedback) -> Vec<Chunk> {
+    let mut bytes = 0;
+    let fits = feedback.chunks.iter().take_while(|chunk| {
+        bytes += weight(chunk);
+        bytes <= PIECE_BYTES_MAX
+    });
+    let fits = fits.count().max(1);
+    if fits < feedback.chunks.len() { feedback.chunks.split_off(fits) } else { Vec::new() }
+}
+
+/// About how many bytes it takes.
+fn weight(chunk: &Chunk) -> usize {
+    let metadata =
+        if chunk.metadata.is_empty() { 0 } else { chunk.metadata.iter().map(|(key, value)| key.len() + value.to_string().len()).sum() };
+    64 + metadata + [&chunk.text, &chunk.data_base64, &chunk.mime_type].iter().filter_map(|text| Some(text.as_ref()?.len())).sum::<usize>()
 }
 
 fn overlay(into: &mut Map<String, Value>, newer: Map<String, Value>) {
@@ -275,10 +298,20 @@ mod tests {
             sender.push(text(&piece));
         }
         assert_eq!(sender.push(Feedback::default()), Room::Full);
-        let all = receiver.recv().await.unwrap();
-        assert!(texts(&all).len() * piece.len() <= CHUNK_BYTES_MAX);
-        assert_eq!(all.dropped_chunks + all.chunks.len() as u64, sent);
-        sender.room().await;
+        let first = receiver.recv().await.unwrap();
+        assert!(texts(&first).len() * piece.len() <= PIECE_BYTES_MAX);
+        assert_eq!(first.metadata["dropped_chunks"], first.dropped_chunks);
+        let (mut kept, mut room) = (first.chunks.len() as u64, Box::pin(sender.room()));
+        while tokio::time::timeout(std::time::Duration::ZERO, &mut room).await.is_err() {
+            kept += receiver.recv().await.unwrap().chunks.len() as u64;
+        }
+        drop(room);
+        drop(sender);
+        while let Some(piece) = receiver.recv().await {
+            kept += piece.chunks.len() as u64;
+        }
+        assert_eq!(first.dropped_chunks + kept, sent);
+        assert!(kept * piece.len() as u64 <= CHUNK_BYTES_MAX as u64);
     }
 
     #[tokio::test]

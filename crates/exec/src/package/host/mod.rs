@@ -6,9 +6,11 @@
 //!
 //! What is in here knows nothing of sessions, brokers and error codes on a wire: see [`ErrorKind`].
 
+mod answer;
 mod call;
 mod codec;
 mod data;
+mod death;
 mod feedback;
 mod frame;
 mod normal;
@@ -35,15 +37,18 @@ pub use self::call::{Artifact, Call, Door, ErrorKind, ExecMode, HandlerError, Ne
 pub use self::feedback::{CHUNK_BYTES_MAX, Channel, Chunk, Feedback, FeedbackReceiver, FeedbackSender, channel as feedback_channel};
 pub use self::settings::{DataPolicy, HostSettings};
 
+use self::answer::Answer;
 use self::data::{DataDirs, SWEEP_EVERY};
 use self::pool::{Grounds, Key, Pool};
 use self::resources::Resources;
 use self::target::{Protocol, Runtime};
-use self::warm::Answer;
 use super::Installed;
 use crate::executor::{OpenError, PATH_DEFAULT, inherited, lock_directory};
 use crate::files;
 use crate::process::{Launcher, Marked, Stops, end_marked};
+
+/// How long a task waits that no host took.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Runs handlers, any number at once. Cheap to clone; the last one that goes ends every host.
 #[derive(Debug, Clone)]
@@ -206,7 +211,7 @@ impl Hosts {
                 })?
             }
             Runtime::Wasm { .. } => {
-                return Err(HandlerError::new(ErrorKind::NotLoaded, "Handler not registered: this program was built without WebAssembly"));
+                return Err(HandlerError::new(ErrorKind::NotLoaded, "Handler not registered: this version cannot run WebAssembly"));
             }
         };
         let outcome = normal::normalised(value, &call.metadata, took)?;
@@ -232,10 +237,10 @@ impl Hosts {
                 over = limit.over() => return Err(over.error(limit, true)),
                 host = inner.pool.host(&inner.grounds, installed, key) => host?,
             };
-            // A host may have been let go between being found and being asked.
             match host.begin(&mut door, payload) {
                 Ok(begun) => break begun,
-                Err(warm::Gone) => tokio::task::yield_now().await,
+                // It was let go between being found and being asked, or has all it can take.
+                Err(warm::Gone) => tokio::time::sleep(ASK_AGAIN).await,
             }
         };
         let (answer, over) = tokio::select! {

@@ -15,13 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use super::call::{ErrorKind, HandlerError};
 use super::codec::Codec;
+use super::death::Ending;
 use super::frame::ToHost;
 use super::process;
 use super::resources::Resources;
 use super::settings::HostSettings;
 use super::start::{self, Start, stdin_pipe};
 use super::target::Runtime;
-use super::warm::{Ending, Patience, Warm};
+use super::warm::{Patience, Warm};
 use crate::package::Installed;
 use crate::process::{Launcher, Program};
 

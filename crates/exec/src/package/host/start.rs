@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::warm::{Death, Warm};
+use super::death::{Death, Ending};
+use super::warm::Warm;
 use crate::Output;
 use crate::process::{Fault, Launcher, Limits, Program, Ran, Sink, Stops, Wiring};
 use crate::provider::command::{ending, is_verified};
@@ -82,7 +83,7 @@ enum Event {
 }
 
 /// Runs a host to its end. Its calls are answered meanwhile, and none is left without an answer.
-pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
+pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> Ending {
     let Start { launcher, program, limits, stdin, frame_bytes_max, hint } = start;
     let last_words = Arc::new(LastWords::default());
     let (mut sink, stops) = (last_words.sink(), until(&warm.kill));
@@ -108,6 +109,8 @@ pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> super::warm::Ending {
         match event {
             Event::Ended(ran) => break ran,
             Event::Look => {}
+            // Looked through once, however many pieces a frame comes in.
+            Event::Read(Ok(n)) if n > 0 && buffer.len() <= frame_bytes_max && !warm.codec.may_end_in(&buffer[buffer.len() - n..]) => {}
             Event::Read(Ok(n)) if n > 0 => match warm.codec.decode(&buffer, frame_bytes_max, |frame| warm.take(frame)) {
                 Ok(taken) => drop(buffer.drain(..taken)),
                 Err(nonsense) => {

@@ -15,15 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answer::{Answer, failed, returned};
 use super::call::{Door, ErrorKind, HandlerError, NextCall, NextError, NextRequest};
 use super::codec::Codec;
+use super::death::{Death, Ending};
 use super::feedback::{Feedback, FeedbackSender, Room};
 use super::frame::{Frame, FromHost, ToHost};
 use super::resources::Resources;
@@ -97,29 +98,9 @@ struct Stopping {
     seen: bool,
 }
 
-/// How a call ended.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Returned { value: Value, took: Duration },
-    Failed(HandlerError),
-}
-
 /// A host that takes no more calls.
 #[derive(Debug)]
 pub(crate) struct Gone;
-
-/// How the host itself ended.
-#[derive(Debug, Clone)]
-pub(crate) struct Death {
-    /// In words: `exited with status 3`.
-    pub(crate) how: String,
-    /// The end of what it wrote to stderr.
-    pub(crate) last_words: String,
-    /// Whether every process of it is known to be gone.
-    pub(crate) verified: bool,
-    /// Whether its program was there to be started at all.
-    pub(crate) started: bool,
-}
 
 /// How long hosts are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -345,7 +326,10 @@ impl Warm {
         drop(state);
         let warm = Arc::clone(self);
         self.tasks.spawn(async move {
-            sender.room().await;
+            tokio::select! {
+                () = sender.room() => {}
+                () = warm.kill.cancelled() => return,
+            }
             let mut state = warm.state();
             if let Some(slot) = state.calls.get_mut(&call) {
                 slot.paused = false;
@@ -457,38 +441,13 @@ impl Warm {
         let (calls, phase) = (std::mem::take(&mut state.calls), std::mem::replace(&mut state.phase, Phase::Ended));
         let (verdict, served) = (state.verdict.take(), state.served);
         drop(state);
-        let error = HandlerError { verified: death.verified, ..self.obituary(death, verdict.as_deref(), calls.len()) };
+        let error = death.told(&self.label, verdict.as_deref(), calls.len());
         for slot in calls.into_values() {
             let _nobody_waits_any_more = slot.answer.send(Answer::Failed(error.clone()));
         }
         self.kill.cancel();
         Ending { wanted: matches!(phase, Phase::Leaving { .. }) || !death.started, served: served > 0, error }
     }
-
-    fn obituary(&self, death: &Death, verdict: Option<&str>, tasks: usize) -> HandlerError {
-        let how = verdict.unwrap_or(&death.how);
-        let mut message = format!("the handler host of {} {how}", self.label);
-        if tasks > 0 && death.started {
-            message += &format!(" while {tasks} of its tasks ran");
-        }
-        if !death.last_words.is_empty() {
-            message += &format!("; its last words: {}", death.last_words);
-        }
-        if !death.verified {
-            message += "; not every process of it is known to be gone";
-        }
-        HandlerError::new(if death.started { ErrorKind::HostDied } else { ErrorKind::HostUnavailable }, message)
-    }
-}
-
-/// How a host ended, for whoever starts the next one.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    /// It was asked to, or there was nothing to start.
-    pub(crate) wanted: bool,
-    /// It has answered a call.
-    pub(crate) served: bool,
-    pub(crate) error: HandlerError,
 }
 
 /// A call that was begun.
@@ -520,49 +479,4 @@ impl Drop for Begun {
             self.warm.ask_to_stop(self.call);
         }
     }
-}
-
-fn returned(payload: &[u8]) -> Answer {
-    #[derive(Deserialize)]
-    struct Returned {
-        #[serde(default)]
-        ms: u64,
-        value: Value,
-    }
-    match serde_json::from_slice::<Returned>(payload) {
-        Ok(Returned { ms, value }) => Answer::Returned { value, took: Duration::from_millis(ms) },
-        Err(error) => Answer::Failed(HandlerError::new(
-            ErrorKind::BadReturn,
-            format!("what the handler returned cannot be sent: {error} (numbers up to 64 bits and 100 levels of nesting can)"),
-        )),
-    }
-}
-
-fn failed(payload: &[u8]) -> Answer {
-    #[derive(Deserialize)]
-    struct Failed {
-        #[serde(default)]
-        kind: String,
-        #[serde(default, rename = "type")]
-        type_name: String,
-        #[serde(default)]
-        message: String,
-    }
-    let read = serde_json::from_slice::<Failed>(payload);
-    let Failed { kind, type_name, message } = read.unwrap_or_else(|error| Failed {
-        kind: String::new(),
-        type_name: String::new(),
-        message: format!("an error that cannot be read: {error}"),
-    });
-    Answer::Failed(match kind.as_str() {
-        "cancelled" => HandlerError::new(ErrorKind::Cancelled, "the task was cancelled"),
-        "not_encodable" => HandlerError::new(ErrorKind::BadReturn, format!("what the handler returned cannot be sent: {message}")),
-        "not_loaded" => {
-            let what = if type_name.is_empty() { message } else { format!("{type_name}: {message}") };
-            let type_name = Some(type_name).filter(|name| !name.is_empty());
-            HandlerError { type_name, ..HandlerError::new(ErrorKind::NotLoaded, format!("Handler not registered: {what}")) }
-        }
-        _ if type_name.is_empty() => HandlerError { kind: ErrorKind::Raised, ..HandlerError::new(ErrorKind::Raised, message) },
-        _ => HandlerError::raised(type_name, message),
-    })
 }

@@ -163,3 +163,22 @@ async fn a_thousand_calls_at_once_are_all_answered() {
     assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     assert_eq!(stand.hosts.warm_hosts(), 1);
 }
+
+#[tokio::test]
+async fn a_package_that_is_gone_and_a_data_directory_that_cannot_be_made_are_said() {
+    let stand = Stand::new();
+    let gone = stand.dir.path().join("package");
+    std::fs::create_dir(&gone).unwrap();
+    std::fs::copy(package("hostile").directory.join("manifest.json"), gone.join("manifest.json")).unwrap();
+    let package = super::at(&gone);
+    std::fs::remove_dir_all(&gone).unwrap();
+    let (kind, message) = stand.fault(&package, "well", json!({})).await;
+    assert_eq!(kind, ErrorKind::HostUnavailable);
+    assert!(message.contains("it was removed"), "{message}");
+
+    std::fs::write(stand.dir.path().join("data/blocked"), "in the way").unwrap();
+    let blocked = Call { run_id: "blocked".to_owned(), ..call("well", json!({})) };
+    let error = stand.run_call(&super::package("hostile"), blocked, Door::default()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::HostUnavailable);
+    assert!(error.message.contains("data directory could not be made"), "{error}");
+}

@@ -118,6 +118,19 @@ async fn dropping_the_future_stops_the_handler() {
 }
 
 #[tokio::test]
+async fn tasks_that_are_given_up_at_once_cost_nothing() {
+    let (stand, package) = (Stand::new(), package("hostile"));
+    let others = bystander(&stand, &package).await;
+    for n in 0_u64..200 {
+        let running = stand.hosts.run(&package, call("tidies_up", json!({})), Door::default(), CancellationToken::new());
+        // From before its first step to somewhere in the middle.
+        let _given_up = tokio::time::timeout(Duration::from_micros(n * 10), running).await;
+    }
+    ends_well(&stand, others).await;
+    assert_eq!(stand.hosts.warm_hosts(), 1);
+}
+
+#[tokio::test]
 async fn allocating_without_end_raises_in_its_own_task() {
     let (stand, package) = (Stand::with(|settings| settings.memory_bytes_max = Some(1 << 30)), package("hostile"));
     let others = bystander(&stand, &package).await;

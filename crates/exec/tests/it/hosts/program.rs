@@ -107,5 +107,5 @@ async fn a_program_that_stays_takes_a_line_for_each_call() {
 async fn a_module_that_this_program_cannot_run_is_refused() {
     let (kind, message) = Stand::new().fault(&package("programs"), "wasm", json!({})).await;
     assert_eq!(kind, ErrorKind::NotLoaded);
-    assert!(message.contains("without WebAssembly"), "{message}");
+    assert!(message.contains("cannot run WebAssembly"), "{message}");
 }

@@ -129,6 +129,13 @@ class Host:
 
     def _readable(self):
         try:
+            self._read()
+        except BaseException as error:
+            # What came is lost in part: nobody can tell any more which call is meant.
+            self._leave(71, "a call could not be read: %s: %s" % (type(error).__name__, error))
+
+    def _read(self):
+        try:
             data = os.read(self._reader, _READ_BYTES)
         except BlockingIOError:
             return
@@ -160,7 +167,8 @@ class Host:
         task = self._tasks.get(call)
         if task is not None:
             self._stopping.add(call)
-            task.cancel()
+            # Not at once: a task that has not had its first step yet could not even say that it was cancelled.
+            self._loop.call_soon(task.cancel)
 
     def _next(self, _call, payload):
         reply = json.loads(payload)
@@ -202,7 +210,10 @@ class Host:
         self._stopping.discard(call)
         for number in [number for number, (owner, _) in self._nexts.items() if owner == call]:
             self._nexts.pop(number, None)
-        self._send(kind, call, answer)
+        try:
+            self._send(kind, call, answer)
+        except BaseException:
+            self._send("e", call, _OUT_OF_MEMORY)
 
     async def _run(self, loaded, exec_mode, context):
         if loaded.is_coroutine:
