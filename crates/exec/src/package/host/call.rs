@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::feedback::FeedbackSender;
+use crate::Output;
 
 /// One task for a handler. `Debug` does not show its parameters.
 #[derive(Clone, Default)]
@@ -77,12 +79,20 @@ impl ExecMode {
 }
 
 /// Whom a handler can talk to while it runs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Door {
     /// Takes its feedback; without, feedback goes nowhere.
     pub feedback: Option<FeedbackSender>,
     /// Takes its calls of `next()`; without, they fail with `next_unavailable`.
     pub next: Option<mpsc::Sender<NextCall>>,
+    /// Takes what it prints and logs, at most 64 MiB; without, that goes nowhere. A program's stdout is its answer and not among it.
+    pub output: Option<Arc<dyn Output>>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("feedback", &self.feedback).field("next", &self.next).finish_non_exhaustive()
+    }
 }
 
 /// A handler calls the next element of its chain and waits. May happen any number of times in one task.

@@ -86,6 +86,7 @@ enum Kind {
     Feedback,
     Next,
     Stopping,
+    Printed,
 }
 
 impl From<Kind> for FromHost {
@@ -96,6 +97,7 @@ impl From<Kind> for FromHost {
             Kind::Feedback => Self::Feedback,
             Kind::Next => Self::Next,
             Kind::Stopping => Self::Stopping,
+            Kind::Printed => Self::Printed,
         }
     }
 }

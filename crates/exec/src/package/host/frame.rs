@@ -46,6 +46,8 @@ pub(crate) enum FromHost {
     Stopping,
     /// A handler has registered a resource, or given one up.
     Resource,
+    /// A handler has printed something.
+    Printed,
 }
 
 impl FromHost {
@@ -58,6 +60,7 @@ impl FromHost {
             b'n' => Some(Self::Next),
             b'x' => Some(Self::Stopping),
             b's' => Some(Self::Resource),
+            b'l' => Some(Self::Printed),
             _ => None,
         }
     }

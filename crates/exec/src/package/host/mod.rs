@@ -73,6 +73,7 @@ struct Request<'a> {
     target: Entry<'a>,
     context: Context<'a>,
     leased: &'a [Value],
+    output: bool,
 }
 
 #[derive(Serialize)]
@@ -178,6 +179,7 @@ impl Hosts {
                 resource_refs: Some(call.resource_refs.as_slice()).filter(|refs| !refs.is_empty()),
             },
             leased: &leased.handles,
+            output: door.output.is_some(),
         };
         let payload = serde_json::to_vec(&request).expect("maps with texts as keys are JSON");
         if payload.len() > inner.grounds.settings.frame_bytes_max {
@@ -198,7 +200,7 @@ impl Hosts {
                 let abandon = inner.stop.child_token();
                 let far = Instant::now() + Duration::from_secs(100 * 365 * 24 * 3600);
                 let stops = Stops { cancel: stop.clone(), abandon, deadline: deadline.unwrap_or(far) };
-                let ended = process::once(&inner.grounds, installed, &key, command, &payload, &stops).await;
+                let ended = process::once(&inner.grounds, installed, &key, command, &payload, door.output, &stops).await;
                 ended.map_err(|error| match error.kind {
                     ErrorKind::TimedOut => Over::TimedOut.error(&limit, error.verified),
                     ErrorKind::Cancelled => Over::Stopped.error(&limit, error.verified),

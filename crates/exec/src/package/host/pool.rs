@@ -273,6 +273,7 @@ const MODULES: &[(&str, &str)] = &[
     ("longshore_host.feedback", include_str!("python/feedback.py")),
     ("longshore_host.context", include_str!("python/context.py")),
     ("longshore_host.resources", include_str!("python/resources.py")),
+    ("longshore_host.prints", include_str!("python/prints.py")),
     ("longshore_host.shims", include_str!("python/shims.py")),
     ("longshore_host.load", include_str!("python/load.py")),
     ("longshore_host.main", include_str!("python/main.py")),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::call::{ErrorKind, HandlerError};
 use super::pool::{Grounds, Key};
 use super::start::{LastWords, stdin_pipe};
+use crate::Output;
 use crate::package::Installed;
 use crate::process::{Exit, Program, Stop, Stops, Wiring};
 use crate::provider::command::{ending, is_verified};
@@ -42,6 +43,7 @@ pub(crate) async fn once(
     key: &Key,
     command: &[String],
     request: &[u8],
+    output: Option<Arc<dyn Output>>,
     stops: &Stops,
 ) -> Result<(Value, Duration), HandlerError> {
     let unavailable =
@@ -50,7 +52,7 @@ pub(crate) async fn once(
     let (stdin, mut sender) = stdin_pipe().map_err(|error| unavailable(format!("a pipe could not be made: {error}")))?;
     let cwd = key.directory.to_str().ok_or_else(|| unavailable("the package's path is not UTF-8".to_owned()))?.to_owned();
     let program = Program { words: words(command, &key.directory).map_err(unavailable)?, cwd, env: grounds.environment.clone() };
-    let last_words = Arc::new(LastWords::default());
+    let last_words = Arc::new(LastWords::passing_on(output));
     let (mut sink, (tell, told)) = (last_words.sink(), oneshot::channel());
     let wiring = Wiring { stdin: Some(stdin), stdout: Some(tell), limits: grounds.settings.limits(), contain: None };
     let began = Instant::now();

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use longshore_model::limits::LOG_BYTES_PER_STEP_MAX;
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::chain;
 use rustix::pipe::PipeFlags;
@@ -33,14 +34,20 @@ pub(crate) fn stdin_pipe() -> std::io::Result<(OwnedFd, pipe::Sender)> {
     Ok((theirs, pipe::Sender::from_owned_fd(ours)?))
 }
 
-/// Keeps the end of what a program writes.
-#[derive(Debug, Default)]
-pub(crate) struct LastWords(Mutex<VecDeque<u8>>);
+/// Keeps the end of what a program writes, and passes all of it on to whoever wants it.
+#[derive(Default)]
+pub(crate) struct LastWords {
+    kept: Mutex<VecDeque<u8>>,
+    taker: Option<Arc<dyn Output>>,
+}
 
 impl Output for LastWords {
-    fn write(&self, _step: u32, _stream: LogStream, bytes: &[u8]) {
+    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
+        if let Some(taker) = &self.taker {
+            taker.write(step, stream, bytes);
+        }
         let bytes = &bytes[bytes.len().saturating_sub(LAST_WORDS_BYTES)..];
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let excess = (kept.len() + bytes.len()).saturating_sub(LAST_WORDS_BYTES);
         kept.drain(..excess);
         kept.extend(bytes);
@@ -48,14 +55,19 @@ impl Output for LastWords {
 }
 
 impl LastWords {
+    pub(crate) fn passing_on(taker: Option<Arc<dyn Output>>) -> Self {
+        Self { taker, ..Self::default() }
+    }
+
     pub(crate) fn text(&self) -> String {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
     }
 
     pub(crate) fn sink(self: &Arc<Self>) -> Sink {
         let output: Arc<dyn Output> = self.clone();
-        Sink::to_file(output, 0, u64::MAX, None)
+        let bytes_max = if self.taker.is_some() { LOG_BYTES_PER_STEP_MAX } else { u64::MAX };
+        Sink::to_file(output, 0, bytes_max, None)
     }
 }
 

@@ -11,12 +11,15 @@
 //! each of its calls ends, at the latest with the facts of its death.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use longshore_model::limits::LOG_RECORD_BYTES_MAX;
+use longshore_model::wire::log::LogStream;
 use serde::Deserialize;
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,11 +31,15 @@ use super::death::{Death, Ending};
 use super::feedback::{Feedback, FeedbackSender, Room};
 use super::frame::{Frame, FromHost, ToHost};
 use super::resources::Resources;
+use crate::Output;
 
 /// Calls of one host at a time.
 const CALLS_MAX: usize = 4096;
 /// Bytes that wait for a host that does not read before it is given no more.
 const WAITING_BYTES_MAX: usize = 256 << 20;
+
+/// How long what a host wrote is read on after the grace of a call is over.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// A host that runs.
 #[derive(Debug)]
@@ -81,13 +88,19 @@ enum Phase {
     Ended,
 }
 
-#[derive(Debug)]
 struct Slot {
     answer: oneshot::Sender<Answer>,
     feedback: Option<Arc<FeedbackSender>>,
     paused: bool,
-    next: Option<tokio::sync::mpsc::Sender<NextCall>>,
+    next: Option<mpsc::Sender<NextCall>>,
+    output: Option<Arc<dyn Output>>,
     stop: Option<Stopping>,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("paused", &self.paused).field("stop", &self.stop).finish_non_exhaustive()
+    }
 }
 
 /// A call that was asked to stop.
@@ -96,6 +109,8 @@ struct Stopping {
     since: Instant,
     /// Whether the host has said that it saw that.
     seen: bool,
+    /// When its grace was found to be over. What it wrote may still have to be read, if it was us who stood still.
+    late: Option<Instant>,
 }
 
 /// A host that takes no more calls.
@@ -165,8 +180,8 @@ impl Warm {
         // Zero is nobody's: frames that belong to no call have it.
         state.last_call = state.last_call.checked_add(1).unwrap_or(1);
         let call = state.last_call;
-        let Door { feedback, next } = door.take().unwrap_or_default();
-        let slot = Slot { answer, feedback: feedback.map(Arc::new), paused: false, next, stop: None };
+        let Door { feedback, next, output } = door.take().unwrap_or_default();
+        let slot = Slot { answer, feedback: feedback.map(Arc::new), paused: false, next, output, stop: None };
         state.calls.insert(call, slot);
         self.write(&mut state, ToHost::Call, call, payload);
         drop(state);
@@ -228,7 +243,7 @@ impl Warm {
         let mut state = self.state();
         let Some(slot) = state.calls.get_mut(&call) else { return };
         if slot.stop.is_none() {
-            slot.stop = Some(Stopping { since: Instant::now(), seen: false });
+            slot.stop = Some(Stopping { since: Instant::now(), seen: false, late: None });
             self.write(&mut state, ToHost::Stop, call, b"");
         }
         drop(state);
@@ -287,6 +302,7 @@ impl Warm {
                     stop.seen = true;
                 }
             }
+            FromHost::Printed => self.printed(call, frame.payload),
             FromHost::Resource => self.resources.take(frame.payload),
         }
     }
@@ -338,6 +354,20 @@ impl Warm {
         });
     }
 
+    fn printed(&self, call: u32, payload: &[u8]) {
+        #[derive(Deserialize)]
+        struct Printed {
+            stream: LogStream,
+            text: String,
+        }
+        let Some(output) = self.state().calls.get(&call).and_then(|slot| slot.output.clone()) else { return };
+        let Ok(Printed { stream, text }) = serde_json::from_slice(payload) else {
+            tracing::debug!(package = %self.label, "a handler host printed what is no text");
+            return;
+        };
+        text.as_bytes().chunks(LOG_RECORD_BYTES_MAX).for_each(|piece| output.write(0, stream, piece));
+    }
+
     fn next(self: &Arc<Self>, call: u32, payload: &[u8]) {
         #[derive(Deserialize)]
         struct Asked {
@@ -372,13 +402,19 @@ impl Warm {
         let mut state = self.state();
         let State { phase, calls, idle_since, .. } = &mut *state;
         let mut again: Option<Instant> = None;
-        let mut at = |moment: Instant| again = Some(again.map_or(moment, |sooner| sooner.min(moment)));
-        let overdue = |slot: &Slot| slot.stop.filter(|stop| stop.since + self.stop_grace <= now);
-        for stop in calls.values().filter_map(|slot| slot.stop) {
+        let mut at = |moment: Instant| {
+            if moment > now {
+                again = Some(again.map_or(moment, |sooner| sooner.min(moment)));
+            }
+        };
+        for stop in calls.values_mut().filter_map(|slot| slot.stop.as_mut()) {
             if stop.since + self.stop_grace > now {
                 at(stop.since + self.stop_grace);
+            } else {
+                at(*stop.late.get_or_insert(now) + LAST_LOOK);
             }
         }
+        let overdue = |slot: &Slot| slot.stop.filter(|stop| stop.late.is_some_and(|late| late + LAST_LOOK <= now));
         let deaf = calls.values().filter_map(overdue).any(|stop| !stop.seen);
         let stuck = calls.values().filter_map(overdue).count();
         let others = calls.len() - stuck;

@@ -1,11 +1,15 @@
 //! What authors of packages rely on.
 
+use std::sync::Arc;
+
+use longshore_exec::Output;
 use longshore_exec::package::host::{Call, Door, ErrorKind, ExecMode, Feedback, NextError, Status, feedback_channel};
+use longshore_model::wire::log::LogStream;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{Stand, call, object, package};
-use crate::support::eventually;
+use crate::support::{Recorder, eventually};
 
 #[tokio::test]
 async fn an_echo_comes_back() {
@@ -104,7 +108,7 @@ async fn two_packages_with_modules_of_one_name_each_get_their_own() {
 async fn feedback_arrives_checked_and_in_order() {
     let (stand, package) = (Stand::new(), package("example.pkg"));
     let (sender, mut receiver) = feedback_channel();
-    let door = Door { feedback: Some(sender), next: None };
+    let door = Door { feedback: Some(sender), ..Door::default() };
     let (outcome, all) = tokio::join!(stand.run_call(&package, call("feedback", json!({})), door), async {
         let mut all = Vec::new();
         while let Some(piece) = receiver.recv().await {
@@ -132,7 +136,7 @@ async fn feedback_arrives_checked_and_in_order() {
 async fn feedback_from_a_thread_leaves_while_the_handler_runs() {
     let (stand, package) = (Stand::new(), package("example.pkg"));
     let (sender, mut receiver) = feedback_channel();
-    let door = Door { feedback: Some(sender), next: None };
+    let door = Door { feedback: Some(sender), ..Door::default() };
     let (outcome, texts) = tokio::join!(stand.run_call(&package, call("thread_feedback", json!({})), door), async {
         let mut texts = Vec::new();
         while let Some(Feedback { chunks, .. }) = receiver.recv().await {
@@ -153,7 +157,7 @@ async fn feedback_from_a_thread_leaves_while_the_handler_runs() {
 async fn next_runs_what_comes_after_as_often_as_it_is_called() {
     let (stand, package) = (Stand::new(), package("system"));
     let (sender, mut receiver) = mpsc::channel(4);
-    let door = Door { feedback: None, next: Some(sender) };
+    let door = Door { next: Some(sender), ..Door::default() };
     let call = Call { middleware_chain: Some(vec![json!("m")]), chain_index: Some(0), ..call("loop", json!({ "times": 3 })) };
     let (outcome, ()) = tokio::join!(stand.run_call(&package, call, door), async {
         while let Some(asked) = receiver.recv().await {
@@ -177,14 +181,14 @@ async fn next_without_an_answer_raises_with_a_code() {
     assert_eq!((outcome.status, &outcome.result["code"]), (Status::Failed, &json!("next_unavailable")));
 
     let (sender, mut receiver) = mpsc::channel(4);
-    let door = Door { feedback: None, next: Some(sender) };
+    let door = Door { next: Some(sender), ..Door::default() };
     let error = NextError { code: "next_duplicate".to_owned(), message: "twice".to_owned(), trace: Some(object(json!({ "at": "s" }))) };
     let answer = async { receiver.recv().await.unwrap().reply.send(Err(error)).unwrap() };
     let (outcome, ()) = tokio::join!(stand.run_call(&package, chained("case"), door), answer);
     assert_eq!(Value::Object(outcome.unwrap().result), json!({ "code": "next_duplicate", "text": "twice", "trace": { "at": "s" } }));
 
     let (sender, mut receiver) = mpsc::channel(4);
-    let door = Door { feedback: None, next: Some(sender) };
+    let door = Door { next: Some(sender), ..Door::default() };
     let (outcome, ()) = tokio::join!(stand.run_call(&package, chained("case"), door), async { drop(receiver.recv().await) });
     assert_eq!(outcome.unwrap().result["code"], "next_cancelled");
 }
@@ -193,7 +197,7 @@ async fn next_without_an_answer_raises_with_a_code() {
 async fn next_times_out_by_itself_and_works_from_another_thread() {
     let (stand, package) = (Stand::new(), package("system"));
     let (sender, mut receiver) = mpsc::channel(4);
-    let door = Door { feedback: None, next: Some(sender) };
+    let door = Door { next: Some(sender), ..Door::default() };
     let call = Call { middleware_chain: Some(vec![json!("m")]), chain_index: Some(0), ..call("slow_next", json!({})) };
     let (outcome, ()) = tokio::join!(stand.run_call(&package, call, door), async {
         let late = receiver.recv().await.unwrap();
@@ -229,4 +233,22 @@ async fn resources_are_registered_described_and_leased_by_other_tasks() {
     stand.hosts.retire(&package);
     let outcome = stand.run_call(&package, missing, Door::default()).await.unwrap();
     assert_eq!(Value::Object(outcome.result), json!({ "text": "made", "in_use": 1, "ref": "made", "type": "text" }));
+}
+
+#[tokio::test]
+async fn what_handlers_print_and_log_is_told_apart_by_task() {
+    let (stand, package) = (Stand::new(), package("example.pkg"));
+    let (one, other) = (Arc::new(Recorder::default()), Arc::new(Recorder::default()));
+    let printing = |node_type, recorder: &Arc<Recorder>, name: &str| {
+        let output: Arc<dyn Output> = recorder.clone();
+        stand.run_call(&package, call(node_type, json!({ "name": name })), Door { output: Some(output), ..Door::default() })
+    };
+    let (first, second) = tokio::join!(printing("prints", &one, "one"), printing("prints_in_thread", &other, "other"));
+    assert!(first.is_ok() && second.is_ok());
+    for (recorder, name) in [(&one, "one"), (&other, "other")] {
+        assert_eq!(recorder.text(LogStream::Stdout), format!("{name} 0\n{name} 1\n{name} 2\nwithout an end ?"));
+        assert_eq!(recorder.text(LogStream::Stderr), format!("INFO adapters.modes: {name}\n"));
+    }
+    // Nobody wants it: it goes nowhere, and harms nobody.
+    stand.result(&package, "prints", json!({ "name": "x" })).await;
 }

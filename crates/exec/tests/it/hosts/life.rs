@@ -122,7 +122,7 @@ async fn without_a_supervisor_there_is_no_host() {
 
 #[tokio::test]
 async fn closing_stops_what_runs_and_leaves_nobody() {
-    let (stand, package) = (Stand::new(), package("hostile"));
+    let (stand, package) = (Stand::patient(), package("hostile"));
     let host = pid(&stand).await;
     let running = stand.hosts.run(&package, call("tidies_up", json!({})), Door::default(), CancellationToken::new());
     let (ended, ()) = tokio::join!(running, async {

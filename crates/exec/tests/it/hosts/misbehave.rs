@@ -1,15 +1,18 @@
 //! Handlers that loop, allocate, fork, flood, lie, crash and stay. Each harms its own task; at worst its host, and then the truth is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use longshore_exec::Output;
 use longshore_exec::package::Installed;
 use longshore_exec::package::host::{Call, Door, ErrorKind, Feedback, HandlerError, Outcome, feedback_channel};
+use longshore_model::wire::log::LogStream;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Stand, call, package};
-use crate::support::{PATIENCE, eventually, is_alive, pid_in};
+use crate::support::{PATIENCE, Recorder, eventually, is_alive, pid_in};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -87,7 +90,7 @@ async fn a_handler_that_swallows_its_cancellation_is_ended_with_its_host() {
 
 #[tokio::test]
 async fn a_handler_that_is_stopped_may_tidy_up_and_costs_nothing() {
-    let (stand, package) = (Stand::new(), package("hostile"));
+    let (stand, package) = (Stand::patient(), package("hostile"));
     let others = bystander(&stand, &package).await;
     let error = stand.run_call(&package, limited("tidies_up", json!({})), Door::default()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::TimedOut);
@@ -119,7 +122,7 @@ async fn dropping_the_future_stops_the_handler() {
 
 #[tokio::test]
 async fn tasks_that_are_given_up_at_once_cost_nothing() {
-    let (stand, package) = (Stand::new(), package("hostile"));
+    let (stand, package) = (Stand::patient(), package("hostile"));
     let others = bystander(&stand, &package).await;
     for n in 0_u64..200 {
         let running = stand.hosts.run(&package, call("tidies_up", json!({})), Door::default(), CancellationToken::new());
@@ -144,7 +147,7 @@ async fn a_forked_copy_answers_for_nobody() {
     let (stand, package) = (Stand::new(), package("hostile"));
     for node_type in ["forks", "forks_on_the_loop"] {
         let (sender, mut receiver) = feedback_channel();
-        let door = Door { feedback: Some(sender), next: None };
+        let door = Door { feedback: Some(sender), ..Door::default() };
         let outcome = stand.run_call(&package, call(node_type, json!({})), door).await.unwrap();
         assert_eq!(outcome.result["who"], "the handler", "{node_type}");
         assert_eq!(receiver.recv().await, None, "{node_type}");
@@ -169,6 +172,12 @@ async fn printing_a_gibibyte_is_read_away() {
     for stream in ["stdout", "stderr"] {
         stand.result(&package, "prints", json!({ "stream": stream, "mebibytes": 1024 })).await;
     }
+    let recorder = Arc::new(Recorder::default());
+    let output: Arc<dyn Output> = recorder.clone();
+    let door = Door { output: Some(output), ..Door::default() };
+    stand.run_call(&package, call("prints", json!({ "stream": "stdout", "mebibytes": 100 })), door).await.unwrap();
+    let kept = recorder.text(LogStream::Stdout);
+    assert!(kept.len() < 65 << 20 && kept.ends_with("the rest is cut, the handler goes on\n"), "{}", kept.len());
     ends_well(&stand, others).await;
 }
 
@@ -290,7 +299,7 @@ async fn modules_that_arrive_slowly_break_or_leave_are_waited_for_by_their_own_t
 
 #[tokio::test]
 async fn an_import_that_takes_too_long_times_its_task_out_and_is_there_for_the_next() {
-    let (stand, package) = (Stand::new(), package("hostile"));
+    let (stand, package) = (Stand::patient(), package("hostile"));
     stand.result(&package, "well", json!({})).await;
     let error = stand.run_call(&package, limited("snail", json!({})), Door::default()).await.unwrap_err();
     assert_eq!((error.kind, stand.hosts.warm_hosts()), (ErrorKind::TimedOut, 1));
@@ -315,7 +324,8 @@ async fn a_flood_of_feedback_is_coalesced_and_bounded_and_a_polite_one_complete(
     let count: u64 = 20_000;
     let flooded = |node_type: &'static str| {
         let (sender, mut receiver) = feedback_channel();
-        let running = stand.run_call(&package, call(node_type, json!({ "count": count })), Door { feedback: Some(sender), next: None });
+        let running =
+            stand.run_call(&package, call(node_type, json!({ "count": count })), Door { feedback: Some(sender), ..Door::default() });
         async move {
             let taking = async {
                 let mut all: Vec<Feedback> = Vec::new();
@@ -343,7 +353,7 @@ async fn a_flood_of_feedback_is_coalesced_and_bounded_and_a_polite_one_complete(
 async fn feedback_after_the_end_is_nobodys() {
     let (stand, package) = (Stand::new(), package("hostile"));
     let (sender, mut receiver) = feedback_channel();
-    stand.run_call(&package, call("late_feedback", json!({})), Door { feedback: Some(sender), next: None }).await.unwrap();
+    stand.run_call(&package, call("late_feedback", json!({})), Door { feedback: Some(sender), ..Door::default() }).await.unwrap();
     assert_eq!(receiver.recv().await, None);
     stand.result(&package, "well", json!({})).await;
 }

@@ -36,6 +36,11 @@ impl Stand {
         Self { hosts: Hosts::new(settings).unwrap(), dir }
     }
 
+    /// For handlers that do stop, on machines of any speed.
+    pub(crate) fn patient() -> Self {
+        Self::with(|settings| settings.stop_grace = PATIENCE)
+    }
+
     pub(crate) async fn run(&self, package: &Installed, node_type: &str, parameters: Value) -> Result<Outcome, HandlerError> {
         self.run_call(package, call(node_type, parameters), Door::default()).await
     }

@@ -73,9 +73,9 @@ async fn programs_that_hang_are_ended_with_all_they_have_started() {
 
 #[tokio::test]
 async fn a_program_that_stays_takes_a_line_for_each_call() {
-    let (stand, package) = (Stand::new(), package("programs"));
+    let (stand, package) = (Stand::patient(), package("programs"));
     let (sender, mut receiver) = feedback_channel();
-    let door = Door { feedback: Some(sender), next: None };
+    let door = Door { feedback: Some(sender), ..Door::default() };
     let first = stand.run_call(&package, call("lines", json!({ "a": "\n" })), door).await.unwrap();
     let said = receiver.recv().await.unwrap();
     assert_eq!((said.progress, said.chunks[0].text.as_deref()), (Some(0.5), Some("half")));
@@ -83,7 +83,7 @@ async fn a_program_that_stays_takes_a_line_for_each_call() {
     assert_eq!(stand.result(&package, "lines", json!({})).await["pid"], first.result["pid"]);
 
     let (sender, mut receiver) = mpsc::channel(1);
-    let door = Door { feedback: None, next: Some(sender) };
+    let door = Door { next: Some(sender), ..Door::default() };
     let (outcome, ()) = tokio::join!(stand.run_call(&package, call("lines", json!({ "do": "next" })), door), async {
         let asked = receiver.recv().await.unwrap();
         asked.reply.send(Ok(object(json!({ "got": asked.request.payload })))).unwrap();

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextvars
 import faulthandler
 import gc
 import inspect
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 
-from longshore_host import encode, load, shims
+from longshore_host import encode, load, prints, shims
 from longshore_host.context import ExecutionContext, NextCaller, ResourceRef
 from longshore_host.feedback import FeedbackPublisher
 from longshore_host.resources import ResourceRegistry
@@ -41,10 +42,12 @@ def main(hello):
             score.write("500")
     except OSError:
         pass
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, hello["directory"])
     shims.install()
-    Host(hello, reader, writer).run()
+    host = Host(hello, reader, writer)
+    sys.stdout, sys.stderr = prints.Stream(sys.stdout, "stdout", host), prints.Stream(sys.stderr, "stderr", host)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    host.run()
 
 
 class Host:
@@ -63,6 +66,7 @@ class Host:
         self._tasks = {}
         self._stopping = set()
         self._publishers = {}
+        self._prints = {}
         self._nexts = {}
         self._next_numbers = itertools.count(1)
         self._is_copy = False
@@ -105,6 +109,11 @@ class Host:
                 self._leave(70, "a handler closed the event loop")
 
     # What handlers use.
+
+    def printed(self, call, stream, text):
+        """Whether somebody wants what a task prints; then it is sent."""
+        taker = self._prints.get(call)
+        return taker is not None and taker.take(stream, text)
 
     def feedback(self, call, piece):
         if call in self._publishers:
@@ -188,6 +197,9 @@ class Host:
         leases = []
         try:
             request = json.loads(payload)
+            prints.CALL.set(call)
+            if request["output"]:
+                self._prints[call] = prints.Taker(lambda piece: self._send("l", call, piece))
             loaded = self._loaded.get(request["node_type"]) or await self._load(request["node_type"], request["target"])
             context = self._context(call, request, leases)
             began = time.perf_counter()
@@ -208,6 +220,9 @@ class Host:
             publisher._pause(False)
         self._tasks.pop(call, None)
         self._stopping.discard(call)
+        taker = self._prints.pop(call, None)
+        if taker is not None:
+            taker.end()
         for number in [number for number, (owner, _) in self._nexts.items() if owner == call]:
             self._nexts.pop(number, None)
         try:
@@ -237,7 +252,7 @@ class Host:
                 os._exit(0)
             return result
 
-        future = self._threads.submit(caught)
+        future = self._threads.submit(contextvars.copy_context().run, caught)
         waiting = asyncio.wrap_future(future, loop=self._loop)
         cancelled = False
         while True:

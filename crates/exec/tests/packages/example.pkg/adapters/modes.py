@@ -1,6 +1,7 @@
 """Plain functions, and where they run."""
 
 import asyncio
+import logging
 import threading
 import time
 
@@ -38,3 +39,25 @@ def thread_feedback(context):
     while not (context.data_dir / "go").exists() and time.monotonic() < until:
         time.sleep(0.005)
     return {"went": (context.data_dir / "go").exists()}
+
+
+def _print(name, step):
+    print(name, step)
+
+
+async def prints(context):
+    for step in range(3):
+        _print(context.params["name"], step)
+        await asyncio.sleep(0.01)
+    print("without an end \ud800", end="")
+    logging.getLogger(__name__).info(context.params["name"])
+    return {}
+
+
+def prints_in_thread(context):
+    for step in range(3):
+        _print(context.params["name"], step)
+        time.sleep(0.01)
+    print("without an end \ud800", end="")
+    logging.getLogger(__name__).info(context.params["name"])
+    return {}
