@@ -14,6 +14,7 @@ pub mod label;
 pub mod limits;
 pub mod operation;
 pub mod retry;
+pub mod stand_alone;
 pub mod target;
 pub mod unit;
 pub mod wire;

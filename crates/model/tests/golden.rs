@@ -7,6 +7,7 @@ use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Reservation};
+use longshore_model::wire::stand_alone::Manifest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -104,4 +105,19 @@ fn audit_records_of_schema_1_load() {
     let records: Vec<AuditRecord> = survives(include_str!("golden/audit.1.json"));
     let outcomes: Vec<_> = records.iter().map(|record| record.outcome().as_str()).collect();
     assert_eq!(outcomes, ["done", "refused", "refused", "unknown"]);
+}
+
+#[test]
+fn manifests_of_stand_alone_workers_load_and_answer() {
+    let manifest: Manifest = survives(include_str!("golden/manifest.1.json"));
+    assert_eq!(manifest.delivery.as_ref().map(|asked| asked.sequence), Some(17));
+    let response = serde_json::to_value(manifest.response()).expect("the response is JSON");
+    let expected = serde_json::json!({
+        "id": "job_2026_01",
+        "status": "failed",
+        "exitCode": 3,
+        "manifestFile": "results/result.json",
+        "error": "step 0 (\"build\") ended with exit status 3",
+    });
+    assert_eq!(response, expected);
 }

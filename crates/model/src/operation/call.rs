@@ -98,7 +98,7 @@ pub struct Command {
 pub struct WorkspaceRun {
     /// SHA-256 of the bundle, 64 lower-case hex digits.
     pub bundle: Option<String>,
-    /// 1 to [`STEPS_MAX`] steps.
+    /// 1 to [`STEPS_MAX`] steps; in a stand-alone worker there may be none.
     pub steps: Vec<Step>,
     /// Globs of what to bring back; `None` is everything created or changed.
     pub artifacts: Option<Vec<String>>,
@@ -121,6 +121,16 @@ pub struct StepLimits {
     pub processes: Option<u32>,
     /// Bytes of any one file that is written.
     pub file_size: Option<u64>,
+}
+
+impl WorkspaceRun {
+    /// Checks arguments by themselves, without a catalogue: no step at all is fine here.
+    ///
+    /// # Errors
+    /// Arguments that cannot be.
+    pub fn parse(args: &WorkspaceArgs) -> Result<Self, CallError> {
+        workspace(args)
+    }
 }
 
 /// One step, with the job's settings folded in.
@@ -219,6 +229,9 @@ impl Call {
             Operation::PackageRun => PackageRun::parse(typed(args)?).map(Self::PackageRun),
             Operation::WorkspaceRun => {
                 let mut args: WorkspaceArgs = typed(args)?;
+                if args.steps.is_empty() {
+                    return Err(fault("/args/steps", format!("1 to {STEPS_MAX} steps")));
+                }
                 let run = workspace(&args)?;
                 args.secrets.clear();
                 Ok(Self::WorkspaceRun { run, args })
@@ -430,7 +443,7 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
     {
         return Err(fault("/args/bundle", "must be a SHA-256 of 64 lower-case hex digits"));
     }
-    if args.steps.is_empty() || args.steps.len() > STEPS_MAX {
+    if args.steps.len() > STEPS_MAX {
         return Err(fault("/args/steps", format!("1 to {STEPS_MAX} steps")));
     }
     check_env("/args/env", &args.env)?;

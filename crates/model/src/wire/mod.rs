@@ -2,7 +2,7 @@
 //!
 //! [`record`] is what the ledger keeps (versioned by `schema`), [`rest`] what the API says, [`args`] and [`result`] what operations
 //! take and give, [`log`] live output, [`agent`] heartbeats, [`facts`] what an agent knows of its host, [`dead_letter`] what is kept of
-//! jobs whose attempts are used up, [`turn`] of concurrency keys, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
+//! jobs whose attempts are used up, [`stand_alone`] what workspace workers without a fleet read and write, [`turn`] of concurrency keys, [`audit`] who changed what, [`problem`] errors. Domain types convert with `TryFrom` and `From`.
 //! What others wrote comes in through [`read`].
 
 pub mod agent;
@@ -17,4 +17,5 @@ pub mod record;
 pub mod rest;
 pub mod result;
 pub mod secret;
+pub mod stand_alone;
 pub mod turn;
