@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use longshore_exec::workspace::{Results, Source, Staged, Workspace};
+use longshore_exec::workspace::{Hold, Results, Source, Staged, Workspace};
 use longshore_model::DirectoryName;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ const LARGE_MIB: usize = 1024;
 /// What to measure.
 pub(crate) struct Settings {
     /// Where to work; by default where temporary files go.
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     rounds: usize,
 }
 
@@ -36,6 +36,11 @@ impl Settings {
         }
         ensure!(settings.dir.is_dir(), "{} is no directory", settings.dir.display());
         Ok(settings)
+    }
+
+    /// Whether figures are wanted soon rather than exact.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.rounds == 1
     }
 }
 
@@ -76,7 +81,7 @@ fn measure(settings: &Settings, what: &str, fill: &dyn Fn(&Path) -> std::io::Res
         staged.push(elapsed);
         change_all(workspace.path())?;
         settle(drive.path())?;
-        let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0)?))?;
+        let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0, &CancellationToken::new())?))?;
         synced.push(elapsed);
         peak = peak.max(peak_kib("self")?);
         ensure!(changes.modified.len() + changes.created.len() > 0, "nothing was brought back");
@@ -100,7 +105,8 @@ fn open(drive: &Path) -> anyhow::Result<(Source, Results)> {
 }
 
 fn stage(drive: &Path, source: &Source, results: &Results) -> anyhow::Result<(Workspace, Staged)> {
-    Ok(Workspace::stage(source, results, &drive.join("workspaces"), &name()?, &CancellationToken::new())?)
+    let hold = Hold::take(&drive.join("workspaces"), &name()?, "")?;
+    Ok(Workspace::stage(source, results, &hold, &CancellationToken::new())?)
 }
 
 fn name() -> anyhow::Result<DirectoryName> {

@@ -156,6 +156,20 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// A host on which programs are started by `launcher`, and no job outlives its agent.
+    pub(crate) fn new(launcher: Launcher, (workspaces, temporary): (PathBuf, PathBuf), home: Option<String>, machine: Machine) -> Self {
+        Self {
+            home: home.unwrap_or_else(|| launcher.state_dir.clone()),
+            path: machine.path.clone().or_else(|| inherited("PATH")).unwrap_or_else(|| PATH_DEFAULT.to_owned()),
+            launcher,
+            workspaces,
+            temporary,
+            machine,
+            settings: tokio::sync::Mutex::default(),
+            patience: Duration::ZERO,
+        }
+    }
+
     /// Where a program is on the `PATH`, if it is.
     pub(crate) fn find(&self, program: &str) -> Option<String> {
         let paths = self.path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(program));
@@ -225,17 +239,8 @@ impl Executor {
         let left = carrier::sweep(&workspaces).map_err(fault(&workspaces))?;
         let left = left.into_iter().map(|left| (left.whose(), left));
         let left = Mutex::new(left.collect());
-        let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text.clone() };
-        let host = Host {
-            launcher,
-            workspaces,
-            temporary,
-            home: inherited("HOME").unwrap_or(state_text),
-            path: machine.path.clone().or_else(|| inherited("PATH")).unwrap_or_else(|| PATH_DEFAULT.to_owned()),
-            machine,
-            settings: tokio::sync::Mutex::default(),
-            patience,
-        };
+        let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text };
+        let host = Host { patience, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
         Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _lock: lock })))
     }
 

@@ -10,11 +10,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use crate::process::pause;
+
+/// How long a lock may outlive whoever held it.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Levels a removal descends before it moves what is below to the top; bounds the descriptors it holds.
 const REMOVE_DEPTH_MAX: usize = 64;
 
@@ -108,6 +114,31 @@ pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<CString>> {
     let mut names: Vec<_> = listing(dir)?.into_iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     Ok(names)
+}
+
+/// Whose a lock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    Ours,
+    Theirs,
+    /// The file system has no locks.
+    Nobodys,
+}
+
+/// Takes the lock that belongs to this opening of a file or directory, until its last descriptor is closed. One whose holder has
+/// just let go can be held for a moment more, by a child of it between `fork` and `exec`; so long is waited.
+pub(crate) fn lock(fd: &OwnedFd) -> io::Result<Lock> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Lock::Ours),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => pause(&mut [], LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(Lock::Theirs),
+            // Network file systems want it open for writing, which no directory can be.
+            Err(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::BADF) => return Ok(Lock::Nobodys),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// Removes everything in a directory. What cannot be removed stays, and is the error.

@@ -40,6 +40,11 @@ impl Destination for Artifacts {
         false
     }
 
+    fn is_stopped(&self) -> bool {
+        // Whoever stops a job with a bundle still gets what there was.
+        false
+    }
+
     fn no_room(&self, bytes: u64, n_directories: usize) -> Option<&'static str> {
         if self.bytes.saturating_add(bytes) > BUNDLE_UNPACKED_BYTES_MAX {
             Some("the artifacts would be too large with it")

@@ -2,16 +2,17 @@
 //! brought back beside it.
 //!
 //! ```text
-//!   Source::resolve ─► results ─► Workspace::stage ─► run the steps ─► Workspace::sync ─► Results::write ─► drop
+//!   Hold::take ─► Source::resolve ─► results ─► Workspace::stage ─► Runner::run ─► Workspace::sync ─► Results::write ─► drop ─► Hold::end
 //! ```
 //!
-//! All of it blocks.
+//! All of it but the run blocks.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use longshore_model::DirectoryName;
 use longshore_model::wire::result::{FileChanges, SkippedFile};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use super::clean;
 use super::collect::{CollectError, list};
 use super::duplicate::{CopyError, Duplicate, duplicate};
 use super::globs::Globs;
+use super::hold::Hold;
 use super::results::{Results, sync};
 use super::source::{RESULTS, Source};
 use super::stage::Place;
@@ -31,13 +33,14 @@ const ATTEMPTS: usize = 3;
 
 /// A copy of a source to run steps in. Removed with all that is in it when dropped, which blocks.
 pub struct Workspace {
-    place: Place,
+    pub(super) place: Arc<Place>,
 }
 
 /// What a workspace was like before any step, which tells what changed.
 pub struct Staged {
     snapshot: Snapshot,
     skipped: Vec<SkippedFile>,
+    unlisted: usize,
 }
 
 /// Why there is no workspace. Nothing of it is left.
@@ -51,20 +54,13 @@ pub enum StageError {
         /// Why.
         source: io::Error,
     },
-    /// There is one of that name: of a job that runs, or left by one that was killed.
-    #[error("make the workspace {path:?}: it is there already")]
-    Occupied {
-        /// Where.
-        path: PathBuf,
-    },
     /// The source was not copied.
     #[error(transparent)]
     Copy(#[from] CopyError),
 }
 
 impl Workspace {
-    /// Copies the source, without its results, to `{workspaces_dir}/{name}`. The directory of all workspaces is made if it is
-    /// missing, this workspace's must not be there.
+    /// Copies the source, without its results, to `{workspaces_dir}/{id}`, whose name is held.
     ///
     /// Kept are names (any bytes), contents, modes, modification times and holes; symbolic links as they are, never followed. Owners
     /// become this process's, so that set-user-id and set-group-id bits of files are not kept. Sockets, devices and fifos are left
@@ -73,14 +69,8 @@ impl Workspace {
     /// # Errors
     /// The workspace cannot be made, something cannot be copied (its name is in the error), the source keeps changing, or `stop`
     /// was cancelled.
-    pub fn stage(
-        source: &Source,
-        results: &Results,
-        workspaces_dir: &Path,
-        name: &DirectoryName,
-        stop: &CancellationToken,
-    ) -> Result<(Self, Staged), StageError> {
-        let workspace = Self { place: Place::beside(workspaces_dir, name, results)? };
+    pub fn stage(source: &Source, results: &Results, hold: &Hold, stop: &CancellationToken) -> Result<(Self, Staged), StageError> {
+        let workspace = Self { place: Arc::new(Place::beside(hold, results)?) };
         let place = &workspace.place;
         let copy = || {
             let (from, into, workspaces) = (source.dir.as_fd(), place.tree.as_fd(), place.parent.as_fd());
@@ -95,8 +85,8 @@ impl Workspace {
             files::empty_dir_at(&place.tree).map_err(failed)?;
             copied = copy();
         }
-        let Duplicate { snapshot, skipped } = copied?;
-        Ok((workspace, Staged { snapshot, skipped }))
+        let Duplicate { snapshot, skipped, unlisted } = copied?;
+        Ok((workspace, Staged { snapshot, skipped, unlisted }))
     }
 
     /// Its absolute path, without symbolic links.
@@ -115,12 +105,21 @@ impl Workspace {
     /// fifos, and what staging had skipped. The files are not forced to disk.
     ///
     /// # Errors
-    /// The workspace cannot be read, the results not be written (a full drive), or somebody else writes there. What was brought by
-    /// then stays; every file of it is whole.
-    pub fn sync(&self, staged: Staged, results: &Results, globs: Option<&Globs>, n_steps: usize) -> Result<FileChanges, CollectError> {
-        let mut changes = sync(&self.place, staged.snapshot, globs, results, n_steps)?;
+    /// The workspace cannot be read, the results not be written (a full drive), or `stop` was cancelled. What was brought by then
+    /// stays; every file of it is whole.
+    pub fn sync(
+        &self,
+        staged: Staged,
+        results: &Results,
+        globs: Option<&Globs>,
+        n_steps: usize,
+        stop: &CancellationToken,
+    ) -> Result<FileChanges, CollectError> {
+        let mut changes = sync(&self.place, staged.snapshot, globs, results, n_steps, stop)?;
+        let known: BTreeSet<_> = changes.skipped.iter().map(|skipped| (skipped.path.clone(), skipped.reason.clone())).collect();
+        changes.unlisted += staged.unlisted;
         for skipped in staged.skipped {
-            if !changes.skipped.contains(&skipped) {
+            if !known.contains(&(skipped.path.clone(), skipped.reason.clone())) {
                 list(&mut changes.skipped, &mut changes.unlisted, skipped);
             }
         }
@@ -136,7 +135,7 @@ impl Drop for Workspace {
 }
 
 impl Staged {
-    /// What was left out of the workspace or not kept there, and why, sorted.
+    /// What was left out of the workspace or not kept there, and why, sorted; the first of it if that is much.
     #[must_use]
     pub fn skipped(&self) -> &[SkippedFile] {
         &self.skipped
@@ -150,7 +149,6 @@ impl StageError {
         match self {
             Self::Make { source, .. } => is_host_fault(source),
             Self::Copy(error) => error.io().is_some_and(is_host_fault),
-            Self::Occupied { .. } => false,
         }
     }
 }

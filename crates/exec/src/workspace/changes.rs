@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use sha2::{Digest, Sha256};
@@ -14,7 +14,10 @@ use crate::bundle::{Content, Entry};
 use crate::files;
 
 /// A kernel stamps files by a clock that ticks at least this often.
+pub(super) const TICK: Duration = Duration::from_millis(20);
 const TICK_NS: i128 = 20_000_000;
+/// The same where stamps are whole seconds.
+const COARSE_TICK_NS: i128 = 2_000_000_000;
 const COMPARED_BYTES: usize = 64 * 1024;
 
 /// The staged state of a tree.
@@ -77,6 +80,19 @@ pub(crate) enum Verdict {
 }
 
 impl Stamp {
+    /// Whether it is so new, by this host's clock, that a change could still leave it as it is.
+    pub(super) fn is_new(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        i128::try_from(now).unwrap_or(0) < self.changed_ns + TICK_NS
+    }
+
+    /// Whether somebody could still change the file and leave this stamp as it is: `later`, of a file that was written to just now,
+    /// is within a tick of it.
+    pub(crate) fn may_repeat(&self, later: &Stat) -> bool {
+        let tick = if self.changed_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
+        changed_ns(later) < self.changed_ns + tick
+    }
+
     pub(crate) fn of(stat: &Stat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, changed_ns: changed_ns(stat) }
     }
@@ -138,6 +154,7 @@ impl Snapshot {
                 Ok(hasher.finalize().as_slice() == sha256)
             }
             Original::Source(stamp) => match self.unchanged_source(name, stamp) {
+                // A source that cannot be read tells nothing.
                 Some(mut source) => same_bytes(file, &mut source),
                 None => Ok(false),
             },
@@ -200,14 +217,14 @@ fn changed_ns(stat: &Stat) -> i128 {
     i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
 }
 
+/// Whether both have the same content. What the other one gives in the place of its content is another.
 fn same_bytes(one: &mut File, other: &mut File) -> io::Result<bool> {
     let (mut left, mut right) = (Vec::with_capacity(COMPARED_BYTES), Vec::with_capacity(COMPARED_BYTES));
     loop {
         left.clear();
         right.clear();
         one.by_ref().take(COMPARED_BYTES as u64).read_to_end(&mut left)?;
-        other.by_ref().take(COMPARED_BYTES as u64).read_to_end(&mut right)?;
-        if left != right {
+        if other.by_ref().take(COMPARED_BYTES as u64).read_to_end(&mut right).is_err() || left != right {
             return Ok(false);
         }
         if left.is_empty() {

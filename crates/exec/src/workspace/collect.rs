@@ -30,6 +30,9 @@ pub(crate) trait Destination {
     /// Whether it has uses of its own for this name at the top.
     fn reserves(&self, name: &[u8]) -> bool;
 
+    /// Whether somebody wants it to end.
+    fn is_stopped(&self) -> bool;
+
     /// Why there is no room for one more file of this size below that many directories, if there is none.
     fn no_room(&self, bytes: u64, n_directories: usize) -> Option<&'static str>;
 
@@ -76,9 +79,9 @@ pub enum CollectError {
         /// Why.
         source: io::Error,
     },
-    /// Somebody else brings something to the same results.
-    #[error("write the results: somebody else is writing there")]
-    Busy,
+    /// Somebody wanted it to end.
+    #[error("bring back what changed: interrupted")]
+    Interrupted,
 }
 
 impl CollectError {
@@ -89,8 +92,7 @@ impl CollectError {
             Self::List { source, .. } | Self::Read { source, .. } | Self::Write(source) | Self::Bring { source, .. } => {
                 is_host_fault(source)
             }
-            Self::Busy => true,
-            Self::TooBig => false,
+            Self::TooBig | Self::Interrupted => false,
         }
     }
 }
@@ -163,6 +165,9 @@ impl Collector<'_> {
         let prefix = above.last().map(|above| [above.name.as_slice(), b"/"].concat()).unwrap_or_default();
         let names = files::names(dir).map_err(|source| CollectError::List { path: lossy(&prefix), source })?;
         for name in names {
+            if self.into.is_stopped() {
+                return Err(CollectError::Interrupted);
+            }
             let path = [prefix.as_slice(), name.to_bytes()].concat();
             if root == Root::Results && above.is_empty() && is_log(&path) {
                 continue;

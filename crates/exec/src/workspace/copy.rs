@@ -127,7 +127,12 @@ fn data(from: &File, at: u64, size: u64) -> Result<(u64, u64), CopyFault> {
         Err(Errno::INVAL) => return Ok((at, size)),
         Err(errno) => return Err(errno.into()),
     };
-    let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(size);
+    let end = match rustix::fs::seek(from, SeekFrom::Hole(start)) {
+        Ok(end) => end.min(size),
+        // It was cut; the caller sees that when it looks at the file's state again.
+        Err(Errno::NXIO) => size,
+        Err(errno) => return Err(errno.into()),
+    };
     // A file that is cut meanwhile must not keep us here.
     Ok((start, if end > at { end } else { size }))
 }

@@ -9,25 +9,33 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io::{self, Read, Seek};
 use std::num::NonZero;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use longshore_model::limits::{BUNDLE_DEPTH_MAX, STAGED_ENTRIES_MAX};
 use longshore_model::wire::result::SkippedFile;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
-use super::changes::{Kind, Original, Snapshot, Staged, Stamp, kind};
+use super::changes::{Kind, Original, Snapshot, Staged, Stamp, TICK, kind};
+use super::collect::list;
 use super::copy::{Copier, CopyFault};
 use crate::files;
+use crate::process::pause;
 
 /// More threads than this only wait for the same disk.
 const THREADS_MAX: usize = 8;
 /// Names that one thread takes on at a time: so many that two seldom create in the same directory, where they wait for each other.
 const CHUNK_NAMES: usize = 512;
+/// Bytes of a file that was changed a moment ago and is read twice for that.
+const COMPARED_MAX: i64 = 16 * 1024 * 1024;
+/// Bytes that are compared at a time.
+const COMPARED_BYTES: u64 = 64 * 1024;
 
 /// Why a tree was not copied. What was copied by then stays for the caller to remove.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +78,10 @@ pub enum CopyError {
 pub(super) struct Duplicate {
     /// The state of the copy.
     pub(super) snapshot: Snapshot,
-    /// What was left out, or not kept, sorted.
+    /// What was left out, or not kept, sorted; the first of it if that is much.
     pub(super) skipped: Vec<SkippedFile>,
+    /// How much of it is not in the list.
+    pub(super) unlisted: usize,
 }
 
 /// Copies what is in `from` into the empty directory `into`, but for what is called `without` at the top.
@@ -90,7 +100,8 @@ pub(super) fn duplicate(
     let own = |dir: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(dir, 0).map_err(|errno| top(errno.into()));
     let stamp = |dir: BorrowedFd<'_>| rustix::fs::fstat(dir).map(|stat| (stat.st_dev, stat.st_ino)).map_err(|errno| top(errno.into()));
     let seen = rustix::fs::fstat(from).map_err(|errno| top(errno.into()))?;
-    let root = Arc::new(Pair { path: Vec::new(), depth: 0, from: own(from)?, into: own(into)?, seen, above: None });
+    let root =
+        Arc::new(Pair { path: Vec::new(), depth: 0, from: own(from)?, into: own(into)?, seen, listed: AtomicU64::new(0), above: None });
     // One thread's fault ends the others, in the middle of a large file, too.
     let is_over = AtomicBool::new(false);
     let stop = || is_over.load(Ordering::Relaxed) || stop();
@@ -113,14 +124,15 @@ pub(super) fn duplicate(
     if let Some(fault) = crew.plan.into_inner().unwrap_or_else(PoisonError::into_inner).fault {
         return Err(fault);
     }
-    let (mut entries, mut skipped) = (Vec::new(), Vec::new());
+    let (mut entries, mut skipped, mut unlisted) = (Vec::new(), Vec::new(), 0);
     for each in done {
         entries.extend(each.entries);
-        skipped.extend(each.skipped);
+        each.skipped.into_iter().for_each(|one| list(&mut skipped, &mut unlisted, one));
+        unlisted += each.unlisted;
     }
     skipped.sort_by(|a: &SkippedFile, b| a.path.cmp(&b.path));
     let settled = rustix::fs::fstat(into).map_err(|errno| top(errno.into()))?;
-    Ok(Duplicate { snapshot: Snapshot::copied(own(from)?, entries, &settled), skipped })
+    Ok(Duplicate { snapshot: Snapshot::copied(own(from)?, entries, &settled), skipped, unlisted })
 }
 
 /// A directory and its copy. Everybody who still has to do something in it holds it.
@@ -131,6 +143,8 @@ struct Pair {
     into: OwnedFd,
     /// The source's state before it was listed.
     seen: Stat,
+    /// What was in it when it was listed.
+    listed: AtomicU64,
     above: Option<Arc<Pair>>,
 }
 
@@ -167,6 +181,7 @@ struct Crew<'a> {
 struct Done {
     entries: Vec<(Vec<u8>, Staged)>,
     skipped: Vec<SkippedFile>,
+    unlisted: usize,
 }
 
 impl Crew<'_> {
@@ -220,11 +235,11 @@ impl Crew<'_> {
                     }
                     self.entry(&of, name, kind, done)?;
                 }
-                return leave(of, done);
+                return leave(of, self.without, done);
             }
         };
         self.list(&of)?;
-        leave(of, done)
+        leave(of, self.without, done)
     }
 
     fn directory(&self, above: Arc<Pair>, name: &CStr) -> Result<Arc<Pair>, CopyError> {
@@ -239,14 +254,13 @@ impl Crew<'_> {
         }
         rustix::fs::mkdirat(&above.into, name, Mode::RWXU).map_err(failed(&path))?;
         let into = files::open_dir_at(&above.into, name).map_err(failed(&path))?;
-        Ok(Arc::new(Pair { depth: above.depth + 1, path, from, into, seen, above: Some(above) }))
+        let (depth, listed) = (above.depth + 1, AtomicU64::new(0));
+        Ok(Arc::new(Pair { depth, path, from, into, seen, listed, above: Some(above) }))
     }
 
     fn list(&self, of: &Arc<Pair>) -> Result<(), CopyError> {
-        let mut entries = files::listing(&of.from).map_err(|source| CopyError::Failed { path: of.shown(), source })?;
-        if of.above.is_none() {
-            entries.retain(|(name, _)| name.to_bytes() != self.without.as_bytes());
-        }
+        let entries = of.listing(self.without)?;
+        of.listed.store(sum(&entries), Ordering::Relaxed);
         if self.entries.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > STAGED_ENTRIES_MAX {
             return Err(CopyError::Entries);
         }
@@ -277,7 +291,12 @@ impl Crew<'_> {
     fn file(&self, of: &Pair, name: &CStr, path: Vec<u8>, done: &mut Done) -> Result<(), CopyError> {
         // Should it be something else by now, opening it neither waits nor takes a terminal.
         let from = files::open_beneath(&of.from, name, OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()).map_err(unread(&path))?;
-        let seen = rustix::fs::fstat(&from).map_err(failed(&path))?;
+        let mut seen = rustix::fs::fstat(&from).map_err(failed(&path))?;
+        if seen.st_size > COMPARED_MAX && Stamp::of(&seen).is_new() {
+            // Too much to be read twice below: what changes it from here on shows.
+            pause(&mut [], TICK);
+            seen = rustix::fs::fstat(&from).map_err(failed(&path))?;
+        }
         if kind(&seen) != FileType::RegularFile {
             return Err(CopyError::Changed { path: lossy(&path) });
         }
@@ -303,8 +322,45 @@ impl Crew<'_> {
             rustix::fs::fchmod(&into, Mode::from_raw_mode(mode)).map_err(failed(&path))?;
             stat = rustix::fs::fstat(&into).map_err(failed(&path))?;
         }
-        done.entries.push((path, Staged::new(&stat, Kind::File(Original::Source(stamp)))));
+        let original = if stamp.may_repeat(&stat) && seen.st_size <= COMPARED_MAX {
+            Original::Digest(self.read_again(from, &path, stamp, &of.into, name)?)
+        } else {
+            Original::Source(stamp)
+        };
+        done.entries.push((path, Staged::new(&stat, Kind::File(original))));
         Ok(())
+    }
+
+    /// For a source that was changed a moment ago, whose stamp could hide that it is still being changed: compares it with its copy.
+    /// Gives the copy's digest, since that stamp is nothing to go by later either.
+    fn read_again(&self, mut from: File, path: &[u8], stamp: Stamp, into: &OwnedFd, name: &CStr) -> Result<[u8; 32], CopyError> {
+        let failed = |source: io::Error| CopyError::Failed { path: lossy(path), source };
+        let mut copy = match files::open_beneath(into, name, OFlags::empty(), Mode::empty()) {
+            Ok(copy) => File::from(copy),
+            // Its mode does not let its owner read it; what was read once is all there is.
+            Err(Errno::ACCESS) => return Ok([0; 32]),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        let (mut hasher, mut left, mut right) = (Sha256::new(), Vec::new(), Vec::new());
+        from.rewind().map_err(failed)?;
+        loop {
+            if self.copier.is_stopped() {
+                return Err(CopyError::Interrupted);
+            }
+            left.clear();
+            right.clear();
+            copy.by_ref().take(COMPARED_BYTES).read_to_end(&mut left).map_err(failed)?;
+            from.by_ref().take(COMPARED_BYTES).read_to_end(&mut right).map_err(failed)?;
+            if left != right {
+                return Err(CopyError::Changed { path: lossy(path) });
+            }
+            if left.is_empty() {
+                break;
+            }
+            hasher.update(&left);
+        }
+        let seen = rustix::fs::fstat(&from).map_err(|errno| failed(errno.into()))?;
+        if Stamp::of(&seen) == stamp { Ok(hasher.finalize().into()) } else { Err(CopyError::Changed { path: lossy(path) }) }
     }
 }
 
@@ -320,10 +376,14 @@ fn link(of: &Pair, name: &CStr, path: Vec<u8>, done: &mut Done) -> Result<(), Co
 }
 
 /// Says that a directory has nothing more to do for the caller, and finishes it, and those above it, if nobody else has.
-fn leave(mut of: Arc<Pair>, done: &mut Done) -> Result<(), CopyError> {
+fn leave(mut of: Arc<Pair>, without: &str, done: &mut Done) -> Result<(), CopyError> {
     while let Some(pair) = Arc::into_inner(of) {
         let failed = |errno: Errno| CopyError::Failed { path: pair.shown(), source: errno.into() };
-        if Stamp::of(&rustix::fs::fstat(&pair.from).map_err(failed)?) != Stamp::of(&pair.seen) {
+        let stamp = Stamp::of(&pair.seen);
+        let has_changed = Stamp::of(&rustix::fs::fstat(&pair.from).map_err(failed)?) != stamp;
+        // What changed a moment ago could be changed again under the same stamp.
+        let may_have_changed = stamp.may_repeat(&rustix::fs::fstat(&pair.into).map_err(failed)?);
+        if has_changed || may_have_changed && !pair.is_as_listed(without)? {
             return Err(CopyError::Changed { path: pair.shown() });
         }
         rustix::fs::futimens(&pair.into, &times(&pair.seen)).map_err(failed)?;
@@ -346,7 +406,26 @@ impl Drop for Leaving<'_> {
     }
 }
 
+/// Tells sets of names from each other, in any order.
+fn sum(entries: &[(CString, FileType)]) -> u64 {
+    let hash = |name: &CString| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+    entries.iter().fold(0, |sum, (name, _)| sum.wrapping_add(hash(name)))
+}
+
 impl Pair {
+    /// What is in the source, but for what is called `without` at the top.
+    fn listing(&self, without: &str) -> Result<Vec<(CString, FileType)>, CopyError> {
+        let mut entries = files::listing(&self.from).map_err(|source| CopyError::Failed { path: self.shown(), source })?;
+        if self.above.is_none() {
+            entries.retain(|(name, _)| name.to_bytes() != without.as_bytes());
+        }
+        Ok(entries)
+    }
+
+    fn is_as_listed(&self, without: &str) -> Result<bool, CopyError> {
+        Ok(sum(&self.listing(without)?) == self.listed.load(Ordering::Relaxed))
+    }
+
     fn path_of(&self, name: &CStr) -> Vec<u8> {
         let name = name.to_bytes();
         if self.path.is_empty() { name.to_vec() } else { [self.path.as_slice(), b"/", name].concat() }
@@ -359,7 +438,7 @@ impl Pair {
 
 impl Done {
     fn skip(&mut self, path: &[u8], reason: &str) {
-        self.skipped.push(SkippedFile { path: lossy(path), reason: reason.to_owned() });
+        list(&mut self.skipped, &mut self.unlisted, SkippedFile { path: lossy(path), reason: reason.to_owned() });
     }
 }
 

@@ -3,40 +3,59 @@
 //! - Everything appears at once: it is written under a name of ours and then renamed. What has its name already is replaced, also a
 //!   directory by a file and the other way round.
 //! - Nothing is followed: a symbolic link that an earlier run left where a directory has to be is replaced by that directory.
-//! - One at a time: a lock on the directory, which the kernel ends with its process. So whoever holds it may remove what a killed
-//!   process left under names of ours.
+//! - One at a time: [`Results`] holds a lock on the directory, which the kernel ends with its process. So whoever has it may remove
+//!   what a killed process left under names of ours.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use longshore_model::wire::result::FileChanges;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Snapshot;
 use super::collect::{Above, CollectError, Destination, Root, collect, lossy};
 use super::globs::Globs;
 use super::run::log_name;
+use super::source::ResolveError;
 use super::stage::Place;
-use crate::files;
+use crate::files::{self, Lock};
 use crate::process::random_text;
 
 /// What names of ours begin with, at the top.
 const TEMPORARY: &[u8] = b".longshore-";
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// The directory for a job's results, open.
+/// The directory for a job's results, open and nobody else's.
 #[derive(Debug)]
 pub struct Results {
     pub(super) dir: OwnedFd,
-    pub(super) path: PathBuf,
+    path: PathBuf,
+    /// Keeps others out; absent on a drive without locks.
+    lock: Option<OwnedFd>,
 }
 
 impl Results {
+    pub(super) fn lock(dir: OwnedFd, path: PathBuf) -> Result<Self, ResolveError> {
+        // A lock belongs to one opening of the directory, and other descriptors of it outlive this one.
+        let lock = match rustix::fs::openat(&dir, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(lock) => lock,
+            Err(errno) => return Err(ResolveError::Unreadable { path, source: errno.into() }),
+        };
+        let lock = match files::lock(&lock) {
+            Ok(Lock::Ours) => Some(lock),
+            Ok(Lock::Theirs) => return Err(ResolveError::Busy { path }),
+            Ok(Lock::Nobodys) => None,
+            Err(source) => return Err(ResolveError::Unreadable { path, source }),
+        };
+        Ok(Self { dir, path, lock })
+    }
+
     /// Where it was found.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -55,7 +74,7 @@ impl Results {
     /// it, and it is on disk when this returns. Safe to repeat. Blocks.
     ///
     /// # Errors
-    /// Somebody else is writing there, or it cannot be written; what was there is there still.
+    /// It cannot be written; what was there is there still.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), CollectError> {
         debug_assert!(!name.contains('/'), "only what is at the top is the worker's");
         let arrivals = Arrivals::begin(self)?;
@@ -67,6 +86,16 @@ impl Results {
         });
         written.and_then(|()| Ok(rustix::fs::fsync(&self.dir)?)).map_err(bring(name.as_bytes()))
     }
+
+    /// Removes the file with the single name `name` at its top. Nothing happens if there is none. Never follows a link. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), CollectError> {
+        debug_assert!(!name.contains('/'), "only what is at the top is the worker's");
+        let removed = CString::new(name).map_err(io::Error::from).and_then(|name| files::remove(self.dir.as_fd(), &name));
+        removed.map_err(bring(name.as_bytes()))
+    }
 }
 
 /// Brings what changed in the workspace to `results`, and removes the logs of steps from `n_steps` on: they are of an earlier run.
@@ -76,17 +105,17 @@ pub(super) fn sync(
     globs: Option<&Globs>,
     results: &Results,
     n_steps: usize,
+    stop: &CancellationToken,
 ) -> Result<FileChanges, CollectError> {
-    let mut arrivals = Arrivals::begin(results)?;
+    let mut arrivals = Arrivals { stop: stop.clone(), ..Arrivals::begin(results)? };
     arrivals.remove_logs(n_steps)?;
     collect(place, snapshot, globs, &[Root::Tree], &mut arrivals)
 }
 
 struct Arrivals<'a> {
     dir: BorrowedFd<'a>,
-    /// Keeps others out.
-    _lock: OwnedFd,
     temporary: CString,
+    stop: CancellationToken,
     /// The directory of the last file; files come sorted, so the next one is often beside it.
     parent: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -94,6 +123,10 @@ struct Arrivals<'a> {
 impl Destination for Arrivals<'_> {
     fn reserves(&self, name: &[u8]) -> bool {
         name.starts_with(TEMPORARY)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     fn no_room(&self, _bytes: u64, _n_directories: usize) -> Option<&'static str> {
@@ -125,26 +158,26 @@ impl Destination for Arrivals<'_> {
         let failed = bring(path);
         let (above, last) = split(path);
         self.enter(above).map_err(&failed)?;
-        let mut digest = (0, [0; 32]);
-        let mut unreadable = None;
+        let (mut digest, mut fault) = ((0, [0; 32]), None);
+        let has_holes = i128::from(stat.st_blocks) * 512 < i128::from(stat.st_size);
         let brought = self.appear(self.parent(), last, |temporary| {
             let into = File::from(create(self.dir, temporary)?);
-            match copy(content, &into) {
+            match copy(content, &into, has_holes, &self.stop) {
                 Ok(copied) => digest = copied,
-                Err(Fault::Reading(error)) => {
-                    unreadable = Some(error);
+                Err(Fault::Writing(error)) => return Err(error),
+                Err(other) => {
+                    fault = Some(other);
                     return Err(io::ErrorKind::Other.into());
                 }
-                Err(Fault::Writing(error)) => return Err(error),
             }
             rustix::fs::fchmod(&into, Mode::from_raw_mode(stat.st_mode & 0o777))?;
             Ok(rustix::fs::futimens(&into, &times(stat))?)
         });
-        if let Some(source) = unreadable {
-            return Err(CollectError::Read { path: lossy(path), source });
+        match fault {
+            Some(Fault::Reading(source)) => Err(CollectError::Read { path: lossy(path), source }),
+            Some(Fault::Stopped) => Err(CollectError::Interrupted),
+            Some(Fault::Writing(_)) | None => brought.map_err(failed).map(|()| digest),
         }
-        brought.map_err(failed)?;
-        Ok(digest)
     }
 
     fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) -> Result<(), CollectError> {
@@ -162,18 +195,9 @@ impl Destination for Arrivals<'_> {
 impl<'a> Arrivals<'a> {
     fn begin(results: &'a Results) -> Result<Self, CollectError> {
         let top = bring(b".");
-        // A lock belongs to one opening of the directory.
-        let lock =
-            rustix::fs::openat(&results.dir, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| top(errno.into()))?;
-        let locked = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => true,
-            Err(Errno::WOULDBLOCK) => return Err(CollectError::Busy),
-            // A drive without locks.
-            Err(_) => false,
-        };
         let temporary = CString::new([TEMPORARY, random_text().as_bytes()].concat()).map_err(|error| top(error.into()))?;
-        let arrivals = Self { dir: results.dir.as_fd(), _lock: lock, temporary, parent: None };
-        if locked {
+        let arrivals = Self { dir: results.dir.as_fd(), temporary, stop: CancellationToken::new(), parent: None };
+        if results.lock.is_some() {
             arrivals.remove(|name| name.starts_with(TEMPORARY)).map_err(top)?;
         }
         Ok(arrivals)
@@ -246,23 +270,35 @@ impl<'a> Arrivals<'a> {
 enum Fault {
     Reading(io::Error),
     Writing(io::Error),
+    Stopped,
 }
 
-/// Copies to the end; gives length and SHA-256.
-fn copy(mut from: File, mut into: &File) -> Result<(u64, [u8; 32]), Fault> {
+/// Copies to the end; gives length and SHA-256. Of a file with holes, what is nothing but zeros becomes a hole.
+fn copy(mut from: File, mut into: &File, has_holes: bool, stop: &CancellationToken) -> Result<(u64, [u8; 32]), Fault> {
     let (mut buffer, mut hasher, mut bytes) = (vec![0; BUFFER_BYTES], Sha256::new(), 0);
     loop {
+        if stop.is_cancelled() {
+            return Err(Fault::Stopped);
+        }
         match from.read(&mut buffer) {
-            Ok(0) => return Ok((bytes, hasher.finalize().into())),
+            Ok(0) => break,
             Ok(n) => {
                 hasher.update(&buffer[..n]);
-                into.write_all(&buffer[..n]).map_err(Fault::Writing)?;
+                if has_holes && buffer[..n].iter().all(|byte| *byte == 0) {
+                    into.seek_relative(i64::try_from(n).unwrap_or(0)).map_err(Fault::Writing)?;
+                } else {
+                    into.write_all(&buffer[..n]).map_err(Fault::Writing)?;
+                }
                 bytes += n as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Fault::Reading(error)),
         }
     }
+    if has_holes {
+        into.set_len(bytes).map_err(Fault::Writing)?;
+    }
+    Ok((bytes, hasher.finalize().into()))
 }
 
 fn create(dir: BorrowedFd<'_>, name: &CString) -> io::Result<OwnedFd> {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::results::Results;
 use crate::files;
+use crate::finished::is_host_fault;
 
 /// What is called so at the top of a source is no part of it: results are brought there.
 pub(super) const RESULTS: &str = "results";
@@ -42,6 +43,12 @@ pub enum ResolveError {
     #[error("open the directory {path:?}: it is a symbolic link, or no directory")]
     NotADirectory {
         /// Where it should be.
+        path: PathBuf,
+    },
+    /// Somebody else works on the same results: the job runs elsewhere.
+    #[error("use the directory {path:?}: somebody else is writing there")]
+    Busy {
+        /// Where it is.
         path: PathBuf,
     },
     /// It is there and could not be opened.
@@ -82,12 +89,13 @@ impl Source {
         files::read_beneath(&self.dir, name, bytes_max)
     }
 
-    /// Opens the directory for the results, which is made if it is missing. Safe to repeat. Blocks.
+    /// Opens the directory for the results, which is made if it is missing, for as long as what it gives lives: nobody else gets it
+    /// meanwhile, unless the drive has no locks. Blocks, for no time.
     ///
     /// Call it before the source is staged: making it changes the source.
     ///
     /// # Errors
-    /// It can be neither opened nor made, or is a symbolic link.
+    /// It can be neither opened nor made, is a symbolic link, or somebody else has it.
     pub fn results(&self) -> Result<Results, ResolveError> {
         let path = self.path.join(RESULTS);
         match rustix::fs::mkdirat(&self.dir, RESULTS, Mode::from_raw_mode(0o777)) {
@@ -95,7 +103,19 @@ impl Source {
             Err(errno) => return Err(not_opened(errno, &path)),
         }
         let dir = files::open_dir_at(&self.dir, RESULTS).map_err(|errno| not_opened(errno, &path))?;
-        Ok(Results { dir, path })
+        Results::lock(dir, path)
+    }
+}
+
+impl ResolveError {
+    /// Whether the host is at fault (a drive that is not there, or full), so that another attempt may succeed.
+    #[must_use]
+    pub fn is_host_fault(&self) -> bool {
+        match self {
+            Self::Jobs { .. } | Self::Busy { .. } => true,
+            Self::Unreadable { source, .. } => is_host_fault(source),
+            Self::Missing { .. } | Self::NotADirectory { .. } => false,
+        }
     }
 }
 

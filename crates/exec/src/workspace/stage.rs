@@ -1,18 +1,16 @@
 //! Makes workspaces, and fills one from a bundle. Filling one from a directory is [`mod@super::duplicate`]'s.
 
 use std::ffi::CString;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use longshore_model::DirectoryName;
-use rustix::fs::Mode;
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Mode};
 
 use super::beside;
 use super::changes::Snapshot;
+use super::hold::Hold;
 use super::results::Results;
 use crate::bundle::{Control, Limits, UnpackError, unpack_into};
 use crate::files;
@@ -69,25 +67,26 @@ impl Place {
         })
     }
 
-    /// Makes a workspace that is the tree itself, beside results that are elsewhere. Makes the directory of all workspaces, too.
-    pub(crate) fn beside(workspaces: &Path, name: &DirectoryName, results: &Results) -> Result<Self, beside::StageError> {
-        let failed = |source| beside::StageError::Make { path: workspaces.join(name.as_str()), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(workspaces).map_err(failed)?;
-        // What steps are told, and what they see of their directory, is then the same.
-        let workspaces = workspaces.canonicalize().map_err(failed)?;
-        let path = workspaces.join(name.as_str());
-        let parent = files::open_dir(&workspaces).map_err(failed)?;
-        match rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU) {
-            Err(Errno::EXIST) => return Err(beside::StageError::Occupied { path }),
-            made => made.map_err(|errno| failed(errno.into()))?,
-        }
-        let opened = files::open_dir_at(&parent, name.as_str());
+    /// Makes a workspace that is the tree itself, beside results that are elsewhere.
+    pub(crate) fn beside(hold: &Hold, results: &Results) -> Result<Self, beside::StageError> {
+        let path = hold.workspace();
+        let failed = |source: io::Error| beside::StageError::Make { path: path.clone(), source };
+        let results_path = results.path().canonicalize().map_err(failed)?;
+        let name = CString::new(hold.id.as_str()).map_err(|error| failed(error.into()))?;
+        let duplicate = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|errno| failed(errno.into()));
+        let (parent, results) = (duplicate(&hold.workspaces)?, duplicate(&results.dir)?);
+        rustix::fs::mkdirat(&parent, &name, Mode::RWXU).map_err(|errno| failed(errno.into()))?;
+        let tree = files::open_dir_at(&parent, &name).map_err(|errno| {
+            // It is empty, as nobody else uses a name that is held.
+            let _the_first_error_is_the_better_one = rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR);
+            failed(errno.into())
+        })?;
         Ok(Self {
-            tree: opened.map_err(|errno| failed(errno.into()))?,
-            results: rustix::io::fcntl_dupfd_cloexec(&results.dir, 0).map_err(|errno| failed(errno.into()))?,
+            tree,
+            results,
             tree_path: path.to_string_lossy().into_owned(),
-            results_path: results.path().canonicalize().map_err(failed)?.to_string_lossy().into_owned(),
-            name: CString::new(name.as_str()).map_err(|error| failed(error.into()))?,
+            results_path: results_path.to_string_lossy().into_owned(),
+            name,
             parent,
         })
     }

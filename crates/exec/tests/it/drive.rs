@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use longshore_exec::workspace::{CollectError, Results, Source, StageError, Staged, Workspace};
+use longshore_exec::workspace::{CollectError, Hold, Results, Source, StageError, Staged, Workspace};
 use longshore_model::DirectoryName;
 use longshore_model::wire::result::FileChanges;
 use tempfile::TempDir;
@@ -63,9 +63,17 @@ impl Drive {
         (source, results)
     }
 
+    pub(crate) fn hold(&self) -> Hold {
+        Hold::take(&self.workspaces(), &name("job 1"), "").unwrap()
+    }
+
+    pub(crate) fn sync(&self, workspace: &Workspace, staged: Staged, n_steps: usize) -> Result<FileChanges, CollectError> {
+        workspace.sync(staged, &self.open().1, None, n_steps, &CancellationToken::new())
+    }
+
     pub(crate) fn try_stage(&self) -> Result<(Workspace, Staged), StageError> {
         let (source, results) = self.open();
-        Workspace::stage(&source, &results, &self.workspaces(), &name("job 1"), &CancellationToken::new())
+        Workspace::stage(&source, &results, &self.hold(), &CancellationToken::new())
     }
 
     pub(crate) fn stage(&self) -> (Workspace, Staged) {
@@ -80,12 +88,14 @@ impl Drive {
     pub(crate) fn try_run(&self, edit: impl FnOnce(&Path)) -> Result<FileChanges, CollectError> {
         let (workspace, staged) = self.stage();
         edit(workspace.path());
-        workspace.sync(staged, &self.open().1, None, 0)
+        self.sync(&workspace, staged, 0)
     }
 
     #[track_caller]
     pub(crate) fn assert_no_workspace_is_left(&self) {
-        let left: Vec<_> = fs::read_dir(self.workspaces()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let entries = fs::read_dir(self.workspaces()).unwrap().map(|entry| entry.unwrap().file_name());
+        // What is held stays held until its end.
+        let left: Vec<_> = entries.filter(|name| !name.to_string_lossy().starts_with(".longshore\\")).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }

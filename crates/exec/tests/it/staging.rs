@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use longshore_exec::workspace::{CopyError, ResolveError, Source, StageError, Workspace};
+use longshore_exec::workspace::{CopyError, Hold, ResolveError, Source, StageError, Workspace, leftovers};
 use rustix::fs::{CWD, FileType, Mode};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,7 @@ fn a_source_is_only_read() {
     symlink("file", drive.source().join("link")).unwrap();
     let before = tree(drive.dir.path());
     drop(drive.stage());
+    drive.hold().end();
     fs::remove_dir(drive.workspaces()).unwrap();
     assert_eq!(tree(drive.dir.path()), before);
 }
@@ -89,7 +90,7 @@ fn sockets_devices_and_fifos_are_left_out_and_listed() {
     assert_eq!(skipped, expected);
     assert_eq!(names(workspace.path()), ["dir/file"]);
 
-    let changes = workspace.sync(staged, &drive.open().1, None, 0).unwrap();
+    let changes = drive.sync(&workspace, staged, 0).unwrap();
     assert_eq!(changes.skipped.len(), expected.len(), "the manifest has them too: {changes:?}");
     assert!(changes.deleted.is_empty(), "what was never there is not deleted");
 }
@@ -139,7 +140,7 @@ fn what_cannot_be_copied_fails_with_its_name_and_leaves_nothing() {
             // SAFETY: changes only with whose rights this thread, and those it starts, use the file system.
             unsafe { libc::setfsuid(65534) };
         }
-        Workspace::stage(&source, &results, &drive.workspaces(), &name("job 1"), &CancellationToken::new()).map(drop)
+        Workspace::stage(&source, &results, &drive.hold(), &CancellationToken::new()).map(drop)
     };
     let error = std::thread::scope(|scope| scope.spawn(stage).join().unwrap()).unwrap_err();
 
@@ -175,7 +176,7 @@ fn staging_ends_when_it_is_told_to_and_leaves_nothing() {
     let (source, results) = drive.open();
     let stop = CancellationToken::new();
     stop.cancel();
-    let staged = Workspace::stage(&source, &results, &drive.workspaces(), &name("job 1"), &stop);
+    let staged = Workspace::stage(&source, &results, &drive.hold(), &stop);
     assert!(matches!(staged.map(drop), Err(StageError::Copy(CopyError::Interrupted))));
     drive.assert_no_workspace_is_left();
 }
@@ -183,10 +184,54 @@ fn staging_ends_when_it_is_told_to_and_leaves_nothing() {
 #[test]
 fn two_jobs_of_one_name_never_share_a_workspace() {
     let drive = Drive::new().with(&[("file", "x")]);
-    let (workspace, _) = drive.stage();
+    let hold = drive.hold();
+    let (source, results) = drive.open();
+    let (workspace, _) = Workspace::stage(&source, &results, &hold, &CancellationToken::new()).unwrap();
     fs::write(workspace.path().join("file"), "mine").unwrap();
-    assert!(matches!(drive.try_stage().map(drop), Err(StageError::Occupied { path }) if path == workspace.path()));
+    assert!(Hold::take(&drive.workspaces(), &name("job 1"), "").unwrap_err().is_busy());
+    Hold::take(&drive.workspaces(), &name("job 2"), "").unwrap().end();
     assert_eq!(fs::read(workspace.path().join("file")).unwrap(), b"mine");
+    drop(workspace);
+    hold.end();
+    assert_eq!(fs::read_dir(drive.workspaces()).unwrap().count(), 0, "nothing is left beside the workspaces either");
+}
+
+#[test]
+fn what_a_killed_job_left_is_known_by_its_note_and_removed() {
+    let drive = Drive::new().with(&[("file", "x")]);
+    let leave = |id: &str, note: &str| {
+        drop(Hold::take(&drive.workspaces(), &name(id), note).unwrap());
+        crate::support::write(&drive.workspaces().join(id), &[("half", "x"), ("dir/more", "x")]);
+    };
+    leave("job 1", "ours");
+    leave("job 2", "theirs");
+    crate::support::write(&drive.workspaces().join("a person's"), &[("file", "x")]);
+    let running = Hold::take(&drive.workspaces(), &name("job 3"), "ours").unwrap();
+    crate::support::write(&drive.workspaces().join("job 3"), &[("file", "x")]);
+
+    let found = leftovers(&drive.workspaces(), &|note| note == "ours").unwrap();
+    assert_eq!(found.iter().map(|left| (left.id().as_str(), left.note.as_str())).collect::<Vec<_>>(), [("job 1", "ours")]);
+    drop(found);
+    assert!(!drive.workspaces().join("job 1").exists());
+    assert!(["job 2", "job 3", "a person's"].iter().all(|kept| drive.workspaces().join(kept).exists()));
+    leftovers(&drive.workspaces(), &|note| note == "ours").unwrap().into_iter().for_each(|left| left.end());
+    assert!(leftovers(&drive.workspaces(), &|note| note == "ours").unwrap().is_empty(), "what was ended is forgotten");
+
+    Hold::take(&drive.workspaces(), &name("job 2"), "").unwrap().end();
+    assert!(!drive.workspaces().join("job 2").exists(), "whoever takes the name clears it as well");
+    drop(running);
+    assert!(leftovers(&drive.dir.path().join("none"), &|_| true).unwrap().is_empty());
+}
+
+#[test]
+fn a_source_that_was_changed_a_moment_ago_is_compared_with_its_copy() {
+    let drive = Drive::new().with(&[("file", "staged"), ("dir/file", "staged")]);
+    let (workspace, staged) = drive.stage();
+    // Under the stamp that it had, as far as a clock with ticks can tell.
+    fs::write(drive.source().join("file"), "edited").unwrap();
+    fs::write(workspace.path().join("file"), "edited").unwrap();
+    let changes = drive.sync(&workspace, staged, 0).unwrap();
+    assert_eq!(changes.modified.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["file"], "{changes:?}");
 }
 
 #[test]

@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::fs::{File, FileTimes};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use longshore_exec::workspace::{CollectError, Globs, ResolveError};
+use longshore_exec::workspace::{CollectError, Globs, ResolveError, Workspace};
 use longshore_model::wire::result::{FileChanges, FileInfo};
 use proptest::prelude::*;
-use rustix::fs::{CWD, FileType, FlockOperation, Mode};
+use rustix::fs::{CWD, FileType, Mode};
+use sha2::Digest;
+use tokio_util::sync::CancellationToken;
 
 use crate::drive::{Drive, Small, Thing, chmod, names, tree};
 use crate::support::write;
@@ -75,7 +78,7 @@ fn files_staged_long_ago_are_known_by_their_times_and_still_compared_when_touche
     let time = workspace.path().join("c").metadata().unwrap().modified().unwrap();
     fs::write(workspace.path().join("c"), "new").unwrap();
     File::open(workspace.path().join("c")).unwrap().set_modified(time).unwrap();
-    let changes = workspace.sync(staged, &drive.open().1, None, 0).unwrap();
+    let changes = drive.sync(&workspace, staged, 0).unwrap();
     assert_eq!((paths(&changes.modified), paths(&changes.created)), (vec!["c"], vec![]));
 }
 
@@ -180,7 +183,7 @@ fn logs_of_an_earlier_longer_run_are_removed_and_nothing_else() {
     let logs = ["step_0.log", "step_1.log", "step_2.log", "step_10.log", "step_02.log", "step_x.log", "dir/step_9.log", "result.json"];
     logs.iter().for_each(|name| write(&drive.results(), &[(name, "x")]));
     let (workspace, staged) = drive.stage();
-    workspace.sync(staged, &drive.open().1, None, 2).unwrap();
+    drive.sync(&workspace, staged, 2).unwrap();
     assert_eq!(names(&drive.results()), ["dir/step_9.log", "result.json", "step_0.log", "step_02.log", "step_1.log", "step_x.log"]);
 }
 
@@ -210,7 +213,7 @@ fn globs_choose_what_comes_back() {
     let (workspace, staged) = drive.stage();
     write(workspace.path(), &[("out/a.txt", "x"), ("out/b.bin", "x"), ("c.txt", "x")]);
     let globs = Globs::new(&["out/*.txt".to_owned()]).unwrap();
-    let changes = workspace.sync(staged, &drive.open().1, Some(&globs), 0).unwrap();
+    let changes = workspace.sync(staged, &drive.open().1, Some(&globs), 0, &CancellationToken::new()).unwrap();
     assert_eq!((paths(&changes.created), names(&drive.results())), (vec!["out/a.txt"], vec!["out/a.txt".to_owned()]));
 }
 
@@ -278,18 +281,66 @@ fn what_a_killed_sync_left_is_removed_by_the_next() {
 }
 
 #[test]
-fn two_do_not_write_to_the_same_results_at_once() {
+fn two_do_not_work_on_the_same_results_at_once() {
+    let drive = Drive::new();
+    let (source, results) = drive.open();
+    let busy = source.results().unwrap_err();
+    assert!(matches!(busy, ResolveError::Busy { .. }) && busy.is_host_fault());
+    drop(results);
+    source.results().unwrap().write("result.json", b"x").unwrap();
+}
+
+#[test]
+fn what_an_earlier_run_brought_is_forgotten_and_nothing_else() {
+    let drive = Drive::new();
+    let foreign = drive.dir.path().join("foreign");
+    write(&foreign, &[("secret", "made")]);
+    let brought = drive.run(|workspace| {
+        write(workspace, &[("made", "made"), ("dir/deep/made", "made"), ("edited", "made"), ("full/made", "made")]);
+        symlink("made", workspace.join("link")).unwrap();
+    });
+    write(&drive.results(), &[("edited", "by a person"), ("full/kept", "by a person"), ("kept", "made"), ("step_0.log", "log")]);
+    let mut forged = brought.clone();
+    for path in ["../../../foreign/secret", "/etc/hostname", "..", "", "out/secret", "kept/x", "full"] {
+        forged.created.push(FileInfo { path: path.to_owned(), ..brought.created[0].clone() });
+    }
+    symlink(&foreign, drive.results().join("out")).unwrap();
+    let (_, results) = drive.open();
+    results.forget(&forged).unwrap();
+    results.forget(&forged).unwrap();
+    assert_eq!(names(&drive.results()), ["edited", "full/kept", "kept", "out", "step_0.log"]);
+    assert!(!drive.results().join("dir").exists());
+    assert_eq!(names(&foreign), ["secret"]);
+}
+
+#[test]
+fn holes_come_back_as_holes() {
+    let drive = Drive::new();
+    let changes = drive.run(|workspace| {
+        let mut file = File::create(workspace.join("sparse")).unwrap();
+        file.set_len(64 * 1024 * 1024).unwrap();
+        file.seek(SeekFrom::Start(40 * 1024 * 1024)).unwrap();
+        file.write_all(b"in the middle").unwrap();
+    });
+    let metadata = drive.results().join("sparse").metadata().unwrap();
+    assert_eq!((metadata.len(), changes.created[0].size), (64 * 1024 * 1024, 64 * 1024 * 1024));
+    assert!(metadata.blocks() * 512 < 1024 * 1024, "{} blocks", metadata.blocks());
+    let mut expected = vec![0; 64 * 1024 * 1024];
+    expected[40 * 1024 * 1024..][..13].copy_from_slice(b"in the middle");
+    assert!(fs::read(drive.results().join("sparse")).unwrap() == expected);
+    assert_eq!(changes.created[0].sha256, data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&expected)));
+}
+
+#[test]
+fn bringing_back_ends_when_it_is_told_to() {
     let drive = Drive::new();
     let (workspace, staged) = drive.stage();
     write(workspace.path(), &[("file", "x")]);
-    let other = File::open(drive.results()).unwrap();
-    rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
-    let error = workspace.sync(staged, &drive.open().1, None, 0).unwrap_err();
-    assert!(matches!(error, CollectError::Busy) && error.is_host_fault());
-    assert!(matches!(drive.open().1.write("result.json", b"x"), Err(CollectError::Busy)));
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let error = workspace.sync(staged, &drive.open().1, None, 0, &stop).unwrap_err();
+    assert!(matches!(error, CollectError::Interrupted) && !error.is_host_fault());
     assert!(names(&drive.results()).is_empty());
-    drop(other);
-    drive.open().1.write("result.json", b"x").unwrap();
 }
 
 #[test]
@@ -306,8 +357,8 @@ fn a_workspace_and_results_that_are_moved_away_lead_nowhere_else() {
     let drive = Drive::new().with(&[("file", "x")]);
     let foreign = drive.dir.path().join("foreign");
     write(&foreign, &[("secret", "secret")]);
-    let (_, results) = drive.open();
-    let (workspace, staged) = drive.stage();
+    let (source, results) = drive.open();
+    let (workspace, staged) = Workspace::stage(&source, &results, &drive.hold(), &CancellationToken::new()).unwrap();
     write(workspace.path(), &[("made", "made")]);
     let (moved, moved_results) = (drive.dir.path().join("moved"), drive.dir.path().join("moved-results"));
     fs::rename(workspace.path(), &moved).unwrap();
@@ -315,7 +366,7 @@ fn a_workspace_and_results_that_are_moved_away_lead_nowhere_else() {
     fs::rename(drive.results(), &moved_results).unwrap();
     symlink(&foreign, drive.results()).unwrap();
 
-    let changes = workspace.sync(staged, &results, None, 0).unwrap();
+    let changes = workspace.sync(staged, &results, None, 0, &CancellationToken::new()).unwrap();
     assert_eq!(paths(&changes.created), ["made"]);
     assert_eq!((names(&moved_results), names(&foreign)), (vec!["made".to_owned()], vec!["secret".to_owned()]));
     drop(workspace);
@@ -469,7 +520,7 @@ proptest! {
         script.iter().for_each(|edit| apply(workspace.path(), edit));
         let expected = expected(&before, &directories, workspace.path(), earlier);
 
-        let changes = workspace.sync(staged, &drive.open().1, None, 0).unwrap();
+        let changes = drive.sync(&workspace, staged, 0).unwrap();
 
         let FileChanges { created, modified, deleted, .. } = &changes;
         prop_assert_eq!(created.iter().map(|file| file.path.clone()).collect::<BTreeSet<_>>(), expected.created);

@@ -1,0 +1,110 @@
+//! Runs the steps of a job on a shared drive, in the way in which those of every workspace job are run ([`mod@super::run`]).
+//!
+//! Such a job has a name instead of an id and belongs to no fleet, so what the steps are told of it is put together here. What they
+//! inherit is the caller's to choose.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore_model::job::Job;
+use longshore_model::operation::{Call, WorkspaceRun};
+use longshore_model::retry::RetryPolicy;
+use longshore_model::wire::result::StepResult;
+use longshore_model::{DirectoryName, ExecutionId, JobId, Target};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::beside::Workspace;
+use super::run;
+use crate::executor::Host;
+use crate::finished::Finished;
+use crate::machine::Machine;
+use crate::process::{Launcher, Stops};
+use crate::{Output, SupervisorCommand, Task};
+
+/// Runs steps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    /// What starts a supervisor.
+    pub supervisor: SupervisorCommand,
+    /// How long a process may ignore SIGTERM before SIGKILL.
+    pub kill_grace: Duration,
+    /// What every step inherits; what a job or a step says goes before it.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Steps that have ended, and all their processes with them as far as [`Self::verified`] says so.
+#[derive(Debug)]
+pub struct Ran {
+    /// Each that started, in order.
+    pub steps: Vec<StepResult>,
+    /// How the job ends, if it does not end well; without a result.
+    pub end: Option<Finished>,
+    /// Whether every process is known to be gone.
+    pub verified: bool,
+}
+
+impl Runner {
+    /// Runs the steps in the workspace, each with its log in the results, until one fails that may not, `deadline` passes, or `cancel`.
+    /// `limit` is what the deadline was made from, for messages. Dropping the future ends the processes at once.
+    pub async fn run(
+        &self,
+        workspace: &Workspace,
+        id: &DirectoryName,
+        run: &WorkspaceRun,
+        (deadline, limit): (Instant, Duration),
+        output: Arc<dyn Output>,
+        cancel: CancellationToken,
+    ) -> Ran {
+        let host = self.host(workspace);
+        let mut run = run.clone();
+        for step in &mut run.steps {
+            let mut env = self.environment.clone();
+            env.insert("LONGSHORE_JOB_ID".to_owned(), id.to_string());
+            env.append(&mut step.env);
+            step.env = env;
+        }
+        // The token is cancelled by nobody but a caller who drops this.
+        let abandon = CancellationToken::new();
+        let stops = Stops { cancel, abandon: abandon.clone(), deadline };
+        let _abandoned_with_this_future = abandon.drop_guard();
+        let steps = run::steps(&host, &task(limit), &run, output, &stops, &workspace.place).await;
+        Ran { steps: steps.results, end: steps.end, verified: steps.verified }
+    }
+
+    /// What is started for a workspace carries its path, by which it is found if this process is killed.
+    fn host(&self, workspace: &Workspace) -> Host {
+        let own = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
+        let state_dir = workspace.path().to_string_lossy().into_owned();
+        Host::new(
+            Launcher { supervisor: self.supervisor.clone(), kill_grace: self.kill_grace, state_dir },
+            (PathBuf::new(), PathBuf::new()),
+            own("HOME"),
+            Machine { path: own("PATH"), ..Machine::default() },
+        )
+    }
+}
+
+/// The steps' place in a fleet, which there is none of: nothing of it is shown.
+fn task(timeout: Duration) -> Task {
+    let job = Job {
+        id: JobId::from_bits(0),
+        call: Call::NodeUptimeGet,
+        target: Target::Any,
+        executions: vec![ExecutionId::Any],
+        timeout,
+        not_before: None,
+        expires_at: Timestamp::MAX,
+        retry: RetryPolicy::once(),
+        concurrency_key: None,
+        annotations: BTreeMap::new(),
+        submitted_by: String::new(),
+        submitted_at: Timestamp::UNIX_EPOCH,
+        retry_of: None,
+        sealed_for: None,
+    };
+    Task { job, execution: ExecutionId::Any, attempt: 1, fence: None, hostname: String::new(), bundle: None }
+}
