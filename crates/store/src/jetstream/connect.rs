@@ -117,7 +117,7 @@ impl Broker for Link {
     }
 }
 
-fn parse_version(text: &str) -> (u64, u64, u64) {
+pub(super) fn parse_version(text: &str) -> (u64, u64, u64) {
     let mut numbers = text.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     (next(), next(), next())

@@ -24,6 +24,7 @@ mod registry;
 mod resumed;
 mod rivals;
 mod setup;
+pub mod stand_alone;
 mod tail;
 mod time;
 mod tls;
