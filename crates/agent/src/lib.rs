@@ -26,6 +26,7 @@ mod transfer;
 mod trust;
 mod turn;
 pub mod worker;
+pub mod workspace_worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
