@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{audit, completion, config, context, dead_letter, explain, job, key, node, operation, package, run, token};
+use crate::command::{audit, completion, config, context, dead_letter, explain, job, key, node, operation, package, run, token, workspace};
 use crate::output::{Color, Format};
 use crate::render::shell_word;
 use crate::role;
@@ -86,6 +86,9 @@ pub(crate) enum Command {
     /// The agents of the fleet; run one here.
     #[command(subcommand)]
     Agent(role::agent::Agent),
+    /// Workspace jobs from a shared drive, without a fleet.
+    #[command(subcommand)]
+    Workspace(workspace::Workspace),
     /// Run the controller alone.
     #[command(subcommand)]
     Controller(role::controller::Controller),

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     if let Some(code) = role::hidden(std::env::args_os().nth(1).as_deref()) {
         return code;
     }
-    let cli = Cli::try_parse().unwrap_or_else(|error| args::refuse(error));
+    let cli = Cli::try_parse_from(command::workspace::meant(std::env::args_os())).unwrap_or_else(|error| args::refuse(error));
     let app = App::new(cli.global);
     let exit = match perform(&app, cli.command) {
         Ok(exit) => exit,
@@ -65,6 +65,7 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Package(package) => with_runtime(package.perform(app)),
         Command::Start(start) => with_runtime(start.perform(app)),
         Command::Agent(agent) => on_one_thread(agent.perform(app)),
+        Command::Workspace(workspace) => on_one_thread(workspace.perform(app)),
         Command::Controller(controller) => with_runtime(controller.perform(app)),
         Command::Nats(nats) => with_runtime(nats.perform(app)),
     }

@@ -18,3 +18,4 @@ pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod version;
+pub(crate) mod workspace;

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::{agent, controller, nats};
 use crate::args::Command;
 use crate::command::job::{Job, Worker};
+use crate::command::workspace::Workspace;
 
 /// Sets it up for the command.
 pub(crate) fn set_up(command: &Command) {
@@ -25,6 +26,7 @@ fn is_role(command: &Command) -> bool {
         | Command::Agent(agent::Agent::Start(_))
         | Command::Job(Job::Worker(Worker::Start(_)))
         | Command::Controller(controller::Controller::Start(_))
+        | Command::Workspace(Workspace::Worker(_))
         | Command::Nats(nats::Nats::Start(_)) => true,
         Command::Run(_)
         | Command::Status

@@ -200,6 +200,13 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
     })
 }
 
+/// This program, as what starts and ends the processes of jobs.
+pub(crate) fn supervisor() -> Result<SupervisorCommand, Failure> {
+    let program =
+        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
+    Ok(SupervisorCommand { program, args: vec!["__supervise".into()] })
+}
+
 /// A factor within its bounds as a percentage: at least one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the settings' bounds keep it between 0.01 and 1000")]
 fn percent(factor: f64) -> u32 {

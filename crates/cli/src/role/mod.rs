@@ -23,6 +23,8 @@ use std::process::ExitCode;
 
 use broker_flags::BrokerFlags;
 use clap::Args;
+pub(crate) use mapping::supervisor;
+pub(crate) use shutdown::{Signals, Tokens};
 
 use crate::app::Flag;
 use crate::failure::Failure;

@@ -43,7 +43,18 @@ impl Signals {
     }
 
     /// Sets the tokens as signals come, until `work` has ended. Gives how the program should end, and what `work` gave.
-    pub(crate) async fn guide<T>(mut self, out: &Output, tokens: &Tokens, work: impl Future<Output = T>) -> (Exit, T) {
+    pub(crate) async fn guide<T>(self, out: &Output, tokens: &Tokens, work: impl Future<Output = T>) -> (Exit, T) {
+        self.guide_within(out, tokens, DRAIN_WITHIN, work).await
+    }
+
+    /// [`Self::guide`] with another time for running jobs.
+    pub(crate) async fn guide_within<T>(
+        mut self,
+        out: &Output,
+        tokens: &Tokens,
+        drain_within: Duration,
+        work: impl Future<Output = T>,
+    ) -> (Exit, T) {
         let mut work = std::pin::pin!(work);
         tokio::select! {
             done = &mut work => return (Exit::Done, done),
@@ -51,12 +62,12 @@ impl Signals {
         }
         tokens.drain.cancel();
         if out.stderr_is_terminal {
-            out.say(format!("\nstopping; running jobs get {} s, another Ctrl-C ends them now", DRAIN_WITHIN.as_secs()));
+            out.say(format!("\nstopping; running jobs get {} s, another Ctrl-C ends them now", drain_within.as_secs()));
         }
         let exit = tokio::select! {
             done = &mut work => return (Exit::Done, done),
             exit = self.next() => exit,
-            () = tokio::time::sleep(DRAIN_WITHIN) => Exit::Done,
+            () = tokio::time::sleep(drain_within) => Exit::Done,
         };
         tokens.stop.cancel();
         (exit, work.await)

@@ -22,3 +22,4 @@ mod secrets;
 mod settings;
 mod start;
 mod targets;
+mod workspace_worker;

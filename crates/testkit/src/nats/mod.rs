@@ -180,7 +180,16 @@ impl NatsServer {
     /// Nobody answers.
     pub async fn ask(&self, subject: &str, question: &Value) -> Value {
         let payload = if question.is_null() { String::new() } else { question.to_string() };
-        let asked = async { wire::ask(&mut wire::Wire::connect(self.port).await?, subject, &payload).await };
+        self.ask_with(subject, &payload).await
+    }
+
+    /// The same with any text, such as a message for a stream, which answers with its place there, or with an error where no
+    /// stream is.
+    ///
+    /// # Panics
+    /// Nobody answers.
+    pub async fn ask_with(&self, subject: &str, payload: &str) -> Value {
+        let asked = async { wire::ask(&mut wire::Wire::connect(self.port).await?, subject, payload).await };
         asked.await.unwrap_or_else(|| panic!("nobody answered {subject}\n{}", self.log()))
     }
 
