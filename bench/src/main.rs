@@ -10,6 +10,7 @@ mod floor;
 mod jobs;
 mod list;
 mod system;
+mod worker;
 mod workspace;
 
 use anyhow::{Context, bail};
@@ -25,7 +26,11 @@ async fn main() -> anyhow::Result<()> {
         }
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
         Some("list") => list::run(&list::Settings::parse(args).context("usage: bench list [JOBS…]")?).await,
-        Some("workspace") => workspace::run(&workspace::Settings::parse(args).context("usage: bench workspace [--quick] [DIR]")?),
+        Some("workspace") => {
+            let settings = workspace::Settings::parse(args).context("usage: bench workspace [--quick] [DIR]")?;
+            workspace::run(&settings)?;
+            worker::run(&settings).await
+        }
         Some(other) => bail!("there is no benchmark {other:?}; there are: {NAMES}"),
         None => bail!("say which benchmark: {NAMES}"),
     }

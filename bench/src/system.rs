@@ -126,7 +126,7 @@ impl System {
 }
 
 /// The program beside this one.
-fn binary() -> anyhow::Result<PathBuf> {
+pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("longshore");
     anyhow::ensure!(binary.exists(), "{} is not built: use `cargo xtask bench jobs`", binary.display());
     Ok(binary)

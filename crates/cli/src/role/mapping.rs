@@ -165,7 +165,7 @@ fn address(listen: &str) -> Result<SocketAddr, Failure> {
     addresses.next().ok_or_else(|| refused("it has no address".to_owned()))
 }
 
-/// What starts supervisors: this program itself.
+/// What starts and ends the processes of jobs: this program itself.
 pub(crate) fn supervisor() -> Result<SupervisorCommand, Failure> {
     let found = std::env::current_exe();
     let program = found.map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
@@ -198,13 +198,6 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
             disk_percent: settings.agent.conditions.disk_pressure_threshold,
         },
     })
-}
-
-/// This program, as what starts and ends the processes of jobs.
-pub(crate) fn supervisor() -> Result<SupervisorCommand, Failure> {
-    let program =
-        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
-    Ok(SupervisorCommand { program, args: vec!["__supervise".into()] })
 }
 
 /// A factor within its bounds as a percentage: at least one.
