@@ -10,7 +10,7 @@ use longshore_model::DirectoryName;
 use longshore_model::stand_alone;
 use longshore_model::wire::problem::chain;
 use longshore_model::wire::stand_alone::Response;
-use longshore_store::jetstream::stand_alone::{Request, Requests, Routes};
+use longshore_store::jetstream::stand_alone::{Request, Requests, Routes, Terms};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -39,8 +39,8 @@ const TELL_MAX: usize = 5;
 pub(super) struct Worker {
     pub(super) config: Config,
     pub(super) requests: Requests,
-    /// How long a claim lasts.
-    pub(super) claim: Duration,
+    /// What the consumer promises.
+    pub(super) terms: Terms,
     /// Ends what runs.
     pub(super) stop: CancellationToken,
 }
@@ -79,7 +79,10 @@ impl Worker {
         };
         let hold = match self.hold(&asked.id, request.token()).await {
             Ok(hold) => Arc::new(hold),
-            Err(not_now) => return self.give_back(&request, &not_now).await,
+            Err(not_now) => {
+                let routes = self.requests.routes(self.subjects(asked.id.as_str())).await;
+                return self.give_back(&request, &routes, asked.id.as_str(), &not_now).await;
+            }
         };
         let offer = Offer { asked: Some(request.asked().clone()), attempt: request.delivered() };
         let is_open = async {
@@ -91,13 +94,13 @@ impl Worker {
         tracing::info!(job.id = %asked.id, sequence = request.asked().sequence, delivered = request.delivered(), "took a job");
         let performing = perform(&self.config, &asked, offer, &hold, is_open, &self.stop);
         let (routes, performed) = tokio::join!(self.requests.routes(self.subjects(asked.id.as_str())), performing);
-        let left = self.finish(&request, &routes, performed).await;
+        let left = self.finish(&request, &routes, asked.id.as_str(), performed).await;
         tracing::info!(job.id = %asked.id, ?left, "a job has left");
         self.let_go(hold, &left).await;
         left
     }
 
-    async fn finish(&self, request: &Request, routes: &Routes, performed: Performed) -> Left {
+    async fn finish(&self, request: &Request, routes: &Routes, id: &str, performed: Performed) -> Left {
         match performed {
             Performed::Answered { response, workspace } => {
                 let (responded, ()) = tokio::join!(self.respond_and_end(request, routes, &response), clean(workspace));
@@ -114,7 +117,7 @@ impl Worker {
                 self.tell(|| request.refuse(&reason)).await;
                 Left::Refused(reason)
             }
-            Performed::NotNow(not_now) => self.give_back(request, &not_now).await,
+            Performed::NotNow(not_now) => self.give_back(request, routes, id, &not_now).await,
             Performed::Gone => {
                 tracing::info!("the request was ended by somebody else; it is not run");
                 self.tell(|| request.done()).await;
@@ -145,7 +148,8 @@ impl Worker {
             if !self.requests.is_connected() {
                 refused_since = None;
             } else if refused_since.get_or_insert_with(Instant::now).elapsed() > RESPOND_WITHIN {
-                return Err(self.give_back(request, &NotNow::fault(format!("could not publish the response: {}", chain(&error)))).await);
+                let fault = NotNow::fault(format!("could not publish the response: {}", chain(&error)));
+                return Err(self.hand_back(request, &fault).await);
             }
             tracing::debug!(error = %chain(&error), "the response is published again");
             tokio::select! {
@@ -159,7 +163,21 @@ impl Worker {
         }
     }
 
-    async fn give_back(&self, request: &Request, NotNow { reason, delay, is_fault }: &NotNow) -> Left {
+    /// Gives it back, if anybody is offered it then; else this was its last chance, and whoever asked is told.
+    async fn give_back(&self, request: &Request, routes: &Routes, id: &str, not_now: &NotNow) -> Left {
+        if self.terms.deliveries_max.is_none_or(|max| request.delivered() < max) {
+            return self.hand_back(request, not_now).await;
+        }
+        let reason = format!("{}; its consumer offers it no more", not_now.reason);
+        tracing::error!(reason, "a job could not be done, and this was the last time it was offered");
+        if let Err(left) = self.respond(request, routes, &refusal(id, &reason)).await {
+            return left;
+        }
+        self.tell(|| request.refuse(&reason)).await;
+        Left::Failed(reason)
+    }
+
+    async fn hand_back(&self, request: &Request, NotNow { reason, delay, is_fault }: &NotNow) -> Left {
         let (delay, is_fault) = (*delay, *is_fault);
         if is_fault {
             tracing::error!(reason, "a job could not be done here and is given back");
@@ -218,7 +236,7 @@ impl Worker {
 
     /// Extends the claim until it is dropped.
     fn extend(&self, request: &Arc<Request>) -> AbortOnDropHandle<()> {
-        let (request, every) = (Arc::clone(request), (self.claim / 3).clamp(EXTEND_MIN, EXTEND_MAX));
+        let (request, every) = (Arc::clone(request), (self.terms.claim / 3).clamp(EXTEND_MIN, EXTEND_MAX));
         #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
         let extending: JoinHandle<()> = tokio::task::spawn(async move {
             loop {

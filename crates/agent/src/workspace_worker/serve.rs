@@ -36,13 +36,13 @@ pub enum Ended {
 /// The broker is not there when a job was waited for, or does not serve requests any more.
 pub async fn serve(config: Config, requests: Requests, drain: CancellationToken, stop: CancellationToken) -> Result<Ended, Error> {
     give_back_left(&config, &requests).await?;
-    let claim = requests.claim_lasts().await?;
+    let terms = requests.terms().await?;
     let mut pull = requests.pull().await?;
     let stay = config.stay;
     let mut server = Server {
         max_jobs: if stay { config.max_jobs.max(1) } else { 1 },
         deadline: (!stay).then(|| Instant::now() + config.idle_max),
-        worker: Arc::new(Worker { config, requests, claim, stop }),
+        worker: Arc::new(Worker { config, requests, terms, stop }),
         running: JoinSet::new(),
     };
     let ended = server.take(&mut pull, &drain).await;

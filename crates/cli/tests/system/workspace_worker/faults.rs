@@ -111,3 +111,22 @@ async fn a_drive_that_is_not_there_is_this_hosts_fault() {
     assert_eq!(place.run("").await.0, Some(0));
     assert_eq!(place.response("x", 1).await["status"], "success");
 }
+
+#[tokio::test]
+async fn a_consumer_that_exists_is_used_as_it_is_and_its_last_offer_is_answered() {
+    let place = Place::new().await;
+    place.job("x", &["true"]);
+    place.prepare("-i other").await;
+    let config = json!({ "durable_name": "worker-01", "ack_policy": "explicit", "ack_wait": 7_000_000_000_u64, "max_deliver": 2 });
+    let made = place.nats.ask("$JS.API.CONSUMER.DURABLE.CREATE.JOBS.worker-01", &json!({ "stream_name": "JOBS", "config": config })).await;
+    assert!(made.get("error").is_none(), "{made}");
+    place.send(&json!({ "id": "x" })).await;
+    assert_eq!(place.run("-j /no/such/drive").await.0, Some(1));
+    assert!(place.responses("jobs.results").await.is_empty(), "there is another offer");
+    let (code, said) = place.run("-j /no/such/drive").await;
+    assert_eq!(code, Some(1), "{said}");
+    let response = place.response("x", 1).await;
+    assert!(response["status"] == "failed" && response["error"].as_str().unwrap().contains("offers it no more"), "{response}");
+    let info = place.consumer().await;
+    assert_eq!((&info["config"]["ack_wait"], &info["config"]["max_deliver"]), (&json!(7_000_000_000_u64), &json!(2)));
+}

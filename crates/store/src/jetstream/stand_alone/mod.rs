@@ -48,6 +48,15 @@ pub struct RequestsConfig {
     pub ack_wait: Duration,
 }
 
+/// What a consumer promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a claim lasts without being extended.
+    pub claim: Duration,
+    /// How often a request is handed out at most; what is given back then is offered to nobody.
+    pub deliveries_max: Option<u32>,
+}
+
 /// A connection to the queue. Cheap to clone; heals itself.
 #[derive(Clone)]
 pub struct Requests(Arc<Inner>);
@@ -99,15 +108,16 @@ impl Requests {
         Ok(requests)
     }
 
-    /// How long a claim lasts without being extended, as the consumer has it.
+    /// What the consumer promises, whoever made it.
     ///
     /// # Errors
     /// The broker does not answer, or there is no such consumer any more.
-    pub async fn claim_lasts(&self) -> Result<Duration, Error> {
+    pub async fn terms(&self) -> Result<Terms, Error> {
         let config = self.consumer().await?.config;
         // With a list of waits the server takes the shortest of them for the first delivery.
         let first = config.backoff.first().copied().filter(|first| !first.is_zero());
-        Ok(first.unwrap_or(config.ack_wait).min(config.ack_wait.max(Duration::from_millis(1))))
+        let claim = first.unwrap_or(config.ack_wait).min(config.ack_wait.max(Duration::from_millis(1)));
+        Ok(Terms { claim, deliveries_max: u32::try_from(config.max_deliver).ok().filter(|max| *max > 0) })
     }
 
     /// Whether there is a connection at the moment.
