@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
         Some("fanout") => fanout::run(&fanout::Settings::parse(args).context("usage: bench fanout [AGENTS…]")?).await,
         Some("list") => list::run(&list::Settings::parse(args).context("usage: bench list [JOBS…]")?).await,
         Some("workspace") => {
-            let settings = workspace::Settings::parse(args).context("usage: bench workspace [--quick] [DIR]")?;
+            let settings = workspace::Settings::parse(args).context("usage: bench workspace [--quick] [--worker] [DIR]")?;
             workspace::run(&settings)?;
             worker::run(&settings).await
         }

@@ -23,14 +23,17 @@ pub(crate) struct Settings {
     /// Where to work; by default where temporary files go.
     pub(crate) dir: PathBuf,
     rounds: usize,
+    /// Whether staging and bringing back is left out.
+    is_for_workers_only: bool,
 }
 
 impl Settings {
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut settings = Self { dir: std::env::temp_dir(), rounds: 5 };
+        let mut settings = Self { dir: std::env::temp_dir(), rounds: 5, is_for_workers_only: false };
         for arg in args {
             match arg.as_str() {
                 "--quick" => settings.rounds = 1,
+                "--worker" => settings.is_for_workers_only = true,
                 dir => settings.dir = dir.into(),
             }
         }
@@ -45,6 +48,9 @@ impl Settings {
 }
 
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
+    if settings.is_for_workers_only {
+        return Ok(());
+    }
     println!("workspaces in {}, medians of {} rounds that alternate with cp -a", settings.dir.display(), settings.rounds);
     let small = |source: &Path| {
         (0..SMALL_FILES).try_for_each(|index| {
