@@ -17,9 +17,6 @@ use crate::journal::Entry;
 use crate::turn::Fence;
 use crate::{output, resumption, transfer, turn};
 
-/// How long an answer waits for the output before it; longer only if the broker is away, and then the answer waits as well.
-pub(crate) const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
-
 /// A claim that the ledger has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempt {
@@ -296,12 +293,12 @@ async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (Attempt,
         }
     };
     let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
-    let (sink, pump) = output::open(source, &ctx.store);
+    let (sink, sending) = ctx.spools.open(source);
     let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
     let task = Task { job, execution: key.1, attempt, fence, hostname: ctx.config.hostname(), bundle: path };
     let finished = ctx.executor.run(task, sink, cancel).await;
     // Output first, so that a reader who sees the end has seen everything before it.
-    let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
+    sending.end_or_stall().await;
     finished
 }
 

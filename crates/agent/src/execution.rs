@@ -36,6 +36,7 @@ use crate::heartbeat::Load;
 use crate::host::{Host, Notes};
 use crate::journal::Entry;
 use crate::outbox::Outbox;
+use crate::output::Spools;
 use crate::trust;
 use crate::turn::{Asked, Watch};
 
@@ -53,6 +54,7 @@ pub(crate) struct Context {
     pub(crate) executor: Arc<dyn Host>,
     pub(crate) journal: Arc<dyn Notes>,
     pub(crate) outbox: Outbox,
+    pub(crate) spools: Spools,
     pub(crate) bundles: PathBuf,
     pub(crate) facts: Known,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.

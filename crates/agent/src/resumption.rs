@@ -3,15 +3,12 @@
 //! The invariant guarded here: only the newest attempt, started by this agent and not answered, is gone on with; it is not started again,
 //! and records nothing but its end.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use longshore_exec::{Finished, Output, Resumable};
+use longshore_exec::{Finished, Resumable};
 use longshore_model::ExecutionState;
 use longshore_model::job::{Execution, Job};
-use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{EventKind, Failure};
 use longshore_model::wire::secret::Secrets;
@@ -21,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::attempt::{Attempt, OUTPUT_PATIENCE, unfetched};
+use crate::attempt::{Attempt, unfetched};
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::execution::{Context, Settled, Signals, Worker};
@@ -101,75 +98,13 @@ pub(crate) async fn carry_on(ctx: Arc<Context>, kept: Kept, signals: Signals) ->
 /// The work itself, as far as it is still to be done. Ends soon after `cancel`.
 pub(crate) async fn work(ctx: &Context, key: Key, left: Resumable, cancel: CancellationToken) -> Finished {
     let source = output::Source { job: key.0, execution: key.1, agent: ctx.config.id, attempt: left.attempt };
-    let stored = match stored(&ctx.store, source).await {
-        Ok(stored) => stored,
-        Err(error) => {
-            tracing::warn!(%error, job.id = %key.0, "what is stored of its output cannot be read: all of it is stored again");
-            Stored::default()
-        }
-    };
-    let (sink, pump) = output::open_at(source, &ctx.store, stored.next);
-    let output = Arc::new(Unstored { sink, stored: Mutex::new(stored.bytes) });
-    let finished = ctx.executor.resume(left, output, cancel).await;
+    // What is known of it is passed over.
+    let (sink, sending) = ctx.spools.open(source);
+    let finished = ctx.executor.resume(left, sink, cancel).await;
     // Output first, so that a reader who sees the end has seen everything before it.
-    let _ = tokio::time::timeout(OUTPUT_PATIENCE, pump).await;
+    sending.end_or_stall().await;
     finished.unwrap_or_else(|| {
         let message = "the agent was killed while it ran, and nothing of it is left".to_owned();
         unfetched(Failure { code: ErrorCode::Interrupted, message }, true)
     })
-}
-
-/// What of an attempt's output is stored.
-#[derive(Default)]
-struct Stored {
-    /// The number of the next record.
-    next: u64,
-    /// Of each step.
-    bytes: BTreeMap<u32, u64>,
-}
-
-async fn stored(store: &Store, source: output::Source) -> Result<Stored, Error> {
-    let mut stored = Stored::default();
-    let last = store.logs.last(source.job).await?;
-    if last == 0 {
-        return Ok(stored);
-    }
-    let mut records = store.logs.follow(source.job, 0).await?;
-    while let Some(next) = records.next().await {
-        let next = next?;
-        let record = next.record;
-        if (record.execution, record.attempt) == (source.execution, source.attempt) {
-            *stored.bytes.entry(record.step).or_default() += record.bytes.len() as u64;
-            stored.next = stored.next.max(record.seq + 1);
-        }
-        if next.place >= last {
-            break;
-        }
-    }
-    Ok(stored)
-}
-
-/// Passes over what is stored already.
-struct Unstored {
-    sink: Arc<output::Sink>,
-    stored: Mutex<BTreeMap<u32, u64>>,
-}
-
-impl Output for Unstored {
-    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
-        let known = {
-            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = stored.entry(step).or_default();
-            let known = (*left).min(bytes.len() as u64);
-            *left -= known;
-            usize::try_from(known).unwrap_or(bytes.len())
-        };
-        if known < bytes.len() {
-            self.sink.write(step, stream, &bytes[known..]);
-        }
-    }
-
-    fn ready(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        self.sink.ready()
-    }
 }

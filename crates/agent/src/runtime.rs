@@ -18,6 +18,7 @@ use crate::execution::{Context, Settled, Signals, carry, from};
 use crate::heartbeat::{self, Load};
 use crate::news::{News, PULL_PAUSE, is_drained, pull, visit};
 use crate::outbox::Outbox;
+use crate::output::{Source, Spools};
 use crate::recovery::{deliver_owed, recover};
 use crate::resumption::{self, Kept};
 use crate::turn::Watch;
@@ -81,7 +82,14 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     }
     let Agent { config, store, executor, journal, facts, binding, started_at } = agent;
     let outbox = Outbox::new(store.clone(), config.state_dir.join("answers"));
+    let spools = Spools::new(config.state_dir.join("output"), store.clone());
+    let left = executor.resumable();
+    let goes_on = |source: Source| left.iter().any(|left| source.is_of((left.job, left.execution), left.attempt));
+    // Before the work is given back: another attempt may begin then.
+    spools.send_left_behind(config.id, goes_on).await;
     let (owed, kept) = recover(&config, &store, (&*executor, &*journal), &outbox).await;
+    let goes_on = |source: Source| kept.iter().any(|kept| source.is_of(kept.key, kept.attempt.number));
+    spools.send_left_behind(config.id, goes_on).await;
     let groups: BTreeSet<Label> = config.labels.iter().flat_map(Label::groups).collect();
     let groups: Vec<Label> = groups.into_iter().collect();
     let mut wakes = match store.work.wakes(config.id, &groups).await {
@@ -110,6 +118,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         executor: executor.clone(),
         journal,
         outbox,
+        spools,
         bundles,
         facts,
         owed: Mutex::new(owed),
@@ -157,6 +166,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
     farewell.cancel();
     let bound = beating.join_next().await;
     executor.close().await;
+    ctx.spools.close().await;
     if let Err(error) = ctx.store.work.flush().await {
         tracing::debug!(%error, "some claims may only end by themselves");
     }

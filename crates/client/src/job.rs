@@ -160,14 +160,17 @@ impl Client {
         self.follow("/jobs/events".to_owned(), Vec::new(), last)
     }
 
-    /// A job's output, from its start or from after `last`; with `follow` until it has ended, else what there is now.
+    /// A job's output, from its start or from after `last`, and only records numbered `from` or higher; with `follow` until it has ended,
+    /// else what there is now. A record after some that are missing has a `gap`.
     pub fn logs(
         &self,
         id: JobId,
         last: Option<String>,
+        from: u64,
         follow: bool,
     ) -> impl Stream<Item = Result<Followed<LogView>, Error>> + Send + use<> {
-        let query = if follow { Vec::new() } else { vec![("follow", "false".to_owned())] };
+        let mut query = if follow { Vec::new() } else { vec![("follow", "false".to_owned())] };
+        query.extend((from > 0).then(|| ("from", from.to_string())));
         self.follow(format!("/jobs/{id}/logs"), query, last)
     }
 }

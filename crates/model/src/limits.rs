@@ -25,8 +25,12 @@ pub const LIMIT_BYTES_MAX: u64 = 1 << 50;
 pub const PROCESSES_MAX: u32 = 4_194_304;
 /// Bytes in one live log record.
 pub const LOG_RECORD_BYTES_MAX: usize = 32 * 1024;
-/// Records of one execution that wait for the broker before new ones are dropped and shown as a gap.
-pub const LOG_RECORDS_WAITING_MAX: usize = 4096;
+/// Bytes of one attempt's output that wait on the agent's disk for the broker before new ones are dropped and shown as a gap.
+pub const SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The same of all attempts of an agent together.
+pub const SPOOLS_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Bytes of one attempt's output that wait in memory while the disk does not take them.
+pub const SPOOL_MEMORY_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an uploaded bundle, packed.
 pub const BUNDLE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Bytes a bundle may unpack to.

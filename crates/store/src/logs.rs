@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use longshore_model::JobId;
 use longshore_model::wire::log::LogRecord;
+use longshore_model::{ExecutionId, JobId};
 
 use crate::{Error, Revision};
 
@@ -22,8 +22,15 @@ pub type LogStream = BoxStream<'static, Result<StoredLog, Error>>;
 /// Live output.
 #[async_trait]
 pub trait Logs: Send + Sync {
-    /// Stores records in this order. May be repeated: a record (job, execution, attempt, seq) is stored once.
+    /// Stores records in this order: after an error, of none of them, of all or of the first ones, and never one without those before it.
+    /// May be repeated: a record (job, execution, attempt, seq) is stored once, if the repeat comes within two minutes.
     async fn append(&self, records: &[LogRecord]) -> Result<(), Error>;
+
+    /// Attempt and number of an execution's newest record.
+    async fn newest(&self, job: JobId, execution: ExecutionId) -> Result<Option<(u32, u64)>, Error>;
+
+    /// A place before which nothing is stored any more, of any job; 0 or 1 if nothing was ever dropped.
+    async fn oldest(&self) -> Result<Revision, Error>;
 
     /// Records of a job after a place (0 is the beginning), then live ones, without an end.
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error>;

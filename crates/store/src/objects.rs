@@ -49,6 +49,10 @@ pub trait Objects: Send + Sync {
 
     /// Up to some thousand objects that were stored after the place `after`; 0 is the beginning. An upload in progress is no object yet.
     async fn page(&self, after: Revision) -> Result<ObjectPage, Error>;
+
+    /// Removes the pieces of uploads that broke off and got none since `before`: their process was killed. Gives of how many. Safe to
+    /// repeat, and beside other calls.
+    async fn sweep(&self, before: Timestamp) -> Result<u64, Error>;
 }
 
 /// The name of an uploaded bundle; `sha256` has been checked to be 64 hex digits.

@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
-use longshore_model::JobId;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::log::LogRecord;
+use longshore_model::{ExecutionId, JobId};
 use longshore_store::{DeadLetters, Error, LetterPut, LetterStream, LogStream, Logs, Revision, StoredLetter};
 
 use super::Kind::{Read, Write};
@@ -57,6 +57,15 @@ impl Logs for Link {
     async fn append(&self, records: &[LogRecord]) -> Result<(), Error> {
         let (world, records) = (self.world.clone(), records.to_vec());
         self.ask(Write, "storing output", String::new, async move { world.raw.logs.append(&records).await }).await
+    }
+
+    async fn newest(&self, job: JobId, execution: ExecutionId) -> Result<Option<(u32, u64)>, Error> {
+        let world = self.world.clone();
+        self.ask(Read, "reading output", || job.short(), async move { world.raw.logs.newest(job, execution).await }).await
+    }
+
+    async fn oldest(&self) -> Result<Revision, Error> {
+        self.world.raw.logs.oldest().await
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {

@@ -104,6 +104,7 @@ mod tests {
             seq: 0,
             time: jiff::Timestamp::UNIX_EPOCH,
             stream,
+            gap: None,
             text: Some(text.to_owned()),
             base64: None,
         }

@@ -15,6 +15,7 @@ mod large;
 mod letters;
 mod login;
 mod node;
+mod output;
 mod promises;
 mod resumed;
 mod run;

@@ -144,3 +144,69 @@ async fn a_directory_runs_on_several_hosts_and_the_results_of_each_are_kept_apar
     assert_eq!(one.status.code(), Some(0), "{}", text(&one.stderr));
     assert!(user.dir.path().join("flat/same.txt").exists(), "of one host they are where they were");
 }
+
+#[tokio::test]
+async fn what_is_left_out_is_what_was_asked_for_and_only_what_is_wanted_comes_back() {
+    let fleet = Fleet::start(1).await;
+    let user = User::of(&fleet);
+    let source = tempfile::tempdir().unwrap();
+    for (path, content) in [(".gitignore", "*.log\n"), ("a.log", ""), ("b.tmp", ""), ("kept", "")] {
+        std::fs::write(source.path().join(path), content).unwrap();
+    }
+    let dir = source.path().to_str().unwrap();
+    let script = "ls -A | sort | paste -sd ' '; mkdir -p out; echo 1 > out/x.bin; echo 2 > out/x.o; ln -s x.bin out/link; chmod 750 out/x.bin; rm kept";
+    for (flags, there) in [
+        (&[][..], ".gitignore a.log b.tmp kept\n"),
+        (&["--gitignore"], ".gitignore b.tmp kept\n"),
+        (&["--gitignore", "--exclude", "*.tmp"], ".gitignore kept\n"),
+    ] {
+        let ran = user.runs(&[flags, &["--artifacts", "out/*.bin", "--artifacts", "out/link", dir, "--", script]].concat()).await;
+        assert_eq!((ran.status.code(), text(&ran.stdout).as_str()), (Some(0), there), "{}", text(&ran.stderr));
+    }
+    let out = user.dir.path().join("results/out");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(out.join("x.bin")).unwrap().permissions());
+    assert_eq!((mode & 0o777, std::fs::read_link(out.join("link")).unwrap()), (0o750, "x.bin".into()));
+    assert!(!out.join("x.o").exists());
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(user.dir.path().join("results/result.json")).unwrap()).unwrap();
+    assert_eq!(manifest["files"]["deleted"].as_array().map(Vec::len), Some(1), "{manifest}");
+}
+
+#[tokio::test]
+async fn large_directories_go_up_and_come_back_in_little_memory() {
+    const MIB: u64 = 1024 * 1024;
+    let mut fleet = Fleet::start(1).await;
+    let (agent, controller) = (fleet.agents[0].process().pid(), fleet.controller.process().pid());
+    let user = User::of(&fleet);
+    let source = tempfile::tempdir().unwrap();
+    std::fs::File::create(source.path().join("sparse")).unwrap().set_len(300 * MIB).unwrap();
+    let noise = std::process::Command::new("head").args(["-c", "192M", "/dev/urandom"]).output().unwrap().stdout;
+    std::fs::write(source.path().join("noise"), &noise).unwrap();
+    let began = std::time::Instant::now();
+    let (url, token_file) = (fleet.controller.said("url"), fleet.controller.said("token_file"));
+    let dir = source.path().to_str().unwrap();
+    let words = ["--url", &url, "--token-file", &token_file, "run", dir, "--", "cp sparse sparse-2; cp noise noise-2"];
+    let mut command = longshore(fleet.dir.path(), &words);
+    command.current_dir(user.dir.path());
+    let mut process = longshore_testkit::Process::spawn(command);
+    let mut peak = 0;
+    let status = loop {
+        if !process.is_running() {
+            break process.wait(crate::fleet::PATIENCE).await;
+        }
+        peak = peak.max(peak_mib(process.pid()).unwrap_or(0));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert!(status.success(), "{}", process.output());
+    let (agent, controller) = (peak_mib(agent).unwrap(), peak_mib(controller).unwrap());
+    println!("492 MiB up and down in {:?}; peaks in MiB: run {peak}, agent {agent}, controller {controller}", began.elapsed());
+    let results = user.dir.path().join("results");
+    assert!(std::fs::read(results.join("noise-2")).unwrap() == noise, "it differs");
+    assert_eq!(std::fs::metadata(results.join("sparse-2")).unwrap().len(), 300 * MIB);
+    assert!(peak < 128 && agent < 180 && controller < 180, "peaks in MiB: run {peak}, agent {agent}, controller {controller}");
+}
+
+pub(crate) fn peak_mib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib / 1024)
+}

@@ -1,10 +1,12 @@
 //! A job's output: what is stored, then what comes, until the job has ended and its last piece was told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use longshore_model::JobId;
 use longshore_model::access::Caller;
+use longshore_model::wire::log::{LogGap, LogRecord};
+use longshore_model::{ExecutionId, JobId};
 use longshore_store::{Error as StoreError, LogStream, Revision, StoredLog};
 use tokio::sync::mpsc;
 
@@ -32,14 +34,52 @@ pub(crate) enum Piece {
     End,
 }
 
-/// A job's output after a place.
-pub(crate) async fn logs(app: &App, caller: &Caller, id: JobId, after: Revision, until: Until) -> Result<mpsc::Receiver<Piece>, Error> {
+/// What of a job's output is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// What comes after this place; 0 is the beginning.
+    pub(crate) after: Revision,
+    /// Records with this number or a higher one, of each attempt.
+    pub(crate) from: u64,
+    pub(crate) until: Until,
+}
+
+/// A job's output, with a gap wherever some of it is missing.
+pub(crate) async fn logs(app: &App, caller: &Caller, id: JobId, wanted: Wanted) -> Result<mpsc::Receiver<Piece>, Error> {
+    let Wanted { after, from, until } = wanted;
     permit(caller, "job:read")?;
     let ticket = app.waiters.register(id);
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
     let output = app.store.logs.follow(id, after).await?;
     let is_over = until == Until::Now || fold(&record).is_settled();
-    Ok(produce(app, |app, sink| tell(app, sink, Reading { id, ticket, output, place: after, is_over })))
+    let has_lost = after > 0 && app.store.logs.oldest().await? > after + 1;
+    let numbers = Numbers { next: BTreeMap::new(), is_resumed: after > 0, has_lost };
+    Ok(produce(app, move |app, sink| tell(app, sink, Reading { id, ticket, output, place: after, from, numbers, is_over })))
+}
+
+/// Numbers of records as they are told, which say what is missing between them.
+struct Numbers {
+    next: BTreeMap<(ExecutionId, u32), u64>,
+    /// Some came before, to another reader.
+    is_resumed: bool,
+    /// The store has dropped something that this reader was not told.
+    has_lost: bool,
+}
+
+impl Numbers {
+    /// What is missing before `record`: dropped by its agent, which says so itself, or by the store.
+    fn gap_before(&mut self, record: &LogRecord) -> Option<LogGap> {
+        let dropped = record.gap.and_then(|gap| gap.records).unwrap_or(0);
+        let expected = self.next.insert((record.execution, record.attempt), record.seq + 1);
+        let hole = match expected {
+            Some(expected) => record.seq.saturating_sub(expected),
+            None if !self.is_resumed => record.seq,
+            // Whether what came before was told is not known; but that something was not, is.
+            None if self.has_lost && record.seq > dropped => return Some(LogGap { records: None, bytes: None }),
+            None => return record.gap,
+        };
+        if hole > dropped { Some(LogGap { records: Some(hole), bytes: None }) } else { record.gap }
+    }
 }
 
 struct Reading {
@@ -47,6 +87,8 @@ struct Reading {
     ticket: Ticket,
     output: LogStream,
     place: Revision,
+    from: u64,
+    numbers: Numbers,
     /// Whether what is stored now is all there will be.
     is_over: bool,
 }
@@ -55,7 +97,7 @@ async fn tell(app: App, sink: Sink<Piece>, mut reading: Reading) -> Result<(), G
     while !reading.is_over {
         tokio::select! {
             piece = reading.output.next() => match piece {
-                Some(Ok(log)) => forward(&sink, &mut reading.place, log).await?,
+                Some(Ok(log)) => forward(&sink, &mut reading, log).await?,
                 Some(Err(error)) => return broke_off(reading.id, &error),
                 None => return Ok(()),
             },
@@ -71,7 +113,7 @@ async fn tell(app: App, sink: Sink<Piece>, mut reading: Reading) -> Result<(), G
     };
     while reading.place < last {
         match tokio::time::timeout(STRAGGLERS_WITHIN, reading.output.next()).await {
-            Ok(Some(Ok(log))) => forward(&sink, &mut reading.place, log).await?,
+            Ok(Some(Ok(log))) => forward(&sink, &mut reading, log).await?,
             Ok(Some(Err(error))) => return broke_off(reading.id, &error),
             Ok(None) => return Ok(()),
             Err(_) => {
@@ -98,8 +140,13 @@ async fn is_over(app: &App, id: JobId) -> Result<bool, StoreError> {
     }
 }
 
-async fn forward(sink: &Sink<Piece>, place: &mut Revision, log: StoredLog) -> Result<(), Gone> {
-    *place = log.place;
+async fn forward(sink: &Sink<Piece>, reading: &mut Reading, mut log: StoredLog) -> Result<(), Gone> {
+    reading.place = log.place;
+    let gap = reading.numbers.gap_before(&log.record);
+    if log.record.seq < reading.from {
+        return Ok(());
+    }
+    log.record.gap = gap;
     sink.send(Piece::Log(Box::new(log))).await
 }
 
@@ -115,7 +162,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use async_trait::async_trait;
-    use longshore_model::wire::log::LogRecord;
+    use longshore_model::AgentId;
+    use longshore_model::wire::log::LogStream as Output;
     use longshore_store::{Logs, RegistryEvent, Store, memory};
     use serde_json::json;
 
@@ -139,6 +187,14 @@ mod tests {
             Ok(futures::stream::pending().boxed())
         }
 
+        async fn newest(&self, _: JobId, _: ExecutionId) -> Result<Option<(u32, u64)>, StoreError> {
+            Ok(None)
+        }
+
+        async fn oldest(&self) -> Result<Revision, StoreError> {
+            Ok(0)
+        }
+
         async fn last(&self, _: JobId) -> Result<Revision, StoreError> {
             let is_first = self.looks.fetch_add(1, Ordering::Relaxed) == 0;
             Ok(if is_first || !self.forgets { 1 } else { 0 })
@@ -146,6 +202,39 @@ mod tests {
 
         async fn delete(&self, _: JobId) -> Result<(), StoreError> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_once_and_nothing_else_is() {
+        const fn gap(records: Option<u64>, bytes: Option<u64>) -> Option<LogGap> {
+            Some(LogGap { records, bytes })
+        }
+        let record = |attempt, seq, gap| LogRecord {
+            job: JobId::from_bits(1),
+            execution: ExecutionId::Any,
+            agent: AgentId::from_bits(1),
+            attempt,
+            step: 0,
+            seq,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            stream: Output::Stdout,
+            gap,
+            bytes: Vec::new(),
+        };
+        let agents = gap(Some(3), Some(700));
+        let unknown = gap(None, None);
+        for (is_resumed, has_lost, of_first, of_sixth) in
+            [(false, false, gap(Some(5), None), None), (true, false, None, None), (true, true, unknown, None)]
+        {
+            let mut numbers = Numbers { next: BTreeMap::new(), is_resumed, has_lost };
+            let mut told = |attempt, seq, gap| numbers.gap_before(&record(attempt, seq, gap));
+            assert_eq!(told(1, 5, None), of_first);
+            assert_eq!(told(1, 6, None), of_sixth);
+            assert_eq!(told(1, 10, agents), agents, "as the agent says");
+            assert_eq!(told(1, 15, agents), gap(Some(4), None), "more than the agent says");
+            assert_eq!(told(2, 0, None), None, "another attempt begins");
+            assert_eq!(told(3, 3, agents), agents, "one that began with a gap");
         }
     }
 
@@ -159,7 +248,7 @@ mod tests {
             let caller = Caller::new("ada", &longshore_model::access::Roles::default(), &["admin".to_owned()], None, None).unwrap();
             let request = serde_json::from_value(json!({"operation": "node.hostname.get"})).unwrap();
             let id = super::super::submit::submit(&app, &caller, request).await.unwrap().record.definition.id;
-            let mut pieces = super::logs(&app, &caller, id, 0, Until::Now).await.unwrap();
+            let mut pieces = super::logs(&app, &caller, id, Wanted { after: 0, from: 0, until: Until::Now }).await.unwrap();
             assert_eq!(matches!(pieces.recv().await, Some(Piece::End)), forgets);
             assert!(pieces.recv().await.is_none());
         }

@@ -2,12 +2,12 @@
 //! their job was deleted, or dropped by its age, before they came.
 //!
 //! What has no answer yet is left alone, also when its agent is lost: its answer may still come, and leads to it. An upload in progress is
-//! no object yet. An answer is written once and a job that is gone stays so, hence what is found here is true for good, and two passes do no
+//! no object yet; one that broke off with its process leaves pieces, which go after an hour. An answer is written once and a job that is gone stays so, hence what is found here is true for good, and two passes do no
 //! more than one.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longshore_store::{Error as StoreError, ObjectOwner, Revision};
 
 use super::{Cursor, after, each};
@@ -17,9 +17,17 @@ use crate::app::App;
 pub(super) const EVERY: Duration = Duration::from_secs(10 * 60);
 /// Before an object is looked at. Who stored it asks at once, itself, whether it is needed.
 const SETTLED_AFTER: Duration = Duration::from_secs(10 * 60);
+/// An upload that got nothing for so long has broken off: who sends nothing for a minute is not waited for.
+const BROKEN_OFF_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// One pass: a page of the object store.
 pub(super) async fn pass(app: App, cursor: Cursor<Revision>, now: Timestamp) -> Result<Cursor<Revision>, StoreError> {
+    if cursor.is_none() {
+        let swept = app.store.objects.sweep(before(now, BROKEN_OFF_AFTER)).await?;
+        if swept > 0 {
+            tracing::info!(uploads = swept, "pieces of uploads that broke off are removed");
+        }
+    }
     let page = app.store.objects.page(cursor.unwrap_or(0)).await?;
     for (name, info) in page.items {
         if now > after(info.stored_at, SETTLED_AFTER)
@@ -30,6 +38,10 @@ pub(super) async fn pass(app: App, cursor: Cursor<Revision>, now: Timestamp) -> 
         }
     }
     Ok(page.next)
+}
+
+fn before(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_sub(by).ok()).unwrap_or(Timestamp::MIN)
 }
 
 /// Whether, as far as the index knows, its job is gone or its execution has an answer; an archive goes with its job.

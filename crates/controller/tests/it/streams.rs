@@ -128,6 +128,52 @@ async fn output_is_followed_to_its_end_and_resumes() {
 }
 
 #[tokio::test]
+async fn what_is_missing_is_a_gap_in_every_form_and_numbers_say_where_to_begin() {
+    let (house, agent) = House::with_agent().await;
+    let job = house.submit(json!({})).await;
+    let path = format!("/api/v1/jobs/{}/logs", job.id);
+    let task = agent.take().await;
+    task.start().await;
+    for (seq, bytes) in [(0, &b"zero\n"[..]), (1, b"one"), (4, b"four\n"), (5, b"five\n")] {
+        task.log(seq, bytes).await;
+    }
+    task.answer(Outcome::Completed, json!({})).await;
+    let all = open(&house, &path, None).await.rest().await;
+    let gaps: Vec<_> = all.iter().map(|sent| sent.data["gap"].clone()).collect();
+    assert_eq!(gaps, [Value::Null, Value::Null, json!({"records": 2}), Value::Null, Value::Null]);
+    let from = open(&house, &format!("{path}?from=2"), None).await.rest().await;
+    assert_eq!(from, all[2..]);
+    let refused = house.request(Method::GET, &format!("{path}?from=first")).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    let plain = house.request(Method::GET, &path).header("accept", "text/plain").send().await.unwrap();
+    let expected: &[u8] = b"zero\none\n[longshore] output is missing here: 2 records\nfour\nfive\n";
+    assert_eq!(plain.bytes().await.unwrap().as_ref(), expected);
+}
+
+#[tokio::test]
+async fn a_reader_that_reconnects_at_every_record_reads_what_an_unbroken_one_does() {
+    let (house, agent) = House::with_agent().await;
+    let job = house.submit(json!({})).await;
+    let path = format!("/api/v1/jobs/{}/logs", job.id);
+    let task = agent.take().await;
+    task.start().await;
+    for seq in 0..60 {
+        task.log(seq, &[b'a' + u8::try_from(seq % 26).unwrap(), 0xff]).await;
+    }
+    task.answer(Outcome::Completed, json!({})).await;
+    let unbroken = open(&house, &path, None).await.rest().await;
+    let mut broken = Vec::new();
+    let mut place: Option<String> = None;
+    while broken.last().is_none_or(|sent: &Sent| sent.event.is_none()) {
+        let sent = open(&house, &path, place.as_deref()).await.next().await.unwrap();
+        place = sent.id.clone().or(place);
+        broken.push(sent);
+    }
+    assert_eq!(broken, unbroken);
+    assert_eq!(broken.len(), 61);
+}
+
+#[tokio::test]
 async fn a_job_without_output_ends_at_once() {
     let (house, agent) = House::with_agent().await;
     let job = house.submit(json!({})).await;

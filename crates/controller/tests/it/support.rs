@@ -269,6 +269,7 @@ impl Task {
             seq,
             time: Timestamp::now(),
             stream: LogStream::Stdout,
+            gap: None,
             bytes: bytes.to_vec(),
         };
         self.store.logs.append(&[record]).await.unwrap();

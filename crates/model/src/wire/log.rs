@@ -16,6 +16,28 @@ pub enum LogStream {
     System,
 }
 
+/// Output that is missing before a record, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LogGap {
+    /// Records: the hole in `seq`. Absent if nobody can say how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Bytes. Absent if the records were stored once and are not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+impl std::fmt::Display for LogGap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.records, self.bytes) {
+            (_, Some(bytes)) => write!(f, "output is missing here: {bytes} bytes"),
+            (Some(1), None) => write!(f, "output is missing here: 1 record"),
+            (Some(records), None) => write!(f, "output is missing here: {records} records"),
+            (None, None) => write!(f, "output may be missing here"),
+        }
+    }
+}
+
 /// A piece of output, bytes as they were written. Pieces end where a read ended, not at lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
@@ -35,6 +57,8 @@ pub struct LogRecord {
     pub time: jiff::Timestamp,
     /// Which output.
     pub stream: LogStream,
+    /// What the agent dropped before this record, if it did; `seq` has a hole of so many records.
+    pub gap: Option<LogGap>,
     /// The bytes, at most [`crate::limits::LOG_RECORD_BYTES_MAX`].
     pub bytes: Vec<u8>,
 }

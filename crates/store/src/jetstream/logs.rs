@@ -1,13 +1,14 @@
 //! Live output on a stream of its own: raw bytes as the payload, everything else in headers.
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{self, FuturesOrdered};
-use longshore_model::JobId;
-use longshore_model::wire::log::{LogRecord, LogStream as Output};
+use futures::stream;
+use longshore_model::wire::log::{LogGap, LogRecord, LogStream as Output};
+use longshore_model::{ExecutionId, JobId};
 
 use super::link::Shared;
 use super::tail::{From, Item, Tail};
@@ -20,6 +21,20 @@ const SEQ: &str = "Longshore-Seq";
 const TIME: &str = "Longshore-Time";
 const OUTPUT: &str = "Longshore-Stream";
 
+const GAP_RECORDS: &str = "Longshore-Gap-Records";
+const GAP_BYTES: &str = "Longshore-Gap-Bytes";
+const STORING: &str = "storing output";
+/// The broker takes a thousand; it keeps what is not yet whole in memory.
+const BATCH_RECORDS_MAX: usize = 64;
+
+/// What became of a batch.
+#[derive(Debug, PartialEq, Eq)]
+enum Batch {
+    Stored,
+    /// Nothing of it was: a part is stored already, the broker has too many batches at once, or knows none.
+    Refused,
+}
+
 pub(super) struct JetStreamLogs {
     link: Shared,
     stream: Stream<()>,
@@ -30,29 +45,86 @@ impl JetStreamLogs {
         let stream = link.stream(&link.layout.logs, "opening the logs").await?;
         Ok(Self { link, stream })
     }
+
+    /// Stores records together, all or none. Messages that are sent one by one without waiting could be stored in another order: if the
+    /// connection breaks, the first are lost with it and the others sent over the next one.
+    async fn append_batch(&self, records: &[LogRecord]) -> Result<Batch, Error> {
+        if !self.link.is_up() {
+            return Err(Error::Unavailable { doing: STORING, source: None });
+        }
+        let batch = self.link.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
+        let Some((last, others)) = records.split_last() else { return Ok(Batch::Stored) };
+        let message = |number: usize, record: &LogRecord| {
+            let mut headers = headers(record);
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id(record));
+            headers.insert("Nats-Batch-Id", batch.as_str());
+            headers.insert("Nats-Batch-Sequence", number.to_string());
+            (self.link.layout.log(record.job, record.execution), headers, Bytes::copy_from_slice(&record.bytes))
+        };
+        for (index, record) in others.iter().enumerate() {
+            let (subject, headers, bytes) = message(index + 1, record);
+            let sent = self.link.client.publish_with_headers(subject, headers, bytes).await;
+            sent.map_err(|fault| Error::unavailable(STORING, fault))?;
+        }
+        let (subject, mut headers, bytes) = message(records.len(), last);
+        headers.insert("Nats-Batch-Commit", "1");
+        let sent = self.link.context.publish_with_headers(subject, headers, bytes).await;
+        let fault = match sent {
+            Ok(acknowledged) => match acknowledged.await {
+                Ok(_) => return Ok(Batch::Stored),
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
+        };
+        match fault.kind() {
+            PublishErrorKind::Other
+            | PublishErrorKind::MaxPayloadExceeded
+            | PublishErrorKind::WrongLastMessageId
+            | PublishErrorKind::WrongLastSequence => Ok(Batch::Refused),
+            PublishErrorKind::StreamNotFound
+            | PublishErrorKind::TimedOut
+            | PublishErrorKind::BrokenPipe
+            | PublishErrorKind::MaxAckPending => Err(Error::unavailable(STORING, fault)),
+        }
+    }
+}
+
+fn message_id(record: &LogRecord) -> String {
+    format!("{} {} {} {}", record.job, record.execution, record.attempt, record.seq)
 }
 
 #[async_trait]
 impl Logs for JetStreamLogs {
     async fn append(&self, records: &[LogRecord]) -> Result<(), Error> {
-        // All are under way before the first is awaited.
-        let mut writes: FuturesOrdered<_> = records
-            .iter()
-            .map(|record| {
+        for batch in records.chunks(BATCH_RECORDS_MAX) {
+            if batch.len() > 1 && self.append_batch(batch).await? == Batch::Stored {
+                continue;
+            }
+            // One after the other is slower and as orderly: a record is sent when the one before it is known to be stored.
+            for record in batch {
                 let subject = self.link.layout.log(record.job, record.execution);
-                self.link.write_as(
-                    format!("{subject} {} {}", record.attempt, record.seq),
-                    subject,
-                    Bytes::copy_from_slice(&record.bytes),
-                    headers(record),
-                    "storing output",
-                )
-            })
-            .collect();
-        while let Some(written) = writes.next().await {
-            written?;
+                let bytes = Bytes::copy_from_slice(&record.bytes);
+                self.link.write_as(message_id(record), subject, bytes, headers(record), STORING).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn newest(&self, job: JobId, execution: ExecutionId) -> Result<Option<(u32, u64)>, Error> {
+        let subject = self.link.layout.log(job, execution);
+        // Not from the leader: what one that lags does not know yet is sent again, and known by its message id.
+        let message = match self.stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => message,
+            Err(fault) if fault.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(fault) => return Err(Error::unavailable("reading output", fault)),
+        };
+        let number = |name: &str| message.headers.get(name)?.as_str().parse().ok();
+        Ok(number(ATTEMPT).and_then(|attempt| Some((u32::try_from(attempt).ok()?, number(SEQ)?))))
+    }
+
+    async fn oldest(&self) -> Result<Revision, Error> {
+        let info = self.stream.get_info().await.map_err(|fault| Error::unavailable("reading about the output", fault))?;
+        Ok(info.state.first_sequence)
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {
@@ -92,6 +164,8 @@ fn headers(record: &LogRecord) -> HeaderMap {
     headers.insert(STEP, record.step.to_string());
     headers.insert(SEQ, record.seq.to_string());
     headers.insert(TIME, record.time.to_string());
+    let gap = record.gap.iter().flat_map(|gap| [(GAP_RECORDS, gap.records), (GAP_BYTES, gap.bytes)]);
+    gap.filter_map(|(name, amount)| Some((name, amount?))).for_each(|(name, amount)| headers.insert(name, amount.to_string()));
     headers.insert(
         OUTPUT,
         match record.stream {
@@ -107,6 +181,8 @@ fn parse(link: &Shared, message: &async_nats::Message) -> Option<LogRecord> {
     let (job, execution) = link.layout.parse_log(&message.subject)?;
     let headers = message.headers.as_ref()?;
     let text = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
+    let amount = |name: &str| text(name).and_then(|text| text.parse().ok());
+    let gap = LogGap { records: amount(GAP_RECORDS), bytes: amount(GAP_BYTES) };
     Some(LogRecord {
         job,
         execution,
@@ -120,6 +196,7 @@ fn parse(link: &Shared, message: &async_nats::Message) -> Option<LogRecord> {
             "stderr" => Output::Stderr,
             _ => Output::System,
         },
+        gap: (gap.records.is_some() || gap.bytes.is_some()).then_some(gap),
         bytes: message.payload.to_vec(),
     })
 }

@@ -3,6 +3,8 @@
 //! Reading is the client's. Writing and deleting are ours: the client's `put` leaves the pieces of an upload that failed until they
 //! expire and cannot tell a full store from an absent one, and its `delete` leaves a marker that names the object.
 
+use std::collections::BTreeSet;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::object_store::{GetErrorKind, ObjectInfo as Stored, ObjectOptions, ObjectStore};
 use async_nats::jetstream::stream::Stream;
@@ -11,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
@@ -165,6 +168,35 @@ impl Objects for JetStreamObjects {
         // What is said of the pieces goes last, so that a delete that broke off can be repeated; and no more of it than was looked at.
         self.remove_chunks(&found.info.nuid, DELETING).await?;
         self.link.purge_until(&self.stream, &self.info_subject(name), Some(found.place), DELETING).await
+    }
+
+    async fn sweep(&self, before: Timestamp) -> Result<u64, Error> {
+        const DOING: &str = "looking for uploads that broke off";
+        let all = self.link.layout.object_chunks("*");
+        let prefix = all.trim_end_matches('*');
+        let mut listed = self.stream.info_with_subjects(&all).await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        let mut uploads = BTreeSet::new();
+        while let Some(subject) = listed.next().await {
+            let (subject, _) = subject.map_err(|fault| Error::unavailable(DOING, fault))?;
+            uploads.extend(subject.strip_prefix(prefix).map(str::to_owned));
+        }
+        // After the pieces: an upload that became an object in between is among these, and one that ends later has pieces that are young.
+        for message in self.link.read_all(&self.link.layout.object_stream(), &self.link.layout.object_infos(), DOING).await? {
+            match from_json::<Stored>(&message.subject, &message.payload) {
+                Ok(info) => uploads.remove(&info.nuid),
+                // What it speaks of is not known, so nothing may go.
+                Err(error) => return Err(error),
+            };
+        }
+        let mut n_removed = 0;
+        for upload in uploads {
+            let newest = self.link.read_last(&self.stream, &self.link.layout.object_chunks(&upload), DOING).await?;
+            if newest.is_some_and(|newest| timestamp(newest.time) < before) {
+                self.remove_chunks(&upload, DOING).await?;
+                n_removed += 1;
+            }
+        }
+        Ok(n_removed)
     }
 
     async fn page(&self, after: Revision) -> Result<ObjectPage, Error> {

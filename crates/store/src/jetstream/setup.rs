@@ -182,6 +182,8 @@ fn logs(link: &Link) -> Config {
         // Old output makes room for new; a reader sees the hole as a gap.
         discard: DiscardPolicy::Old,
         allow_direct: true,
+        // What is quick goes in batches that are stored in their order, or not at all.
+        allow_atomic_publish: true,
         ..base(link, link.config.logs.max_age, link.config.logs.max_bytes)
     }
 }
@@ -265,6 +267,7 @@ async fn try_ensure(link: &Link, wanted: &Config) -> Result<(), Error> {
             max_bytes: wanted.max_bytes,
             num_replicas: wanted.num_replicas,
             duplicate_window: wanted.duplicate_window,
+            allow_atomic_publish: wanted.allow_atomic_publish,
             ..found
         };
         let info = link.context.update_stream(adapted).await.map_err(|fault| Error::Layout {
@@ -316,8 +319,8 @@ async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
 }
 
 /// What may be changed on a living stream.
-fn adaptable(config: &Config) -> (Duration, i64, usize) {
-    (config.max_age, config.max_bytes, config.num_replicas)
+fn adaptable(config: &Config) -> (Duration, i64, usize, bool) {
+    (config.max_age, config.max_bytes, config.num_replicas, config.allow_atomic_publish)
 }
 
 /// What promises rest on.

@@ -43,6 +43,18 @@ impl Logs for Memory {
         Ok(())
     }
 
+    async fn newest(&self, job: JobId, execution: ExecutionId) -> Result<Option<(u32, u64)>, Error> {
+        let newest = |output: &JobOutput| {
+            let record = output.records.values().rev().find(|record| record.execution == execution)?;
+            Some((record.attempt, record.seq))
+        };
+        Ok(self.0.state().logs.jobs.get(&job).and_then(newest))
+    }
+
+    async fn oldest(&self) -> Result<Revision, Error> {
+        Ok(0)
+    }
+
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {
         let reader = Reader { shared: Arc::clone(&self.0), job, after };
         Ok(stream::unfold(reader, |mut reader| async move { reader.next().await.map(|record| (Ok(record), reader)) }).boxed())

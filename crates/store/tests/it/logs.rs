@@ -2,7 +2,7 @@
 
 use longshore_model::ExecutionId;
 use longshore_model::limits::LOG_RECORD_BYTES_MAX;
-use longshore_model::wire::log::{LogRecord, LogStream};
+use longshore_model::wire::log::{LogGap, LogRecord, LogStream};
 use longshore_store::{Store, StoredLog};
 
 use crate::harness::{A_WHILE, next, nothing_comes};
@@ -12,6 +12,8 @@ conformance!(GENEROUS:
     records_are_read_as_they_were_written,
     records_are_read_live,
     a_repeated_record_is_stored_once,
+    what_is_missing_before_a_record_is_kept_with_it,
+    the_newest_record_of_an_execution_is_known,
     a_reader_goes_on_after_a_place,
     one_jobs_output_is_not_anothers,
     deleted_output_is_gone,
@@ -53,6 +55,25 @@ async fn a_repeated_record_is_stored_once(store: Store) {
     let stored = records(&read(&store, 1, 0, 12).await);
     assert_eq!(stored[..10], batch);
     assert_eq!(stored[10..], others[..2]);
+}
+
+async fn what_is_missing_before_a_record_is_kept_with_it(store: Store) {
+    let gap = |records, bytes| Some(LogGap { records, bytes });
+    let written =
+        [record(1, 0), LogRecord { gap: gap(Some(3), Some(700)), ..record(1, 4) }, LogRecord { gap: gap(Some(1), None), ..record(1, 6) }];
+    store.logs.append(&written).await.unwrap();
+    assert_eq!(records(&read(&store, 1, 0, 3).await), written);
+}
+
+async fn the_newest_record_of_an_execution_is_known(store: Store) {
+    let other = ExecutionId::Agent(agent_id(1));
+    assert_eq!(store.logs.newest(job_id(1), other).await.unwrap(), None);
+    let batch: Vec<_> = (0..200).map(|seq| record(1, seq)).collect();
+    store.logs.append(&batch).await.unwrap();
+    store.logs.append(&[LogRecord { execution: other, attempt: 3, ..record(1, 7) }, record(2, 0)]).await.unwrap();
+    assert_eq!(store.logs.newest(job_id(1), ExecutionId::Any).await.unwrap(), Some((1, 199)));
+    assert_eq!(store.logs.newest(job_id(1), other).await.unwrap(), Some((3, 7)));
+    assert!(store.logs.oldest().await.unwrap() <= 1);
 }
 
 async fn a_reader_goes_on_after_a_place(store: Store) {
@@ -98,6 +119,7 @@ pub(crate) fn record(job: u64, seq: u64) -> LogRecord {
         seq,
         time: then(),
         stream: LogStream::Stdout,
+        gap: None,
         bytes: format!("line {seq}\n").into_bytes(),
     }
 }

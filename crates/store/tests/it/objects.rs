@@ -18,6 +18,7 @@ conformance!(GENEROUS:
     a_deleted_object_is_gone,
     an_object_whose_content_breaks_off_does_not_appear,
     objects_are_listed_in_the_order_in_which_they_were_stored,
+    pieces_of_an_upload_whose_process_was_killed_are_swept_and_nothing_else_is,
 );
 
 /// Of `hello`, and of nothing.
@@ -102,6 +103,26 @@ async fn objects_are_listed_in_the_order_in_which_they_were_stored(store: Store)
     }
 }
 
+async fn pieces_of_an_upload_whose_process_was_killed_are_swept_and_nothing_else_is(store: Store) {
+    let hour = jiff::SignedDuration::from_hours(1);
+    let kept = patterned(300_000, 1);
+    soon(store.objects.put("kept", reader(&kept))).await.unwrap();
+    for _ in 0..2 {
+        // All that is left of a process that is killed: pieces of which nobody says anything.
+        let objects = store.objects.clone();
+        let content: ObjectReader = Box::pin(Cursor::new(patterned(600_000, 2)).chain(Hangs));
+        let cut_off = tokio::time::timeout(std::time::Duration::from_millis(700), objects.put("name", content)).await;
+        assert!(cut_off.is_err());
+    }
+    let now = jiff::Timestamp::now();
+    assert_eq!(store.objects.sweep(now - hour).await.unwrap(), 0, "they may be under way");
+    let swept = store.objects.sweep(now + hour).await.unwrap();
+    assert!(swept == 2 || swept == 0, "{swept}: in memory there is nothing to sweep");
+    assert_eq!(store.objects.sweep(now + hour).await.unwrap(), 0);
+    assert!(read(&store, "kept").await == Some(kept), "differs");
+    assert_eq!(store.objects.info("name").await.unwrap(), None);
+}
+
 fn reader(content: &[u8]) -> ObjectReader {
     Box::pin(Cursor::new(content.to_vec()))
 }
@@ -125,6 +146,15 @@ async fn read(store: &Store, name: &str) -> Option<Vec<u8>> {
 
 /// Content whose sender goes away.
 pub(crate) struct BreaksOff;
+
+/// Content whose sender says nothing more.
+struct Hangs;
+
+impl AsyncRead for Hangs {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
+        Poll::Pending
+    }
+}
 
 impl AsyncRead for BreaksOff {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {

@@ -82,7 +82,9 @@ async fn carry(store: &Store, delivery: longshore_store::Delivery) {
     let started = started(1, agent_id(1));
     assert!(matches!(store.ledger.append(job, execution, delivery.revision, &started).await.unwrap(), Appended::Stored(_)));
     delivery.lease.extend().await.unwrap();
-    store.logs.append(&[LogRecord { job, execution, ..crate::logs::record(1, 0) }]).await.unwrap();
+    let output = |seq| LogRecord { job, execution, ..crate::logs::record(1, seq) };
+    store.logs.append(&[output(0), output(1)]).await.unwrap();
+    assert_eq!(store.logs.newest(job, execution).await.unwrap(), Some((1, 1)));
     assert_eq!(store.ledger.answer(&answer(job, execution, "done")).await.unwrap(), Answered::Stored);
     delivery.lease.done().await.unwrap();
 }

@@ -343,6 +343,7 @@ fn log(n: u64, execution: &ExecutionId) -> LogRecord {
         seq: 0,
         time: then(),
         stream: LogStream::Stdout,
+        gap: None,
         bytes: b"hello\n".to_vec(),
     }
 }

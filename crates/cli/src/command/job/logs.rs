@@ -16,17 +16,22 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{Format, Output, to_json};
-use crate::render::{Lines, Written};
+use crate::render::{Lines, Written, printable};
 
 /// A job's output.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples\n  longshore job logs -f j-7k2mab\n  longshore job logs j-7k2mab 2>/dev/null | sort")]
+#[command(
+    after_help = "Examples\n  longshore job logs -f j-7k2mab\n  longshore job logs j-7k2mab 2>/dev/null | sort\n  longshore job logs -f j-7k2mab --from 120 -o jsonl\n\nA line that begins with `--` is Longshore's own; one that says that output is missing stands where it is missing."
+)]
 pub(crate) struct Logs {
     /// Its id, or a unique beginning or end of it.
     id: String,
     /// Go on until the job has ended.
     #[arg(short, long)]
     pub(crate) follow: bool,
+    /// Only records with this number or a higher one, of every attempt: `seq` in `-o jsonl`.
+    #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+    from: u64,
     /// Settings file; `-f` means `--follow` here.
     #[arg(long, value_name = "FILE", hide = true)]
     config: Option<PathBuf>,
@@ -43,7 +48,7 @@ impl Logs {
             Format::Table | Format::Wide | Format::Name => Some(Writer::new(&app.out, &client, &client.job(id, None).await?)),
             Format::Jsonl | Format::Json | Format::Yaml => None,
         };
-        let mut stream = pin!(client.logs(id, None, self.follow));
+        let mut stream = pin!(client.logs(id, None, self.from, self.follow));
         let mut pieces = Vec::new();
         let reading = async {
             while let Some(piece) = stream.next().await {
@@ -100,6 +105,15 @@ impl Writer {
 
     /// Writes one piece, or keeps what has no line end yet.
     pub(crate) async fn write(&mut self, piece: &LogView) -> Result<(), Failure> {
+        if let Some(gap) = piece.gap {
+            match self.lines {
+                None => self.out.say(format_args!("-- {gap}")),
+                Some(_) => {
+                    let host = self.host(piece).await;
+                    self.out.say(format_args!("-- {}: {gap}", printable(&host)));
+                }
+            }
+        }
         if self.lines.is_none() {
             return self.put(piece.stream, &log_bytes(piece));
         }

@@ -24,7 +24,7 @@ pub(crate) async fn follow(app: &App, client: &Client, job: &JobView, interrupts
     let id = job.id;
     let mut writer = Writer::new(&app.out, client, job);
     let writing = async {
-        let mut output = pin!(client.logs(id, None, true));
+        let mut output = pin!(client.logs(id, None, 0, true));
         while let Some(piece) = output.next().await {
             writer.write(&piece?.item).await?;
         }

@@ -60,6 +60,12 @@ pub(crate) struct Run {
     /// output=SIZE. May be repeated.
     #[arg(long, value_name = "NAME=VALUE", requires = "dir")]
     limit: Vec<bounds::Limit>,
+    /// Leave out what `.gitignore` files name, and `.git`.
+    #[arg(long, requires = "dir")]
+    gitignore: bool,
+    /// Glob of what is brought back, instead of all that was created or changed. May be repeated.
+    #[arg(long, value_name = "GLOB", requires = "dir")]
+    artifacts: Vec<String>,
     /// Where results go; those of `_all` and of a group each into a directory below it that has the host's name.
     #[arg(long, value_name = "DIR", default_value = "results")]
     out: PathBuf,
@@ -113,7 +119,7 @@ impl Run {
 
     async fn submit(&self, app: &App, client: &Client, secrets: Secrets) -> Result<JobView, Failure> {
         let bundle = match &self.dir {
-            Some(dir) => Some(upload::upload(app, client, dir, &self.exclude).await?),
+            Some(dir) => Some(upload::upload(app, client, dir, &self.exclude, self.gitignore).await?),
             None => None,
         };
         let submitted = client.submit(&self.request(bundle, secrets), None).await;
@@ -174,7 +180,7 @@ impl Run {
                     env: std::collections::BTreeMap::new(),
                     secrets,
                     shell: None,
-                    artifacts: None,
+                    artifacts: (!self.artifacts.is_empty()).then(|| self.artifacts.clone()),
                     limits: bounds::together(&self.limit),
                 };
                 ("workspace.run", serde_json::to_value(args))
@@ -224,6 +230,7 @@ mod tests {
         let request = run.request(Some("ab".repeat(32)), Secrets::new());
         assert_eq!(request.operation, "workspace.run");
         assert_eq!(request.args["steps"], serde_json::json!(["make", "./hello > greeting.txt"]));
+        assert_eq!((run.gitignore, &request.args["artifacts"]), (false, &serde_json::Value::Null));
     }
 
     #[test]

@@ -20,12 +20,12 @@ const TRIES: u32 = 3;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Packs `dir`, stores it unless it is stored already, and gives its digest.
-pub(crate) async fn upload(app: &App, client: &Client, dir: &Path, exclude: &[String]) -> Result<String, Failure> {
+pub(crate) async fn upload(app: &App, client: &Client, dir: &Path, exclude: &[String], gitignore: bool) -> Result<String, Failure> {
     if !dir.is_dir() {
         return Err(Failure::new(Exit::Usage, format!("{} is not a directory", dir.display()))
             .hint("a command without a directory:     longshore run -- CMD"));
     }
-    let (file, packed) = pack_aside(app.out, dir, exclude).await?;
+    let (file, packed) = pack_aside(app.out, dir, PackOptions { exclude: exclude.to_vec(), gitignore }).await?;
     for path in &packed.skipped {
         app.out.say(format!("left out: {} is neither a file, a directory nor a link", printable(&path.to_string_lossy())));
     }
@@ -41,8 +41,7 @@ pub(crate) async fn upload(app: &App, client: &Client, dir: &Path, exclude: &[St
     }
 }
 
-async fn pack_aside(out: Output, dir: &Path, exclude: &[String]) -> Result<(NamedTempFile, Packed), Failure> {
-    let options = PackOptions { exclude: exclude.to_vec(), gitignore: true };
+async fn pack_aside(out: Output, dir: &Path, options: PackOptions) -> Result<(NamedTempFile, Packed), Failure> {
     let owned = dir.to_owned();
     let work = move || {
         let file =

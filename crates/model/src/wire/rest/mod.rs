@@ -424,6 +424,9 @@ pub struct LogView {
     pub time: Timestamp,
     /// Which output.
     pub stream: super::log::LogStream,
+    /// Output is missing before this: dropped at a bound of the agent's or of the store's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<super::log::LogGap>,
     /// The output as text, if it is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
