@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_model::AgentId;
-use longshore_model::limits::{LOG_BYTES_PER_STEP_MAX, LOG_RECORD_BYTES_MAX, LOG_RECORDS_WAITING_MAX};
-use longshore_model::wire::log::{LogRecord, LogStream};
+use longshore_model::limits::{LOG_BYTES_PER_STEP_MAX, LOG_RECORD_BYTES_MAX};
+use longshore_model::wire::log::{LogGap, LogRecord, LogStream};
 use longshore_store::{Clock, Logs};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -14,6 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::frames::Task;
 use crate::app::App;
 
+/// Records of a task that wait for the broker before new ones are dropped and shown as a gap.
+const WAITING_MAX: usize = 4096;
 /// Records sent together.
 const BATCH: usize = 64;
 /// Between tries while the broker is away.
@@ -30,18 +32,29 @@ pub(super) struct Log {
     pump: AbortOnDropHandle<()>,
     seq: u64,
     bytes: u64,
+    /// Records and bytes that were dropped since the last that was not.
+    missed: (u64, u64),
 }
 
 impl Log {
     /// A log whose records are counted from `first` on: what an earlier controller has stored of the task is below it.
     pub(super) fn open(app: &App, task: Task, agent: AgentId, first: u64) -> Self {
-        let (queue, records) = mpsc::channel(LOG_RECORDS_WAITING_MAX);
+        let (queue, records) = mpsc::channel(WAITING_MAX);
         #[expect(clippy::disallowed_methods, reason = "the handle below owns the task")]
         let pump: JoinHandle<()> = tokio::task::spawn(pump(app.store.logs.clone(), records));
-        Self { task, agent, clock: app.store.clock.clone(), queue, pump: AbortOnDropHandle::new(pump), seq: first, bytes: 0 }
+        Self {
+            task,
+            agent,
+            clock: app.store.clock.clone(),
+            queue,
+            pump: AbortOnDropHandle::new(pump),
+            seq: first,
+            bytes: 0,
+            missed: (0, 0),
+        }
     }
 
-    /// Notes a piece. What the queue has no room for leaves a hole in the numbers; past the bound of a step nothing more is kept, and a
+    /// Notes a piece. What the queue has no room for leaves a hole in the numbers, and the next that has says so; past the bound of a step nothing more is kept, and a
     /// remark says so.
     pub(super) fn write(&mut self, stream: LogStream, bytes: &[u8]) {
         if self.bytes > LOG_BYTES_PER_STEP_MAX {
@@ -60,10 +73,13 @@ impl Log {
         let Task { job, execution, attempt } = self.task;
         let (seq, time) = (self.seq, self.clock.now());
         self.seq += 1;
-        let record = LogRecord { job, execution, agent: self.agent, attempt, step: 0, seq, time, stream, bytes: bytes.to_vec() };
-        if self.queue.try_send(record).is_err() {
-            tracing::debug!(job.id = %job, seq, "a piece of output found no room");
-        }
+        let (records, missed) = self.missed;
+        let gap = (records > 0).then_some(LogGap { records: Some(records), bytes: Some(missed) });
+        let record = LogRecord { job, execution, agent: self.agent, attempt, step: 0, seq, time, stream, gap, bytes: bytes.to_vec() };
+        self.missed = match self.queue.try_send(record) {
+            Ok(()) => (0, 0),
+            Err(_) => (records + 1, missed + bytes.len() as u64),
+        };
     }
 
     /// Returns when everything is stored, or has waited long enough.

@@ -237,6 +237,34 @@ mod tests {
         fs::write(path, content).unwrap();
     }
 
+    /// Nobody vouches for an archive: its host may have made any.
+    #[tokio::test]
+    async fn an_archive_that_means_harm_is_refused_by_name_and_leaves_nothing() {
+        for (name, target) in [("../escaped", ""), ("/tmp/longshore-escaped", ""), ("a/../../escaped", ""), ("link", "../escaped")] {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut append = |kind, name: &str, target: &str, content: &[u8]| {
+                let mut header = tar::Header::new_gnu();
+                header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+                header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+                header.set_entry_type(kind);
+                header.set_size(content.len() as u64);
+                (header.set_mode(0o4777), header.set_mtime(0), header.set_cksum());
+                tar.append(&header, content).unwrap();
+            };
+            append(tar::EntryType::Regular, "good", "", b"good");
+            if !target.is_empty() {
+                append(tar::EntryType::Symlink, name, target, b"");
+            }
+            append(tar::EntryType::Regular, name, "", b"x");
+            let dir = tempfile::tempdir().unwrap();
+            let (packed, to) = (dir.path().join("archive"), dir.path().join("tree"));
+            fs::write(&packed, zstd::encode_all(tar.into_inner().unwrap().as_slice(), 1).unwrap()).unwrap();
+            let refused = open_archive(packed, to).await.unwrap_err().text();
+            assert!(refused.contains(&format!("{name:?}")), "{refused}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
+        }
+    }
+
     #[test]
     fn results_replace_what_has_their_names_and_leave_the_rest() {
         let dir = tempfile::tempdir().unwrap();
