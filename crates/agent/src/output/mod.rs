@@ -12,9 +12,10 @@ mod spool;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longshore_exec::Output;
@@ -62,6 +63,8 @@ pub(crate) struct Spools {
     dir: PathBuf,
     store: Store,
     bounds: Bounds,
+    /// Those that have a pump.
+    open: Arc<Mutex<BTreeSet<Source>>>,
     pumps: TaskTracker,
     /// Ends the pumps, also when this is dropped.
     stop: CancellationToken,
@@ -82,7 +85,7 @@ impl Spools {
     pub(crate) fn new(dir: PathBuf, store: Store) -> Self {
         let bounds = Bounds { bytes: SPOOL_BYTES_MAX, all_bytes: SPOOLS_BYTES_MAX, waiting: Arc::default() };
         let stop = CancellationToken::new();
-        Self { dir, store, bounds, pumps: TaskTracker::new(), _end: stop.clone().drop_guard(), stop }
+        Self { dir, store, bounds, open: Arc::default(), pumps: TaskTracker::new(), _end: stop.clone().drop_guard(), stop }
     }
 
     /// The output of an attempt: of a new one, or of one of which an earlier process left something. All of the latter may be written again:
@@ -102,11 +105,12 @@ impl Spools {
         (Arc::new(Sink { spool, clock: self.store.clock.clone() }), sending)
     }
 
-    /// Sends what an earlier process left, but for attempts that go on. Comes back soon in any case, and goes on in the background.
+    /// Sends what an earlier process left, but for attempts that go on. Comes back soon in any case, and goes on in the background. May be
+    /// repeated when more is known to have ended.
     pub(crate) async fn send_left_behind(&self, agent: AgentId, goes_on: impl Fn(Source) -> bool) {
         let mut sendings = Vec::new();
         for (path, source) in left_behind(&self.dir, agent) {
-            if goes_on(source) {
+            if goes_on(source) || self.open.lock().expect("no holder of this lock panics").contains(&source) {
                 continue;
             }
             match Spool::found(path.clone(), self.bounds.clone()) {
@@ -149,8 +153,13 @@ impl Spools {
         let (progress, progressed) = watch::channel(0);
         let record_bytes_max = LOG_RECORD_BYTES_MAX.min(self.store.broker.record_bytes_max()).max(1);
         let pump = Pump { source, spool, store: self.store.clone(), record_bytes_max, lost: Missed::default(), progress };
-        let stop = self.stop.clone();
-        self.pumps.spawn(async move { stop.run_until_cancelled(pump.run(is_found)).await });
+        let (stop, open) = (self.stop.clone(), Arc::clone(&self.open));
+        open.lock().expect("no holder of this lock panics").insert(source);
+        self.pumps.spawn(async move {
+            if stop.run_until_cancelled(pump.run(is_found)).await.is_some() {
+                open.lock().expect("no holder of this lock panics").remove(&source);
+            }
+        });
         Sending(progressed)
     }
 }

@@ -1,7 +1,6 @@
 //! Every byte, in order, once; or a gap of that size. Whatever the broker, the disk and kills do.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -266,7 +265,11 @@ async fn the_output_of_a_killed_agent_is_sent_by_the_next_and_says_that_its_end_
     let next = bench.spools();
     next.send_left_behind(source().agent, |found| found == source()).await;
     assert_eq!(bench.stored().await, [], "that of an attempt which goes on is its own");
-    next.send_left_behind(source().agent, |_| false).await;
+    for _ in 0..2 {
+        bench.is_away(true);
+        next.send_left_behind(source().agent, |_| false).await;
+        bench.is_away(false);
+    }
     next.close().await;
     let stored = bench.stored().await;
     assert_eq!(bytes_of(&stored, LogStream::Stdout), b"\xffbefore the");
