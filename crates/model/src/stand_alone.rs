@@ -136,7 +136,7 @@ fn definition(args: DefinitionArgs) -> Result<Definition, String> {
         secrets: Default::default(),
         shell: args.shell,
         artifacts: args.artifacts,
-        limits: args.limits,
+        limits: args.limits.map(Box::new),
     };
     let run = WorkspaceRun::parse(&args).map_err(|error| match error {
         CallError::Args(faults) => {

@@ -236,3 +236,16 @@ fn a_context_that_something_outranks_says_so() {
     let ran = run(longshore(home.path(), &words).env("LONGSHORE_URL", "http://127.0.0.1:4"));
     assert!(ran.stderr.contains("http://127.0.0.1:4 "), "the process's own wins: {}", ran.stderr);
 }
+
+#[test]
+fn the_doctor_says_what_is_used_and_why_the_rest_is_not() {
+    let ran = plain(&["agent", "doctor", "-o", "json"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let facilities = document["facilities"].as_array().unwrap();
+    assert!(facilities.iter().all(|facility| facility["used"].is_boolean() && !facility["why"].as_str().unwrap().is_empty()));
+    let supervisor = facilities.iter().find(|facility| facility["name"] == "supervisor").unwrap();
+    assert_eq!(supervisor["used"], true, "{supervisor}");
+    let table = plain(&["agent", "doctor"]).stdout;
+    assert!(table.starts_with("FACILITY") && table.lines().count() == 1 + facilities.len(), "{table}");
+}

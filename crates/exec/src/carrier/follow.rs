@@ -83,7 +83,7 @@ pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Ar
             return Follow::of(directory, None, host).cleared(Finished::host_fault(message)).await;
         }
     };
-    Follow::of(directory, Some(child), host).to_the_end(Some((socket, errand)), output, stops).await
+    Follow::of(directory, Some(child), host).until_its_end(Some((socket, errand)), output, stops).await
 }
 
 /// Goes on with a job of an earlier agent: passes on its output from the beginning, and gives how it ends.
@@ -93,7 +93,7 @@ pub(crate) async fn adopt(host: &Host, left: Left, output: Arc<dyn Output>, stop
         socket.set_nonblocking(true).ok()?;
         Some((UnixStream::from_std(socket).ok()?, Vec::new()))
     });
-    Follow::of(directory, None, host).to_the_end(socket, output, stops).await
+    Follow::of(directory, None, host).until_its_end(socket, output, stops).await
 }
 
 /// Ends a job of an earlier agent that is no longer this agent's. Blocks. True if every process is known to be gone.
@@ -131,7 +131,7 @@ impl Follow {
         Self { directory: Arc::new(directory), child, archive: host.temporary.join(name), pid }
     }
 
-    async fn to_the_end(mut self, socket: Option<(UnixStream, Vec<u8>)>, output: Arc<dyn Output>, stops: &Stops) -> Finished {
+    async fn until_its_end(mut self, socket: Option<(UnixStream, Vec<u8>)>, output: Arc<dyn Output>, stops: &Stops) -> Finished {
         let mut reader = None;
         if let Some((mut socket, mut errand)) = socket {
             if self.pid.is_none() {

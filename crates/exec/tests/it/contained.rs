@@ -11,7 +11,8 @@ use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
 use serde_json::{Value, json};
 
-use crate::support::{Bench, Recorder, failure, is_alive, pid_in, task};
+use crate::drive::is_root;
+use crate::support::{Bench, Recorder, config, failure, is_alive, pid_in, task};
 
 /// Runs one step, and gives its end and what it wrote.
 async fn step(bench: &Bench, script: &str, limits: Value) -> (Finished, String) {
@@ -121,7 +122,7 @@ async fn killing_the_supervisor_of_a_step_leaves_nobody_however_it_hides() {
     );
     let (mut finished, ()) = tokio::join!(bench.run(limited(&script, Value::Null)), async {
         crate::support::eventually("it hides", || pid.exists()).await;
-        let hidden = sleeping();
+        let hidden = sleeping("1000.77");
         assert_eq!(hidden.len(), 1);
         let supervisor = supervisor_above(hidden[0]);
         rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).unwrap(), rustix::process::Signal::KILL).unwrap();
@@ -132,9 +133,10 @@ async fn killing_the_supervisor_of_a_step_leaves_nobody_however_it_hides() {
     bench.assert_nothing_left();
 }
 
-fn sleeping() -> Vec<i32> {
+fn sleeping(seconds: &str) -> Vec<i32> {
+    let line = format!("sleep\0{seconds}\0").into_bytes();
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\01000.77\0")).collect()
+    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line)).collect()
 }
 
 /// The nearest ancestor that is a supervisor of ours and not the first process of namespaces.
@@ -164,4 +166,57 @@ async fn a_step_in_namespaces_is_ended_as_soon_as_it_is_told_to() {
     });
     assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)));
     assert!(recorder.text(LogStream::Stdout).contains("tidied") && since.elapsed() < Duration::from_secs(10));
+}
+
+/// What an agent that is not root meets, or one in a container: the kernel refuses namespaces.
+#[tokio::test]
+async fn without_the_right_to_make_namespaces_the_sweep_stands_in() {
+    let is_there = std::process::Command::new("setpriv").args(["--bounding-set", "-sys_admin", "true"]).status();
+    if !is_root() || !is_there.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&dir.path().join("state"), Duration::from_millis(100));
+    let supervisor = std::mem::replace(&mut config.supervisor.program, "setpriv".into());
+    config.supervisor.args = ["--bounding-set".into(), "-sys_admin".into(), "--".into(), supervisor.into_os_string()].into();
+
+    let facilities = longshore_exec::facilities(config.supervisor.clone()).await;
+    let namespaces = facilities.iter().find(|facility| facility.name == "namespaces").unwrap();
+    assert!(!namespaces.used && namespaces.why.contains("CAP_SYS_ADMIN"), "{namespaces:?}");
+
+    let executor = longshore_exec::Executor::open(config).unwrap();
+    let (output, cancel) = (Arc::new(Recorder::default()), tokio_util::sync::CancellationToken::new());
+    let script =
+        format!("(setsid env -i sh -c 'sleep 1000.88; sleep 1000.88' &); touch {}; sleep 1000.88", dir.path().join("up").display());
+    let (finished, ()) = tokio::join!(executor.run(limited(&script, Value::Null), output, cancel.clone()), async {
+        crate::support::eventually("it hides", || dir.path().join("up").exists() && sleeping("1000.88").len() == 2).await;
+        cancel.cancel();
+    });
+    assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)));
+    assert_eq!(sleeping("1000.88"), Vec::<i32>::new());
+}
+
+#[tokio::test]
+async fn every_facility_says_how_or_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let facilities = longshore_exec::facilities(config(dir.path(), Duration::ZERO).supervisor).await;
+    let names: Vec<_> = facilities.iter().map(|facility| facility.name).collect();
+    let expected = [
+        "supervisor",
+        "namespaces",
+        "cgroup_kill",
+        "limit_memory",
+        "limit_cpu",
+        "limit_processes",
+        "limit_file_size",
+        "no_new_privileges",
+        "resume",
+    ];
+    assert_eq!(names, expected);
+    assert!(facilities.iter().all(|facility| !facility.why.is_empty()), "{facilities:?}");
+    assert_eq!(facilities[1].used, has_namespaces(), "{facilities:?}");
+
+    let missing = longshore_exec::SupervisorCommand { program: "/no/such/supervisor".into(), args: Vec::new() };
+    let facilities = longshore_exec::facilities(missing).await;
+    assert!(!facilities[0].used && facilities[0].why.contains("/no/such/supervisor"), "{facilities:?}");
 }

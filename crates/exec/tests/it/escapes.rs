@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_exec::{Executor, Finished, Machine, Output};
 use longshore_model::wire::record::Outcome;
@@ -249,12 +249,13 @@ impl Case {
 
     #[track_caller]
     fn assert_nothing_left(&self) {
-        let until = Instant::now() + GONE_WITHIN;
-        let mut left = self.left();
-        while !left.is_empty() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-            left = self.left();
-        }
+        let emptying = async {
+            while !self.left().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _looked_at_once_more = self.runtime.block_on(async { tokio::time::timeout(GONE_WITHIN, emptying).await });
+        let left = self.left();
         assert!(left.is_empty(), "{}: {left:?}", self.name);
     }
 

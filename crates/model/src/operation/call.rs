@@ -464,7 +464,7 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
         Some(Ok(_)) => return Err(fault("/args/limits/output", format!("1B to {}", ByteSize(LOG_BYTES_PER_STEP_MAX)))),
         Some(Err(error)) => return Err(fault("/args/limits/output", error.to_string())),
     };
-    let limits = args.limits.as_ref().map(limits).transpose()?.unwrap_or_default();
+    let limits = args.limits.as_deref().map(limits).transpose()?.unwrap_or_default();
     let (bundle, artifacts, secrets) = (args.bundle.clone(), args.artifacts.clone(), args.secrets.clone());
     Ok(WorkspaceRun { bundle, steps, artifacts, output_bytes_max, limits, secrets })
 }

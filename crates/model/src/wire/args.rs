@@ -147,7 +147,7 @@ pub struct WorkspaceArgs {
     pub artifacts: Option<Vec<String>>,
     /// Bounds on the steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limits: Option<LimitArgs>,
+    pub limits: Option<Box<LimitArgs>>,
 }
 
 /// A step: its script, or an object with more to say.

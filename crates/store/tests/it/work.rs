@@ -52,6 +52,7 @@ conformance!(SHORT:
     the_work_of_a_dropped_pull_is_offered_again,
     work_withdrawn_while_it_is_held_is_not_offered_again,
     a_delivery_follows_a_claim_that_lapsed,
+    a_claim_is_taken_up_again_by_its_token_and_by_no_other,
 );
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -150,6 +151,34 @@ async fn work_is_given_back_by_its_token(store: Store) {
     delivery.lease.done().await.unwrap();
     store.work.give_back(&token).await.unwrap();
     assert!(puller.finds(A_WHILE).await.is_none(), "given back after it was done");
+}
+
+async fn a_claim_is_taken_up_again_by_its_token_and_by_no_other(store: Store) {
+    let (mut puller, agent) = (Puller::new(&store).await, agent_id(1));
+    create(&store, &any_job(1)).await;
+    // The process that held it is gone, and says nothing of it.
+    let token = puller.next().await.lease.token().unwrap();
+    for other in ["", "nonsense", "a b", "*", ">", "\r\nPUB x 0\r\n", "$JS.API.STREAM.LIST", "$JS.ACK.x.y.1.1.1.1.1"] {
+        assert!(store.work.resume(agent, &any_job(1), Some(other)).await.unwrap().is_none(), "{other:?}");
+    }
+    assert!(store.work.resume(agent, &any_job(1), None).await.unwrap().is_none());
+    let lease = store.work.resume(agent, &any_job(1), Some(&token)).await.unwrap().unwrap();
+    for _ in 0..6 {
+        lease.extend().await.unwrap();
+        assert!(puller.finds(LEASE / 4).await.is_none(), "it is held");
+    }
+    lease.give_back(Duration::ZERO).await.unwrap();
+    let again = puller.next().await;
+    let lease = store.work.resume(agent, &any_job(1), again.lease.token().as_deref()).await.unwrap().unwrap();
+    lease.done().await.unwrap();
+    assert!(puller.finds(LEASE * 3 / 2).await.is_none(), "it is done");
+
+    create(&store, &host_job(2, agent)).await;
+    inbox_of(&store, agent, 1).await;
+    let lease = store.work.resume(agent, &host_job(2, agent), None).await.unwrap().unwrap();
+    lease.extend().await.unwrap();
+    lease.done().await.unwrap();
+    assert!(store.work.inbox(agent, 0).await.unwrap().deliveries.is_empty());
 }
 
 async fn unknown_tokens_are_ignored(store: Store) {

@@ -181,7 +181,7 @@ impl Run {
                     secrets,
                     shell: None,
                     artifacts: (!self.artifacts.is_empty()).then(|| self.artifacts.clone()),
-                    limits: bounds::together(&self.limit),
+                    limits: bounds::together(&self.limit).map(Box::new),
                 };
                 ("workspace.run", serde_json::to_value(args))
             }

@@ -29,6 +29,10 @@ fn arguments_round_trip() {
             "workspace.run",
             json!({"steps": ["make", {"run": "./x", "timeout": "30s", "continue_on_error": true}], "shell": "bash", "artifacts": ["*.o"]}),
         ),
+        (
+            "workspace.run",
+            json!({"steps": ["make"], "limits": {"output": "1KiB", "memory": "1GiB", "cpu": "1.5", "processes": 9, "file_size": "1GiB"}}),
+        ),
     ] {
         let call = Call::parse(operation, args.clone()).unwrap();
         assert_eq!(call.args_json(), args, "{operation}");
@@ -73,6 +77,11 @@ fn refusals_name_the_field() {
         ("workspace.run", json!({"steps": ["x"], "bundle": "../x"}), "/args/bundle: must be"),
         ("workspace.run", json!({"steps": [{"run": "x", "timeout": "5"}]}), "/args/steps/0/timeout: \"5\" is not a duration"),
         ("workspace.run", json!({"steps": ["x"], "limits": {"output": "1TiB"}}), "/args/limits/output: 1B to 64MiB"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"memory": "1KiB"}}), "/args/limits/memory: 1MiB to 1PiB"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"file_size": "2PiB"}}), "/args/limits/file_size: 1B to 1PiB"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"processes": 0}}), "/args/limits/processes: 1 to 4194304"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"cpu": "2 cores"}}), "/args/limits/cpu: a number of processors"),
+        ("workspace.run", json!({"steps": ["x"], "limits": {"disk": "1GiB"}}), "/args/limits/disk: unknown field"),
     ] {
         let text = refused(operation, args.clone());
         assert!(text.starts_with(expected), "{operation} {args}: {text}");
@@ -150,5 +159,17 @@ fn hostile_text_passes_unharmed_through_commands_except_for_nul() {
         let call = Call::parse("command.shell", json!({ "command": text })).unwrap();
         assert!(matches!(&call, Call::CommandShell { script, .. } if script == text), "{call:?}");
         assert!(refused("command.exec", json!({"command": ["echo", format!("{text}\0")]})).contains("NUL"));
+    }
+}
+
+#[test]
+fn processors_are_counted_in_thousandths() {
+    for (text, millis) in [("1", Some(1000)), ("0.5", Some(500)), ("1.25", Some(1250)), ("0.01", Some(10)), ("1024", Some(1_024_000))] {
+        let call = Call::parse("workspace.run", json!({"steps": ["x"], "limits": {"cpu": text}})).unwrap();
+        let Call::WorkspaceRun { run, .. } = call else { panic!("{call:?}") };
+        assert_eq!(run.limits.cpu_millis, millis, "{text}");
+    }
+    for text in ["", "0", "0.001", "1025", "-1", "1e3", "1.2345", ".5", "1.", "99999999999"] {
+        refused("workspace.run", json!({"steps": ["x"], "limits": {"cpu": text}}));
     }
 }
