@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use longshore_model::wire::read::read_text;
 use longshore_model::wire::record::Answer;
 use longshore_model::{ExecutionId, JobId};
 use serde::{Deserialize, Serialize};
@@ -168,7 +169,7 @@ impl State {
 fn newest(text: &[u8]) -> BTreeMap<Key, Entry> {
     let mut entries = BTreeMap::new();
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice(line) {
+        match read_text(line) {
             Ok(Record { job, execution, entry: Some(entry) }) => entries.insert((job, execution), entry),
             Ok(Record { job, execution, entry: None }) => entries.remove(&(job, execution)),
             Err(error) => {

@@ -6,6 +6,7 @@ use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::facts::FactsRecord;
+use longshore_model::wire::read::read_text;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Reservation};
 use longshore_model::wire::stand_alone::Manifest;
 use serde::Serialize;
@@ -16,6 +17,13 @@ fn survives<T: DeserializeOwned + Serialize>(golden: &str) -> T {
     let written: serde_json::Value = serde_json::from_str(golden).expect("the golden file is JSON");
     let record: T = serde_json::from_value(written.clone()).expect("the golden record loads");
     assert_eq!(serde_json::to_value(&record).expect("the record is JSON"), written, "it is written as it was");
+    // As the stores read it: an object is one.
+    let read: T = read_text(golden.as_bytes()).expect("the golden record is read");
+    assert_eq!(serde_json::to_value(&read).expect("the record is JSON"), written);
+    let fields = |object: &serde_json::Map<String, serde_json::Value>| object.values().cloned().collect::<serde_json::Value>();
+    if let Some(as_list) = written.as_object().map(fields) {
+        assert!(read_text::<T>(as_list.to_string().as_bytes()).is_err(), "a list of its fields is no record");
+    }
     record
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use longshore_model::wire::read::strict;
 use serde_json::{Map, Value};
 
 use super::address::without_credentials;
@@ -147,7 +148,7 @@ impl Loaded {
             others.push(entry);
         }
         let mut loaded = Self { settings: Settings::default(), keys, said, variables, files };
-        loaded.settings = serde_path_to_error::deserialize(loaded.tree(Shown::Whole)).map_err(|error| loaded.blame(&error))?;
+        loaded.settings = serde_path_to_error::deserialize(strict(loaded.tree(Shown::Whole))).map_err(|error| loaded.blame(&error))?;
         loaded.check_login()?;
         bounds::check(&loaded.settings).map_err(|(key, message)| {
             let origin = loaded.in_force(key).map_or(Origin::Default, |(_, origin)| origin);
@@ -312,6 +313,18 @@ mod tests {
         given.sources.flags.push(("agent.max_jobs", "--max-jobs", "6".to_owned()));
         let loaded = given.sources.load().unwrap();
         assert_eq!(loaded.in_force("agent.max_jobs"), Some((6.into(), Origin::Flag("--max-jobs"))));
+    }
+
+    #[test]
+    fn a_list_in_the_place_of_an_object_is_refused_and_named() {
+        for (text, key) in [
+            ("controller:\n  api:\n    security:\n      verify_keys: [[/keys/a.pem, a]]\n", "verify_keys"),
+            ("controller:\n  api:\n    security:\n      roles: {reader: [[job:read]]}\n", "roles"),
+            ("nats: [4222]\n", "nats"),
+        ] {
+            let error = refused(&[("user.yaml", text)], &[]).to_string();
+            assert!(error.contains(key), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 use serde_path_to_error::{Path, Segment};
 
@@ -26,7 +28,23 @@ pub struct Unreadable<E> {
 /// # Errors
 /// What is not a `T`, and a list where `T` has an object.
 pub fn read<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, Unreadable<D::Error>> {
-    serde_path_to_error::deserialize(Strict(from)).map_err(|error| Unreadable { pointer: pointer(error.path()), cause: error.into_inner() })
+    serde_path_to_error::deserialize(strict(from)).map_err(|error| Unreadable { pointer: pointer(error.path()), cause: error.into_inner() })
+}
+
+/// The same, for those who need no place, or find it themselves: what is read from this as a struct has to be an object, at every depth.
+pub fn strict<'de, D: Deserializer<'de>>(from: D) -> impl Deserializer<'de, Error = D::Error> {
+    Strict(from)
+}
+
+/// Reads a whole JSON text that way.
+///
+/// # Errors
+/// What is not a `T`, a list where `T` has an object, and anything after it.
+pub fn read_text<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = T::deserialize(strict(&mut reader))?;
+    reader.end()?;
+    Ok(value)
 }
 
 fn pointer(path: &Path) -> String {

@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use longshore_model::limits::RECORD_BYTES_MAX;
+use longshore_model::wire::read::read_text;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
@@ -272,7 +273,7 @@ pub(super) fn to_json(value: &impl Serialize, what: &'static str) -> Result<Byte
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(value).map_err(|source| Error::Corrupt { key: key.to_owned(), source: Box::new(source) })
+    read_text(value).map_err(|source| Error::Corrupt { key: key.to_owned(), source: Box::new(source) })
 }
 
 pub(super) fn timestamp(time: impl Into<std::time::SystemTime>) -> jiff::Timestamp {
