@@ -22,8 +22,8 @@ use crate::system::{Controller, median, resident_kib};
 
 /// Agents that come up at once.
 const AT_ONCE: usize = 32;
-/// Files that an agent has open: its connection, the lock of its directory, its journal and the journal's lock.
-const FILES_PER_AGENT: u64 = 4;
+/// Files that an agent has open: its connection, the lock of its directory, and its journal.
+const FILES_PER_AGENT: u64 = 3;
 /// What everything else in this process may have open, and in the broker, which has a file for each agent.
 const FILES_BESIDES: u64 = 512;
 /// How often an agent asks to join before it gives up: a broker whom many ask at once may be slow to answer.

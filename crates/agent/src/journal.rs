@@ -46,12 +46,11 @@ struct Record<E> {
     entry: Option<E>,
 }
 
-/// The file, locked for this process.
+/// The file. Whoever opens it has the lock of the executor's state directory, in which it is: a lock of its own would cost every agent a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     path: PathBuf,
     state: Arc<Mutex<State>>,
-    _lock: Arc<File>,
 }
 
 #[derive(Debug)]
@@ -70,15 +69,9 @@ impl Journal {
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
         let state = |source| Error::State { path: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(state)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock")).map_err(state)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(Error::Busy(dir.to_owned())),
-            Err(fs::TryLockError::Error(source)) => return Err(state(source)),
-        }
         let path = dir.join("in-hand");
         let state = State::rewritten(&path).map_err(state)?;
-        Ok(Self { path, state: Arc::new(Mutex::new(state)), _lock: Arc::new(lock) })
+        Ok(Self { path, state: Arc::new(Mutex::new(state)) })
     }
 
     /// Notes an execution, replacing what was noted of it. A fault is reported to the log only: the journal makes recovery quick, not possible.
@@ -100,10 +93,6 @@ impl Journal {
 
     /// What an earlier process had in hand. What cannot be read is left out: the broker's time-outs stand in for it.
     pub(crate) fn left_behind(&self) -> Vec<(Key, Entry)> {
-        let mut state = self.state.lock().expect("no holder of this lock panics");
-        if let Err(error) = state.write() {
-            tracing::warn!(%error, path = %self.path.display(), "could not write to the journal");
-        }
         match fs::read(&self.path) {
             Ok(text) => newest(&text).into_iter().collect(),
             Err(error) => {
@@ -207,7 +196,6 @@ mod tests {
         journal.note(key(1), &entry("second"));
         journal.note(key(2), &entry("other"));
         journal.forget(key(2));
-        assert!(matches!(Journal::open(dir.path()), Err(Error::Busy(_))));
         drop(journal);
         let mut file = OpenOptions::new().append(true).open(dir.path().join("in-hand")).unwrap();
         file.write_all(b"\n{\"job\":\"torn").unwrap();

@@ -98,15 +98,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The executor could not be opened.
+    /// The executor could not be opened; another agent process uses its state directory, perhaps.
     #[error("cannot prepare the host")]
     Host(#[from] longshore_exec::OpenError),
     /// The broker is gone for good, or is not as it must be.
     #[error("the broker does not serve it")]
     Broker(#[from] longshore_store::Error),
-    /// Another agent process uses this state directory.
-    #[error("another agent uses {}", .0.display())]
-    Busy(PathBuf),
     /// Another agent has this one's identity.
     #[error(
         "another agent, on {hostname}, runs as {id}: a data directory was copied, most likely. Remove `agent.id` from the copy, and it gets an identity of its own"
@@ -136,7 +133,6 @@ impl Agent {
     /// # Errors
     /// Directories that cannot be used, or another agent that uses them.
     pub fn new(config: Config, store: Store) -> Result<Self, Error> {
-        let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
         let executor = longshore_exec::Config {
             state_dir: config.state_dir.clone(),
             supervisor: config.supervisor.clone(),
@@ -144,6 +140,8 @@ impl Agent {
         };
         // Half a claim: it is extended each quarter, so that whoever is offered the work meanwhile finds nobody at it.
         let executor = Executor::open_resuming(executor, config.machine.clone(), store.work.lease_duration() / 2)?;
+        // Its lock is the journal's as well: both are in one state directory, and nobody opens one without the other.
+        let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
         let host = host::ThisHost::new(executor, config.machine.clone(), &config.state_dir);
         Ok(Self::on(config, store, Arc::new(host), Arc::new(journal)))
     }

@@ -7,6 +7,7 @@ mod trust;
 mod turns;
 mod worker;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -19,7 +20,7 @@ use longshore_model::wire::agent::AgentState;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
-use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, RegistryEvent, Store, jetstream};
+use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, RegistryEvent, Store, jetstream, memory};
 use longshore_testkit::{NatsServer, eventually, sample};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -479,4 +480,17 @@ async fn a_host_name_with_dots_and_capitals_works() {
     let job = Job { target: Target::Host(name), ..sample::query_host(sample::job_id(1), Timestamp::now(), "host-1", me) };
     bench.submit(&job).await;
     assert_eq!(bench.answer(job.id, me.into()).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_second_agent_in_one_state_directory_is_refused_before_it_touches_anything() {
+    let bench = Bench::on(memory::open(memory::MemoryOptions::default()));
+    let open = |n| Agent::new(bench.config(sample::agent_id(n), "shared"), bench.store.clone());
+    let file = || std::fs::metadata(bench.dir.path().join("shared/journal/in-hand")).unwrap().ino();
+    let first = open(1).unwrap();
+    let written = file();
+    assert!(matches!(open(2), Err(longshore_agent::Error::Host(_))));
+    assert_eq!(file(), written, "what the first has in hand is not written anew");
+    drop(first);
+    open(2).unwrap();
 }
