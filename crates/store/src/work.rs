@@ -67,8 +67,8 @@ pub enum Before {
     Announcement(Revision),
 }
 
-/// How many entries of an inbox are read at once, or somewhat more.
-pub(crate) const INBOX_PAGE: usize = 1000;
+/// How much is read at once of a list that can be long, such as an inbox; or somewhat more.
+pub(crate) const PAGE: usize = 1000;
 
 /// A part of an inbox.
 pub struct InboxPage {

@@ -11,7 +11,8 @@ use futures::stream::FuturesOrdered;
 use longshore_model::wire::audit::AuditRecord;
 
 use super::link::{Shared, from_json, to_json};
-use super::read::{PAGE, Stored};
+use super::read::Stored;
+use crate::work::PAGE;
 use crate::{Audit, AuditPage, Error, Revision, StoredAudit};
 
 /// Records in a message: at most this many, and no further one once they have this many bytes.

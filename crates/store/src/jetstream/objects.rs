@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
-use super::read::PAGE;
+use crate::work::PAGE;
 use crate::{Clock, Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
 
 /// Bytes of a piece, as the client has it; fewer where the broker's messages are smaller.

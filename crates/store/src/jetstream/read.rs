@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::link::{Link, timestamp};
+use crate::work::PAGE;
 use crate::{Error, Revision};
 
-/// How much is read at once of a list that can be long.
-pub(super) const PAGE: usize = crate::work::INBOX_PAGE;
 /// Messages in one answer of the broker.
 const BATCH: usize = 256;
 /// How long the broker may take for one answer.

@@ -23,7 +23,7 @@ use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
 use super::{resumed, setup};
 use crate::layout::{Layout, group_of};
-use crate::work::INBOX_PAGE;
+use crate::work::PAGE;
 use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// How long agents of another queue group may take to be gone.
@@ -107,7 +107,7 @@ impl Work for JetStreamWork {
         let stream = Layout::bucket_stream(&self.link.layout.inbox_bucket);
         let mut deliveries = Vec::new();
         let page = self.link.read_page(&stream, &self.link.layout.inbox(agent), after, "reading the inbox").await?;
-        let next = page.last().map(|last| last.sequence).filter(|_| page.len() >= INBOX_PAGE);
+        let next = page.last().map(|last| last.sequence).filter(|_| page.len() >= PAGE);
         for message in page {
             if message.payload.is_empty() {
                 continue;

@@ -10,10 +10,8 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::Memory;
+use crate::work::PAGE;
 use crate::{Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
-
-/// Objects of a page.
-const PAGE: usize = 1000;
 
 #[derive(Default)]
 pub(super) struct Shelf {

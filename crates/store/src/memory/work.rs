@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
 use crate::layout::group_of;
-use crate::work::INBOX_PAGE;
+use crate::work::PAGE;
 use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
 
 /// How long a pull waits for work.
@@ -114,8 +114,8 @@ impl Work for Memory {
             lease: Box::new(InboxLease { shared: Arc::clone(&self.0), agent, revision: *revision }),
         };
         let Some(inbox) = state.work.inboxes.get(&agent) else { return Ok(InboxPage { deliveries: Vec::new(), next: None }) };
-        let deliveries: Vec<_> = inbox.range(after + 1..).take(INBOX_PAGE).map(deliver).collect();
-        let next = deliveries.last().map(|delivery| delivery.revision).filter(|_| deliveries.len() == INBOX_PAGE);
+        let deliveries: Vec<_> = inbox.range(after + 1..).take(PAGE).map(deliver).collect();
+        let next = deliveries.last().map(|delivery| delivery.revision).filter(|_| deliveries.len() == PAGE);
         Ok(InboxPage { deliveries, next })
     }
 
