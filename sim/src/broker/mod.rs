@@ -19,6 +19,8 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use longshore_store::{Clock, Error, Store};
 use tokio::time::sleep;
 
@@ -128,6 +130,20 @@ impl Link {
                 unavailable
             }
         }
+    }
+
+    /// What a stream tells, on its way to this process, until its connection breaks.
+    fn told<T: Send + 'static>(&self, inner: BoxStream<'static, T>) -> BoxStream<'static, T> {
+        let next = |(link, mut inner): (Self, BoxStream<'static, T>)| async move {
+            let event = inner.next().await?;
+            link.world.connected(link.me).await;
+            link.travel().await;
+            if link.strikes(link.world.weather().broken) {
+                return None;
+            }
+            Some((event, (link, inner)))
+        };
+        stream::unfold((self.clone(), inner), next).boxed()
     }
 
     /// Whether this process is an agent.

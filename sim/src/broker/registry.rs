@@ -1,7 +1,7 @@
 //! Heartbeats and wishes.
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use longshore_model::AgentId;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use longshore_store::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision};
@@ -79,23 +79,12 @@ impl Registry for Link {
     async fn watch(&self) -> Result<RegistryStream, Error> {
         let world = self.world.clone();
         let inner = self.ask(Read, "watching", String::new, async move { world.raw.registry.watch().await }).await?;
-        let next = |(link, mut inner): (Self, RegistryStream)| async move {
-            let event = loop {
-                let event = inner.next().await?;
-                let is_of_the_future = |heartbeat: &Heartbeat| heartbeat.started_at > link.world.now();
-                match &event {
-                    Ok(RegistryEvent::Beat(heartbeat)) if link.world.is(Bug::FutureNotBelieved) && is_of_the_future(heartbeat) => {}
-                    _ => break event,
-                }
-            };
-            link.world.connected(link.me).await;
-            link.travel().await;
-            if link.strikes(link.world.weather().broken) {
-                return None;
-            }
-            Some((event, (link, inner)))
+        let world = self.world.clone();
+        let is_told = move |event: &Result<RegistryEvent, Error>| {
+            let is_of_the_future = matches!(event, Ok(RegistryEvent::Beat(heartbeat)) if heartbeat.started_at > world.now());
+            std::future::ready(!(is_of_the_future && world.is(Bug::FutureNotBelieved)))
         };
-        Ok(stream::unfold((self.clone(), inner), next).boxed())
+        Ok(self.told(inner.filter(is_told).boxed()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Dead letters and output.
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, stream};
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::log::LogRecord;
 use longshore_model::{ExecutionId, JobId};
@@ -39,16 +38,7 @@ impl DeadLetters for Link {
     async fn follow(&self) -> Result<LetterStream, Error> {
         let world = self.world.clone();
         let inner = self.ask(Read, "following letters", String::new, async move { world.raw.dead_letters.follow().await }).await?;
-        let next = |(link, mut inner): (Self, LetterStream)| async move {
-            let event = inner.next().await?;
-            link.world.connected(link.me).await;
-            link.travel().await;
-            if link.strikes(link.world.weather().broken) {
-                return None;
-            }
-            Some((event, (link, inner)))
-        };
-        Ok(stream::unfold((self.clone(), inner), next).boxed())
+        Ok(self.told(inner))
     }
 }
 
