@@ -13,7 +13,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render;
 
-/// Between looks at an agent that finishes what it has.
+/// Between looks at an agent that finishes what it has. It is looked at, since nothing tells: the streams tell of jobs, want a permission that
+/// who may drain need not have, and say nothing of how many executions an agent still has. The agent itself tells with its heartbeats, of
+/// which a look reads the newest, and of this agent alone.
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two lines about what is still awaited.
 const SAY: Duration = Duration::from_secs(10);
@@ -42,6 +44,8 @@ impl Drain {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
         let client = app.client()?;
         let mut view = client.drain(&self.agent, self.reason).await?;
+        // Not by its name, which another agent may have by then.
+        let id = HostName::from(view.id);
         let mut say_at = Instant::now();
         while !self.no_wait && view.state == AgentCondition::Draining {
             if Instant::now() >= say_at {
@@ -49,8 +53,7 @@ impl Drain {
                 say_at = Instant::now() + SAY;
             }
             tokio::time::sleep(LOOK).await;
-            let agents = client.agents().await?.items;
-            view = agents.into_iter().find(|agent| agent.id == view.id).unwrap_or(view);
+            view = client.agent(&id).await?.agent;
         }
         show(app, &view)
     }
