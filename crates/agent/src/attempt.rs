@@ -202,8 +202,10 @@ impl Worker {
             self.ctx.journal.forget(self.key);
             return Settled::Done;
         }
-        if let Some(archive) = finished.archive.take()
-            && let Err(failure) = self.store_archive(&archive).await
+        // Held to the end: what outlived a killed agent once is found again by the next until its answer is stored.
+        let archive = finished.archive.take();
+        if let Some(archive) = &archive
+            && let Err(failure) = self.store_archive(archive).await
             && finished.outcome == Outcome::Completed
         {
             finished.outcome = Outcome::Failed;
@@ -228,7 +230,9 @@ impl Worker {
             // Nobody will try again, or storing it takes a while: if we are killed right here, the next start must know that it was done.
             self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
         }
-        self.answer(answer).await
+        let settled = self.answer(answer).await;
+        drop(archive);
+        settled
     }
 }
 

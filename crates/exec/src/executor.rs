@@ -258,8 +258,7 @@ impl Executor {
         // Its time-out is watched where it runs.
         let deadline = Instant::now() + Duration::from_secs(365 * 24 * 3600);
         let stops = Stops { cancel, abandon: abandon.clone(), deadline };
-        let inner = Arc::clone(&self.0);
-        let performing = self.0.tasks.spawn(async move { carrier::adopt(&inner.host, left, output, &stops).await });
+        let performing = self.0.tasks.spawn(async move { carrier::adopt(left, output, &stops).await });
         let _abandoned_with_this_future = abandon.drop_guard();
         Some(performing.await.unwrap_or_else(|error| fault_of_ours(&error)))
     }

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Failure, Outcome};
 use longshore_model::wire::result::ArchiveInfo;
 use rustix::io::Errno;
+
+use crate::carrier::Directory;
 
 const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -38,11 +41,19 @@ pub struct Finished {
 pub struct Archive {
     path: PathBuf,
     info: ArchiveInfo,
+    /// What goes with it: the directory of the job, which an agent that is killed before now would find again.
+    home: Option<Arc<Directory>>,
 }
 
 impl Archive {
     pub(crate) fn new(path: PathBuf, info: ArchiveInfo) -> Self {
-        Self { path, info }
+        Self { path, info, home: None }
+    }
+
+    /// The same in a directory that is removed with it.
+    pub(crate) fn within(mut self, home: Arc<Directory>) -> Self {
+        self.home = Some(home);
+        self
     }
 
     pub(crate) fn with_info(mut self, info: ArchiveInfo) -> Self {
@@ -70,10 +81,13 @@ impl Archive {
 
 impl Drop for Archive {
     fn drop(&mut self) {
-        if self.path.as_os_str().is_empty() {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        let removed = match &self.home {
+            Some(home) => home.remove(),
+            // It was kept.
+            None if self.path.as_os_str().is_empty() => return,
+            None => std::fs::remove_file(&self.path),
+        };
+        if let Err(error) = removed {
             // The next start sweeps it away.
             tracing::warn!(%error, "an archive could not be removed");
         }

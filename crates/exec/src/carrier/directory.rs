@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longshore_model::{ExecutionId, JobId};
 use rustix::fs::{Mode, OFlags};
@@ -123,11 +124,10 @@ impl Directory {
         self.read::<Ended>(ENDED).filter(Ended::is_known)
     }
 
-    /// Takes the archive out of it, to `path`.
-    pub(crate) fn take_archive(&self, ended: &Ended, path: PathBuf) -> io::Result<Option<Archive>> {
-        let Some(info) = ended.archive() else { return Ok(None) };
-        rustix::fs::renameat(&self.dir, ARCHIVE, rustix::fs::CWD, &path)?;
-        Ok(Some(Archive::new(path, info.clone())))
+    /// What the job brought back. The directory stays until that is not needed any more: should the agent be killed before it is stored,
+    /// the next one finds it here.
+    pub(crate) fn archive(self: &Arc<Self>, ended: &Ended) -> Option<Archive> {
+        Some(Archive::new(self.path.join(ARCHIVE), ended.archive()?.clone()).within(Arc::clone(self)))
     }
 
     /// Removes it, with all that is in it.

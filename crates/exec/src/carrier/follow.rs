@@ -31,6 +31,8 @@ use crate::secrets::opened;
 const MISSING_UNTIL_WOKEN: u32 = 5;
 /// And before it is given up.
 const MISSING_MAX: u32 = 60;
+/// How long a carrier may take to begin.
+const START_BOUND: Duration = Duration::from_secs(30);
 /// How long a carrier that has said its last word may take to exit.
 const EXIT_BOUND: Duration = Duration::from_secs(5);
 /// How long output that was written already may take to be passed on; the rest is passed on without waiting for room.
@@ -80,20 +82,20 @@ pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Ar
         Err(error) => {
             let program = host.launcher.supervisor.program.display();
             let message = format!("could not start the job's own process {program:?}: {error}");
-            return Follow::of(directory, None, host).cleared(Finished::host_fault(message)).await;
+            return Follow::of(directory, None).cleared(Finished::host_fault(message)).await;
         }
     };
-    Follow::of(directory, Some(child), host).until_its_end(Some((socket, errand)), output, stops).await
+    Follow::of(directory, Some(child)).until_its_end(Some((socket, errand)), output, stops).await
 }
 
 /// Goes on with a job of an earlier agent: passes on its output from the beginning, and gives how it ends.
-pub(crate) async fn adopt(host: &Host, left: Left, output: Arc<dyn Output>, stops: &Stops) -> Finished {
+pub(crate) async fn adopt(left: Left, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let Left { directory, socket, .. } = left;
     let socket = socket.and_then(|socket| {
         socket.set_nonblocking(true).ok()?;
         Some((UnixStream::from_std(socket).ok()?, Vec::new()))
     });
-    Follow::of(directory, None, host).until_its_end(socket, output, stops).await
+    Follow::of(directory, None).until_its_end(socket, output, stops).await
 }
 
 /// Ends a job of an earlier agent that is no longer this agent's. Blocks. True if every process is known to be gone.
@@ -120,15 +122,13 @@ fn start(host: &Host, directory: &Directory) -> io::Result<(Child, UnixStream)> 
 struct Follow {
     directory: Arc<Directory>,
     child: Option<Child>,
-    archive: std::path::PathBuf,
     pid: Option<Pid>,
 }
 
 impl Follow {
-    fn of(directory: Directory, child: Option<Child>, host: &Host) -> Self {
+    fn of(directory: Directory, child: Option<Child>) -> Self {
         let pid = child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()?).ok()?));
-        let name = format!("{}.tar.zst", directory.path().file_name().unwrap_or_default().to_string_lossy());
-        Self { directory: Arc::new(directory), child, archive: host.temporary.join(name), pid }
+        Self { directory: Arc::new(directory), child, pid }
     }
 
     async fn until_its_end(mut self, socket: Option<(UnixStream, Vec<u8>)>, output: Arc<dyn Output>, stops: &Stops) -> Finished {
@@ -140,7 +140,7 @@ impl Follow {
             if !errand.is_empty() {
                 errand.push(b'\n');
                 // One that does not take it has ended, which is noticed by reading.
-                let _noticed_by_reading = timeout(EXIT_BOUND, socket.write_all(&errand)).await;
+                let _noticed_by_reading = timeout(START_BOUND, socket.write_all(&errand)).await;
             }
             let news = Notify::new();
             tokio::select! {
@@ -216,25 +216,21 @@ impl Follow {
     }
 
     async fn conclude(self, stops: &Stops) -> Finished {
-        let (directory, archive) = (Arc::clone(&self.directory), self.archive.clone());
-        let taking = move || {
-            let ended = directory.ended()?;
-            Some(match directory.take_archive(&ended, archive) {
-                Ok(archive) => ended.finished(archive),
-                Err(error) => Finished::system_fault("take over what the job brought back", &error),
-            })
-        };
-        let Some(finished) = blocking(taking).await.flatten() else {
+        let directory = Arc::clone(&self.directory);
+        let Some(ended) = blocking(move || directory.ended()).await.flatten() else {
             return self.lost(stops).await;
         };
         let directory = self.directory;
-        blocking(move || {
-            if let Err(error) = directory.remove() {
-                tracing::warn!(%error, workspace = %directory.path().display(), "a workspace could not be removed");
-            }
-        })
-        .await;
-        finished
+        let archive = directory.archive(&ended);
+        if archive.is_none() {
+            blocking(move || {
+                if let Err(error) = directory.remove() {
+                    tracing::warn!(%error, workspace = %directory.path().display(), "a workspace could not be removed");
+                }
+            })
+            .await;
+        }
+        ended.finished(archive)
     }
 
     /// For a carrier that is gone without a last word.

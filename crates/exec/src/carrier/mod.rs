@@ -20,7 +20,7 @@ mod follow;
 mod record;
 
 pub(crate) use carry::carry;
-pub(crate) use directory::sweep;
+pub(crate) use directory::{Directory, sweep};
 pub(crate) use follow::{Left, adopt, discard, run};
 
 /// The version of everything in a job's directory. A directory of another version is cleared away instead of being gone on with.

@@ -144,9 +144,9 @@ pub(super) fn spawn(spec: &Spec, stdin: Option<&OwnedFd>) -> Result<Pid, (StartF
 }
 
 /// Opens what the program is to write itself to.
-fn open_doors(contain: &Contain) -> Result<Vec<OwnedFd>, (StartFault, io::Error)> {
+fn open_doors(contain: &Contain) -> Result<Vec<(OwnedFd, bool)>, (StartFault, io::Error)> {
     let open = |(path, must): &(String, bool)| match rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(door) => Some(Ok(door)),
+        Ok(door) => Some(Ok((door, *must))),
         Err(errno) if *must => Some(Err((StartFault::Limits, errno.into()))),
         Err(_) => None,
     };
@@ -154,9 +154,12 @@ fn open_doors(contain: &Contain) -> Result<Vec<OwnedFd>, (StartFault, io::Error)
 }
 
 /// Puts this process, between `fork` and `exec`, into its groups.
-fn confine(doors: &[OwnedFd]) -> io::Result<()> {
-    for door in doors {
-        rustix::io::write(door, b"0")?;
+fn confine(doors: &[(OwnedFd, bool)]) -> io::Result<()> {
+    for (door, must) in doors {
+        match rustix::io::write(door, b"0") {
+            Err(errno) if *must => return Err(errno.into()),
+            Ok(_) | Err(_) => {}
+        }
     }
     // When memory is short, a job is to go before the agent.
     if let Ok(score) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {

@@ -91,6 +91,7 @@ fn a_job_goes_on_while_its_agent_is_gone_and_the_next_one_has_all_of_it() {
     assert_eq!((&result["status"], &result["steps"][1]["exitCode"]), (&json!("success"), &json!(0)));
     assert_eq!(created(&result), ["made"]);
     assert!(finished.archive.unwrap().path().exists());
+    // It was the last that held it.
     assert!(!berth.runs() && berth.workspaces().is_empty() && executor.resumable().is_empty());
 }
 
@@ -108,7 +109,14 @@ fn a_job_that_ends_while_no_agent_is_there_is_found_ended() {
     let executor = berth.open(PATIENCE);
     let (left, output) = (berth.one(&executor), Arc::new(Recorder::default()));
     let finished = berth.runtime.block_on(executor.resume(left, output.clone(), CancellationToken::new())).unwrap();
+    // Killed again before what came back was stored: the next one finds it still.
+    std::mem::forget(finished);
+    drop(executor);
+    let (executor, output) = (berth.open(PATIENCE), Arc::new(Recorder::default()));
+    let finished = berth.runtime.block_on(executor.resume(berth.one(&executor), output.clone(), CancellationToken::new())).unwrap();
+    assert!(finished.archive.as_ref().unwrap().path().exists());
     assert_eq!((finished.outcome, output.text(LogStream::Stdout)), (Outcome::Completed, "one\ntwo\n".into()));
+    drop(finished);
     assert!(!berth.runs() && berth.workspaces().is_empty());
 }
 
@@ -119,7 +127,8 @@ fn a_resumed_job_can_be_cancelled_and_brings_back_what_it_made() {
     let executor = berth.open(PATIENCE);
     let (left, output, cancel) = (berth.one(&executor), Arc::new(Recorder::default()), CancellationToken::new());
     cancel.cancel();
-    let finished = berth.runtime.block_on(executor.resume(left, output, cancel)).unwrap();
+    let mut finished = berth.runtime.block_on(executor.resume(left, output, cancel)).unwrap();
+    finished.archive = None;
     assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)));
     assert_eq!(created(&finished.result.unwrap()), ["early"]);
     assert!(!berth.runs() && berth.workspaces().is_empty());

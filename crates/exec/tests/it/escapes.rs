@@ -206,7 +206,8 @@ impl Case {
                     if ending == Ending::AgentKilledAndBack {
                         let (output, cancel): (Arc<dyn Output>, _) = (Arc::new(Recorder::default()), CancellationToken::new());
                         cancel.cancel();
-                        let finished = self.runtime.block_on(next.resume(left, output, cancel)).unwrap();
+                        let mut finished = self.runtime.block_on(next.resume(left, output, cancel)).unwrap();
+                        finished.archive = None;
                         assert_eq!(end(&finished), (Outcome::Cancelled, Some(true)), "{}", self.name);
                     } else {
                         assert!(next.discard(left), "{}", self.name);
