@@ -1,5 +1,6 @@
 //! What every command has at hand: the output, the settings, the client.
 
+use std::path::Path;
 use std::time::Duration;
 
 use longshore_client::{Client, ClientConfig};
@@ -30,6 +31,11 @@ impl App {
     /// From the command line.
     pub(crate) fn new(global: Global) -> Self {
         Self { out: Output::new(global.output, global.color, global.quiet), global }
+    }
+
+    /// The settings file that the command line names, and its file of variables.
+    pub(crate) fn named_files(&self) -> (Option<&Path>, Option<&Path>) {
+        (self.global.config.as_deref(), self.global.env_file.as_deref())
     }
 
     /// The settings, with what the command's own flags say of them.

@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Workspace jobs from a shared drive, without a fleet.
     #[command(subcommand)]
     Workspace(workspace::Workspace),
+    /// Run a worker of a scheduler, or one of its nodes by itself.
+    #[command(subcommand)]
+    Worker(role::worker::Worker),
     /// Run the controller alone.
     #[command(subcommand)]
     Controller(role::controller::Controller),

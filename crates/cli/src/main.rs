@@ -66,6 +66,7 @@ fn perform(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Start(start) => with_runtime(start.perform(app)),
         Command::Agent(agent) => on_one_thread(agent.perform(app)),
         Command::Workspace(workspace) => on_one_thread(workspace.perform(app)),
+        Command::Worker(worker) => on_one_thread(worker.perform(app)),
         Command::Controller(controller) => with_runtime(controller.perform(app)),
         Command::Nats(nats) => with_runtime(nats.perform(app)),
     }

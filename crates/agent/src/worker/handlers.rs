@@ -22,15 +22,17 @@ pub trait Handlers: Send + Sync + 'static {
 
     /// Installs one package version. The older ones stay, and so does everything if this fails.
     ///
-    /// # Errors
-    /// What failed, why, and what to do, in words.
-    async fn install(&self, install: Install) -> Result<(), String>;
-
-    /// Removes one version, or all.
+    /// Both ways it tells the details of the event.
     ///
     /// # Errors
-    /// What failed, why, and what to do, in words.
-    async fn uninstall(&self, name: String, version: Option<String>) -> Result<(), String>;
+    /// What failed and why, as `error` among the details.
+    async fn install(&self, install: Install) -> Result<Payload, Payload>;
+
+    /// Removes one version, or all. Both ways it tells the details of the event.
+    ///
+    /// # Errors
+    /// What failed and why, as `error` among the details.
+    async fn uninstall(&self, name: String, version: Option<String>) -> Result<Payload, Payload>;
 
     /// What is installed. May look at the disk.
     fn inventory(&self) -> Inventory;

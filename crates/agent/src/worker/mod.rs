@@ -14,6 +14,7 @@ mod frames;
 mod handlers;
 mod journal;
 mod next;
+mod packages;
 mod perform;
 mod queues;
 mod run;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use dial::DialerError;
 pub use handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Status, Task};
 pub use journal::JournalError;
+pub use packages::{PackageHandlers, PackagesError};
 use settings::{AuthMode, Settings, TransportKind, seconds};
 
 /// The largest frame that is read; whoever sends a larger one is disconnected.
@@ -53,8 +55,8 @@ pub enum Error {
     /// There is no journal.
     #[error("cannot keep a journal")]
     Journal(#[from] JournalError),
-    /// A file that the settings name.
-    #[error("cannot read {}", .path.display())]
+    /// A file or directory that the settings name.
+    #[error("cannot use {}", .path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -107,11 +109,13 @@ impl Worker {
         let config = session_config(&settings, &instance, handshake, register.clone());
         let now = Now { at: began.elapsed(), wall: jiff::Timestamp::now() };
         let (session, register) = open_session(config, register, now)?;
+        // Heartbeats say how full it is, from the first on.
+        fs::create_dir_all(&settings.data_dir).map_err(|source| Error::File { path: settings.data_dir.clone(), source })?;
         let dialer = match settings.transport {
             TransportKind::Websocket => Some(dial::Dialer::new(&settings, FRAME_BYTES_MAX)?),
             TransportKind::Dummy => None,
         };
-        let journal = journal::Journal::open(&journal_dir(&settings.data_dir, &instance))?;
+        let journal = journal::Journal::open(&settings.state_dir_of(&instance))?;
         let tasks = tasks::Tasks::new(limits(&settings));
         let (view_tx, view) = watch::channel(View::default());
         let settings = Arc::new(settings);
@@ -165,18 +169,6 @@ pub fn lasting_identity(path: &Path) -> Result<String, Error> {
             Ok(id)
         }
     }
-}
-
-/// Where an instance has its journal: beside the runs' data, and beside that of other instances.
-fn journal_dir(data_dir: &Path, instance: &str) -> PathBuf {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let name = if instance.len() <= 100 && instance.chars().all(is_plain) && !instance.is_empty() {
-        instance.to_owned()
-    } else {
-        use sha2::{Digest, Sha256};
-        data_encoding::HEXLOWER.encode(&Sha256::digest(instance.as_bytes()))
-    };
-    data_dir.join(".worker").join(name)
 }
 
 fn limits(settings: &Settings) -> tasks::Limits {

@@ -38,7 +38,8 @@ pub(crate) async fn perform(
     out: mpsc::Sender<FromTask>,
 ) -> End {
     let limit = task.timeout;
-    let (feedback, mut feedback_rx) = mpsc::channel(1);
+    // Two: a place for what comes, and one for the last words.
+    let (feedback, mut feedback_rx) = mpsc::channel(2);
     let (next, mut next_rx) = mpsc::channel(4);
     let asked = stop.clone();
     let running = async move { AssertUnwindSafe(handlers.run(task, Door { feedback, next }, asked)).catch_unwind().await };

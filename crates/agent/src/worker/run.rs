@@ -48,7 +48,7 @@ const DISK_PERCENT_MAX: f64 = 99.0;
 /// What an ended piece of work was.
 pub(super) enum Ended {
     Task(Key, End),
-    Command { kind: &'static str, name: String, version: String, result: Result<(), String>, inventory: Inventory },
+    Command { kind: &'static str, name: String, version: String, result: Result<Payload, Payload>, inventory: Inventory },
 }
 
 /// What a message was, so that its acknowledgement has a meaning.

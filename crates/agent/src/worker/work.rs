@@ -468,7 +468,8 @@ impl Runner {
             };
             let result = match limit {
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                    Err(format!("it took longer than the {} ms that dispatch_timeout_seconds allows", limit.as_millis()))
+                    let error = format!("it took longer than the {} ms that dispatch_timeout_seconds allows", limit.as_millis());
+                    Err(Payload::from_iter([("error".to_owned(), error.into())]))
                 }),
                 None => work.await,
             };
@@ -478,32 +479,28 @@ impl Runner {
         });
     }
 
-    fn command_ended(&mut self, command: &'static str, name: &str, version: &str, result: Result<(), String>, inventory: &Inventory) {
+    fn command_ended(&mut self, command: &'static str, name: &str, version: &str, result: Result<Payload, Payload>, inventory: &Inventory) {
         self.tasks.command_ended();
         self.refresh(inventory);
-        let operation = if command == kind::INSTALL { "install" } else { "uninstall" };
-        match result {
-            Ok(()) => {
-                tracing::info!(name, version, operation, "a package command succeeded");
-                // There is no word for a package that was removed: the details say it, and so does what is registered.
-                self.package_event(name, version, "installed", json!({ "operation": operation }));
-            }
-            Err(error) => {
-                tracing::warn!(name, version, operation, error, "a package command failed");
-                self.package_event(name, version, "failed", json!({ "operation": operation, "error": error }));
-            }
-        }
+        // There is no word for a package that was removed: the details say it, and so does what is registered.
+        let (status, mut details) = match result {
+            Ok(details) => ("installed", details),
+            Err(details) => ("failed", details),
+        };
+        tracing::info!(name, version, command, status, "a package command has ended");
+        details.entry("action").or_insert_with(|| action(command).into());
+        self.package_event(name, version, status, details);
     }
 
     fn refuse_command(&mut self, command: &str, payload: &Payload, error: &str) {
         let text = |name: &str, default: &str| {
             payload.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).unwrap_or(default).to_owned()
         };
-        let operation = if command == kind::INSTALL { "install" } else { "uninstall" };
-        self.package_event(&text("name", "?"), &text("version", "*"), "failed", json!({ "operation": operation, "error": error }));
+        let details = Payload::from_iter([("action".to_owned(), action(command).into()), ("error".to_owned(), error.into())]);
+        self.package_event(&text("name", "?"), &text("version", "*"), "failed", details);
     }
 
-    fn package_event(&mut self, name: &str, version: &str, status: &str, details: Value) {
+    fn package_event(&mut self, name: &str, version: &str, status: &str, details: Payload) {
         let payload = json!({ "name": name, "version": version, "status": status, "details": details });
         let Value::Object(payload) = payload else { return };
         self.say(Message { wants_ack: true, ..Message::new(kind::EVENT, payload) }, None);
@@ -552,6 +549,10 @@ fn object_of(command: &PackageCommand) -> Payload {
         ("name".to_owned(), command.name.clone().into()),
         ("version".to_owned(), command.version.clone().map_or(Value::Null, Value::String)),
     ])
+}
+
+fn action(command: &str) -> &'static str {
+    if command == kind::INSTALL { "install" } else { "uninstall" }
 }
 
 /// An address without a scheme is one at the scheduler.

@@ -16,6 +16,8 @@ pub(crate) mod mapping;
 pub(crate) mod nats;
 mod shutdown;
 pub(crate) mod start;
+pub(crate) mod worker;
+mod worker_settings;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

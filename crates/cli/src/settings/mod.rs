@@ -13,7 +13,7 @@ mod load;
 mod reference;
 mod schema;
 mod secret;
-mod yaml;
+pub(crate) mod yaml;
 
 pub(crate) use address::without_credentials;
 pub(crate) use error::Error;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use longshore_session::Overflow;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 pub use field::names;
 pub use sources::{Layer, Loaded, SettingsError, Sources};
@@ -113,6 +114,20 @@ pub struct Settings {
     pub packages_dir: Option<PathBuf>,
     /// Where tasks have their data, and the worker its journal.
     pub data_dir: PathBuf,
+    /// Where the worker has its journal, and its handlers' hosts what they need; `worker` beside `data_dir` unless given.
+    pub state_dir: Option<PathBuf>,
+    /// How far packages may be fetched from.
+    pub package_reach: PackageReach,
+    /// Whether the hooks of packages are run.
+    pub package_hooks: bool,
+    /// Public keys of minisign: with any, packages have to be signed by one of them.
+    pub package_keys: Vec<String>,
+    /// A directory of wheels, from which packages' dependencies are installed without a network.
+    pub package_wheels_dir: Option<PathBuf>,
+    /// The address of an index of Python packages, if there is no such directory.
+    pub package_index: Option<String>,
+    /// The Python interpreter.
+    pub python_program: String,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How long running tasks get when the worker is asked to end, or to take no more without being told for how long.
@@ -180,6 +195,13 @@ impl Default for Settings {
             ]),
             packages_dir: None,
             data_dir: PathBuf::from("./var/data"),
+            state_dir: None,
+            package_reach: PackageReach::Public,
+            package_hooks: false,
+            package_keys: Vec::new(),
+            package_wheels_dir: None,
+            package_index: None,
+            python_program: "python3".to_owned(),
             log_level: LogLevel::Info,
             drain_timeout_seconds: 30.0,
             config_path: None,
@@ -188,6 +210,19 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Where this instance keeps what its next process has to know. Never below `data_dir`: what is old there goes.
+    #[must_use]
+    pub fn state_dir_of(&self, instance: &str) -> PathBuf {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let name = if (1..=100).contains(&instance.len()) && instance.chars().all(is_plain) {
+            instance.to_owned()
+        } else {
+            data_encoding::HEXLOWER.encode(&Sha256::digest(instance.as_bytes()))
+        };
+        let beside = || self.data_dir.parent().unwrap_or(&self.data_dir).join("worker");
+        self.state_dir.clone().unwrap_or_else(beside).join(name)
+    }
+
     pub(crate) fn cooldown(&self) -> Option<(u32, Duration)> {
         let wait = seconds(self.dispatch_failure_cooldown_seconds);
         (self.dispatch_max_failures > 0 && !wait.is_zero()).then_some((self.dispatch_max_failures, wait))
@@ -266,6 +301,18 @@ pub enum ExecMode {
     Inline,
     /// Plain functions in a thread.
     Thread,
+}
+
+/// How far packages may be fetched from; each includes the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageReach {
+    /// The public network.
+    Public,
+    /// Private networks.
+    Private,
+    /// This host.
+    Loopback,
 }
 
 /// How much is logged.

@@ -321,6 +321,6 @@ mod tests {
             let loaded = Settings::load(&Sources { file: Some((PathBuf::from("f"), fields)), ..Sources::default() }).unwrap();
             assert_ne!(loaded.settings, Settings::default(), "{name}");
         }
-        assert_eq!(names.len(), 48);
+        assert_eq!(names.len(), 55);
     }
 }

@@ -242,7 +242,7 @@ async fn packages_are_installed_and_removed_with_an_event_and_a_new_registration
     let n = events().len();
     bench.scheduler.send("biz.pkg.uninstall", &json!({"name": "p"}), None);
     bench.until("an event", || events().len() == n + 1).await;
-    assert_eq!((&events()[n]["status"], &events()[n]["details"]["operation"]), (&json!("installed"), &json!("uninstall")));
+    assert_eq!((&events()[n]["status"], &events()[n]["details"]["action"]), (&json!("installed"), &json!("uninstall")));
     assert_eq!(bench.scheduler.registered().unwrap()["packages"], json!([]));
     bench.scheduler.send("package.uninstall", &json!({"name": "p", "version": "1.0.0"}), None);
     bench.until("an event", || events().len() == n + 2).await;

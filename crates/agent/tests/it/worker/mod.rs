@@ -143,21 +143,21 @@ impl Handlers for TestHandlers {
         })
     }
 
-    async fn install(&self, install: Install) -> Result<(), String> {
+    async fn install(&self, install: Install) -> Result<Payload, Payload> {
         let mut seen = self.seen();
         seen.installs.push(install.clone());
         if install.sha256.as_deref() == Some("wrong") {
-            return Err("its sha256 is another one".to_owned());
+            return Err(object(json!({"error": "its sha256 is another one"})));
         }
         seen.installed.push((install.name, install.version));
-        Ok(())
+        Ok(Payload::new())
     }
 
-    async fn uninstall(&self, name: String, version: Option<String>) -> Result<(), String> {
+    async fn uninstall(&self, name: String, version: Option<String>) -> Result<Payload, Payload> {
         let mut seen = self.seen();
         let before = seen.installed.len();
         seen.installed.retain(|(other, has)| *other != name || version.as_ref().is_some_and(|version| version != has));
-        if seen.installed.len() == before { Err(format!("{name} is not installed")) } else { Ok(()) }
+        if seen.installed.len() == before { Err(object(json!({"error": "not installed"}))) } else { Ok(Payload::new()) }
     }
 
     fn inventory(&self) -> Inventory {
