@@ -169,6 +169,7 @@ impl Controller {
         let Self { app, listener, address } = self;
         let mut tasks = JoinSet::new();
         spawn(&app, &mut tasks);
+        let _attached = app.gateway.guard();
         let (mut writer, calls_ended) = (JoinSet::new(), CancellationToken::new());
         writer.spawn(audit::write(app.clone(), calls_ended.clone()));
         tracing::info!(%address, "the controller serves");

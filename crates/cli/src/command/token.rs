@@ -120,7 +120,7 @@ fn checked(known: &Roles, subject: &str, roles: &[String], permissions: Option<&
 }
 
 /// Permissions that no operation needs, to tell the one that was meant.
-const COMMON: [&str; 5] = ["job:read", "job:write", "agent:read", "agent:write", "audit:read"];
+const COMMON: [&str; 6] = ["job:read", "job:write", "agent:attach", "agent:read", "agent:write", "audit:read"];
 
 impl Token {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {

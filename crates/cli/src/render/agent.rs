@@ -49,6 +49,12 @@ pub(crate) fn agent(out: &Output, AgentDetail { agent, drains }: &AgentDetail, n
     if !agent.labels.is_empty() {
         put("labels", &agent.labels.join(" "));
     }
+    if let Some(worker) = &agent.worker {
+        put("worker", &format!("{}, instance {}, attached to {}", worker.name, worker.instance, worker.controller));
+        for package in &worker.packages {
+            put("package", &format!("{} {}  {}", package.name, package.version, package.nodes.join(" ")));
+        }
+    }
     for condition in &agent.conditions {
         let since = ago(out, condition.since, now);
         put("condition", &format!("{}, from {}% on; {since}", short(condition), condition.threshold_percent));

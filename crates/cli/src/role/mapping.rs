@@ -151,6 +151,10 @@ pub(crate) fn controller(
         objects_retention: settings.nats.objects.max_age.0,
         verify_keys,
         allow_origins: api.security.cors.allow_origins.clone(),
+        gateway: longshore_controller::GatewayConfig {
+            beat_every: settings.nats.registry.ttl.0 / 3,
+            ..longshore_controller::GatewayConfig::default()
+        },
         ..longshore_controller::Config::new(key)
     })
 }

@@ -23,4 +23,5 @@ mod secrets;
 mod settings;
 mod start;
 mod targets;
+mod workers;
 mod workspace_worker;

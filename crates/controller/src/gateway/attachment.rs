@@ -47,10 +47,6 @@ pub(super) type Reply = oneshot::Sender<Result<(Binding, mpsc::Sender<Heard>), R
 
 /// Frames that were heard and not looked at; whoever says more waits in its own socket.
 const HEARD_MAX: usize = 16;
-/// How long a Longshore worker may take to end what was cancelled, before that counts as unverified.
-const CANCEL_WITHIN: Duration = Duration::from_secs(30);
-/// After what silence of a worker about everything a task counts as gone that may never have reached it.
-const DOUBT_WITHIN: Duration = Duration::from_secs(10);
 /// When what could not be stored is looked at again.
 const UNSTORED: Duration = Duration::from_secs(30);
 /// Before another look at the broker after a fault.
@@ -506,7 +502,8 @@ impl Attachment {
             return;
         }
         let hostname = self.identity.hostname.clone();
-        let gone: Vec<Key> = self.running.iter().filter(|(_, running)| running.is_doubted_for(DOUBT_WITHIN)).map(|(key, _)| *key).collect();
+        let patience = self.app.config.gateway.doubt_within;
+        let gone: Vec<Key> = self.running.iter().filter(|(_, running)| running.is_doubted_for(patience)).map(|(key, _)| *key).collect();
         for key in gone {
             let failure = interrupted(&hostname, "it began anew, and does not have the task");
             self.conclude(key, Ending::Again { failure, wait: Duration::ZERO }, None);
@@ -641,7 +638,7 @@ impl Attachment {
             }
             Wanted::CancelledBy(by) if running.cancelled_by.is_none() => {
                 running.cancelled_by = Some(by.clone());
-                running.cancel_until = Some(Instant::now() + CANCEL_WITHIN);
+                running.cancel_until = Some(Instant::now() + self.app.config.gateway.cancel_within);
                 if self.session.is_longshore() {
                     if let Err(error) = self.session.send(frames::cancel(task), self.now()) {
                         tracing::debug!(%error, "a cancel is not said");

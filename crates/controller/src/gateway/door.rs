@@ -10,16 +10,18 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_session::{Greeting, LinkConfig, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::attachment::Knock;
 use super::socket::{self, Allowance, FRAMES_WAITING_MAX, Out};
 use super::{admit, now};
 use crate::app::App;
+use crate::listener::Remote;
 use crate::rest::Failed;
 
 /// Where workers attach.
@@ -42,7 +44,8 @@ pub(crate) fn open(app: &App, mut request: Request) -> Response<Body> {
         return Failed::new(ErrorCode::Unavailable, "the controller is stopping".to_owned()).retryable().into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    app.gateway.spawn(converse(app.clone(), upgrade, place));
+    let remote = request.extensions().get::<Remote>().map(|remote| remote.0.ip().to_canonical().to_string());
+    app.gateway.spawn(converse(app.clone(), upgrade, place, remote));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -64,7 +67,21 @@ fn key_of(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_asked).cloned()
 }
 
-async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit) {
+/// One record for each new session and each refusal; those of strangers are counted where they are many. A resume goes on with what was recorded.
+fn audit(app: &App, remote: Option<String>, judged: Result<(&str, &str), &str>) {
+    let (id, path) = (uuid::Uuid::now_v7().to_string(), PATH.to_owned());
+    let record = AuditRecord { remote, ..AuditRecord::new(id, app.now(), "ATTACH".to_owned(), path) };
+    let record = match judged {
+        Ok((who, hostname)) => AuditRecord { who: Some(who.to_owned()), targets: vec![hostname.to_owned()], status: Some(101), ..record },
+        Err(reason) => {
+            let (status, code) = (Some(401), Some(ErrorCode::Unauthenticated));
+            AuditRecord { status, code, reason: Some(reason.to_owned()), ..record }
+        }
+    };
+    app.strangers.take(record, Instant::now()).for_each(|record| app.audit.record(record));
+}
+
+async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit, remote: Option<String>) {
     let within = app.config.gateway.greeting_within;
     let Ok(Ok(upgraded)) = timeout(within, upgrade).await else { return };
     let left = Allowance::of_a_stranger();
@@ -81,6 +98,9 @@ async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit) {
     let joined = match greeted {
         Err(refusal) => Err(refusal),
         Ok((greeting, admitted)) => {
+            if let Some(identity) = &admitted.identity {
+                audit(&app, remote.clone(), Ok((&identity.subject, &identity.hostname)));
+            }
             let (out, outgoing) = mpsc::channel(FRAMES_WAITING_MAX);
             app.gateway.join(&app, Knock { greeting, admitted, line: out }).await.map(|(binding, heard)| (binding, heard, outgoing))
         }
@@ -92,6 +112,7 @@ async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit) {
             socket::pump(socket, binding, outgoing, heard).await;
         }
         Err(refusal) => {
+            audit(&app, remote, Err(&format!("{}: {}", refusal.code, refusal.reason)));
             tracing::info!(code = refusal.code, reason = refusal.reason, "a worker was refused");
             socket::refuse(socket, Some(said(&app, &refusal)), &refusal.reason).await;
         }

@@ -28,6 +28,7 @@ use std::time::Duration;
 use longshore_session::{Binding, LinkConfig, Now, Refusal, code};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
@@ -60,6 +61,10 @@ pub struct GatewayConfig {
     pub detached_max: Duration,
     /// How often a worker's inbox is read when nothing hints at it.
     pub inbox_every: Duration,
+    /// How long a worker that began anew must have had nothing under way until a task that it may never have had counts as gone.
+    pub doubt_within: Duration,
+    /// How long a Longshore worker may take to end what was cancelled, before that is answered unverified.
+    pub cancel_within: Duration,
     /// How long after a job's time-out its worker may still tell the end, before the gateway says that there was none.
     pub grace: Duration,
 }
@@ -70,11 +75,13 @@ impl Default for GatewayConfig {
             tenant: "default".to_owned(),
             name: None,
             beat_every: Duration::from_secs(10),
-            greeting_within: Duration::from_secs(10),
+            greeting_within: Duration::from_secs(5),
             session_lifetime: Duration::from_secs(3600),
             silence_max: Duration::from_secs(90),
             detached_max: Duration::from_secs(3600),
             inbox_every: Duration::from_secs(30),
+            doubt_within: Duration::from_secs(10),
+            cancel_within: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         }
     }
@@ -86,6 +93,8 @@ pub(crate) struct Gateway {
     strangers: Arc<Semaphore>,
     workers: Mutex<BTreeMap<String, Attached>>,
     tasks: TaskTracker,
+    /// Set when the controller is dropped: everything ends where it stands.
+    cut: CancellationToken,
 }
 
 /// How to reach a worker's attachment; `serial` tells it from a later one.
@@ -96,7 +105,13 @@ struct Attached {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { began: Instant::now(), strangers: door::places(), workers: Mutex::default(), tasks: TaskTracker::new() }
+        Self {
+            began: Instant::now(),
+            strangers: door::places(),
+            workers: Mutex::default(),
+            tasks: TaskTracker::new(),
+            cut: CancellationToken::new(),
+        }
     }
 }
 
@@ -120,7 +135,13 @@ impl Gateway {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move { _ = cut.run_until_cancelled(task).await });
+    }
+
+    /// Ends everything at once when it is dropped, as the rest of a controller ends.
+    pub(crate) fn guard(&self) -> DropGuard {
+        self.cut.clone().drop_guard()
     }
 
     /// Hands a connection over to its worker's attachment, which is made if there is none.

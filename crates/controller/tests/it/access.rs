@@ -329,6 +329,9 @@ fn table() -> String {
         let [read, write, admin] = ["read", "write", "admin"].map(may);
         let _ = writeln!(text, "| `{} {}` | {} | {read} | {write} | {admin} |", operation.method, operation.path, scopes.join(", "));
     }
+    text += "\nWorkers attach at `GET /ws/worker`, a WebSocket and no part of the API. The token comes in the first frame and needs `agent:attach`, which only\n\
+        `admin` has of these roles (`longshore token generate edge --role admin --permission agent:attach`). One that is limited to targets must be for the\n\
+        worker's host, by name or agent id.\n";
     text
 }
 

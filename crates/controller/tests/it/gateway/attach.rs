@@ -163,3 +163,19 @@ async fn a_worker_that_says_nothing_any_more_is_lost_and_back_when_it_attaches_a
     house.worker("w-1", "edge-01").await;
     assert_eq!(house.get("/api/v1/status").await["alarms"], json!([]));
 }
+
+#[tokio::test]
+async fn who_attached_a_worker_and_who_was_refused_is_in_the_audit_trail() {
+    let house = House::start().await;
+    let _worker = house.worker("w-1", "edge-01").await;
+    let auth = json!({"mode": "token", "token": "nonsense"});
+    refusal(&house, async |worker: &mut RawWorker| drop(worker.ask("control.handshake", handshake(auth)).await)).await;
+    house
+        .until("both are recorded", async || {
+            let records = house.get("/api/v1/audit").await;
+            let ends = records["items"].as_array().unwrap().iter().filter(|record| record["method"] == "ATTACH");
+            let ends: Vec<_> = ends.map(|record| (record["who"].clone(), record["targets"].clone(), record["status"].clone())).collect();
+            ends.contains(&(json!("workers"), json!(["edge-01"]), json!(101))) && ends.iter().any(|end| end.2 == 401)
+        })
+        .await;
+}

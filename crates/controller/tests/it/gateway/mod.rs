@@ -2,5 +2,7 @@
 
 mod attach;
 mod hostile;
+mod live;
 mod raw;
+mod restart;
 mod work;

@@ -247,3 +247,41 @@ async fn a_worker_that_says_goodbye_has_stopped_and_raises_no_alarm() {
     house.knows("edge-01", "stopped").await;
     assert_eq!(house.get("/api/v1/status").await["alarms"], json!([]));
 }
+
+#[tokio::test]
+async fn a_worker_has_no_word_on_what_another_was_handed_or_on_an_earlier_attempt() {
+    let house = House::start().await;
+    let mut one = house.worker("w-1", "edge-01").await;
+    let mut two = house.worker("w-2", "edge-02").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = one.dispatched().await;
+    two.finish(&dispatch, "SUCCEEDED", json!({"forged": true})).await;
+    let mut future = dispatch.clone();
+    future["payload"]["task_id"] = json!(dispatch["payload"]["task_id"].as_str().unwrap().replace("/1", "/2"));
+    one.finish(&future, "SUCCEEDED", json!({"forged": true})).await;
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}")).await["status"], "running");
+    one.finish(&dispatch, "SUCCEEDED", json!({"forged": false})).await;
+    assert_eq!(house.ends_as(id, "completed").await["executions"][0]["result"]["output"], json!({"forged": false}));
+}
+
+#[tokio::test]
+async fn a_job_for_every_worker_of_a_group_runs_on_each_once() {
+    let house = House::start().await;
+    let mut workers = [house.worker("w-1", "edge-01").await, house.worker("w-2", "edge-02").await];
+    let id = house.run_package("group:web", json!({})).await;
+    for worker in &mut workers {
+        let dispatch = worker.dispatched().await;
+        assert_eq!(dispatch["payload"]["run_id"], id.to_string());
+        worker.finish(&dispatch, "SUCCEEDED", json!({})).await;
+    }
+    assert_eq!(house.ends_as(id, "completed").await["executions"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_concurrency_key_that_would_hold_nobody_back_is_refused() {
+    let house = House::start().await;
+    let _worker = house.worker("w-1", "edge-01").await;
+    let body = json!({"operation": "package.run", "args": {"package": PACKAGE, "node": NODE}, "concurrency_key": "one"});
+    let problem: Value = house.post("/api/v1/jobs", &body).await.json().await.unwrap();
+    assert_eq!((&problem["code"], &problem["errors"][0]["pointer"]), (&json!("validation"), &json!("/concurrency_key")));
+}
