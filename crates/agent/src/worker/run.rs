@@ -40,6 +40,10 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 const FLUSH_NOW: Duration = Duration::from_secs(2);
 /// With more than this in the session's outbox, feedback is left with the handlers.
 const FEEDBACK_OUTBOX_MAX: usize = 128;
+/// With more than this unsent, nothing more is taken from the session: each may have to be refused.
+const UNSENT_MAX: usize = 1024;
+/// With more than this unsent, refusals are told to the log only: a peer that floods and takes no answers is not owed one for each.
+const REFUSALS_MAX: usize = 16 << 10;
 /// Words of tasks on their way here.
 const FROM_TASKS_MAX: usize = 64;
 /// A disk that is fuller than this makes a worker unwell: neither its journal nor its tasks' data have room.
@@ -417,6 +421,11 @@ impl Runner {
         self.send_unsent();
     }
 
+    /// Whether one more refusal may wait.
+    pub(super) fn has_room_for_refusal(&self) -> bool {
+        self.unsent.len() < REFUSALS_MAX
+    }
+
     fn send_unsent(&mut self) -> bool {
         let mut has_sent = false;
         while let Some((message, said)) = self.unsent.pop_front() {
@@ -535,7 +544,7 @@ impl Runner {
 
     /// The next message for the application, if the queues take one.
     pub(super) fn next_delivery(&mut self) -> Option<Envelope> {
-        if self.queues.is_blocked() {
+        if self.queues.is_blocked() || self.unsent.len() >= UNSENT_MAX {
             return None;
         }
         let now = self.now();

@@ -132,6 +132,9 @@ impl Runner {
 
     /// Tells that something is not done. Nothing is kept of it.
     fn refuse(&mut self, of: &Of, code: &str, message: &str, more: Payload) {
+        if !self.has_room_for_refusal() {
+            return tracing::error!(task = of.task, code, "a task was refused, and the scheduler takes no answers");
+        }
         tracing::info!(task = of.task, code, "a task was refused");
         self.say(of_error(of, code, message, more, random_id()).message(), None);
     }

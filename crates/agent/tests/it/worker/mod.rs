@@ -5,6 +5,7 @@ mod ending;
 mod flow;
 mod limits;
 mod settings;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
