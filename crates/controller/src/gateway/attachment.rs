@@ -17,7 +17,7 @@ use longshore_model::AgentId;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Failure, Outcome};
 use longshore_session::control::{Drain, Heartbeat};
-use longshore_session::{Binding, Envelope, Gateway as Session, Greeting, Output, Phase, Refusal, Socket, code, codec};
+use longshore_session::{Admission, Binding, Envelope, Gateway as Session, Greeting, Output, Phase, Refusal, Socket, code, codec};
 use longshore_store::{Error as StoreError, Lease, Wake, WakeStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -205,7 +205,7 @@ impl Attachment {
     fn greeted(&mut self, (knock, reply): (Knock, Reply)) {
         let Knock { greeting, admitted, line } = knock;
         let now = self.now();
-        let greeted = self.session.greet(&greeting, admitted.admission, Socket::New, now);
+        let greeted = self.admission(&admitted, now.wall).and_then(|admission| self.session.greet(&greeting, admission, Socket::New, now));
         let joined = greeted.map(|binding| {
             if let Some(identity) = admitted.identity {
                 (self.identity, self.is_registered) = (identity, false);
@@ -478,11 +478,24 @@ impl Attachment {
         }
     }
 
+    /// What somebody who was let in gets. A session that goes on outlives the token that it began with no more than any other.
+    fn admission(&self, admitted: &Admitted, at: jiff::Timestamp) -> Result<Admission, Refusal> {
+        if admitted.identity.is_some() {
+            return Ok(admitted.admission.clone());
+        }
+        if self.identity.until.is_some_and(|until| until <= at) {
+            return Err(Refusal::new(code::SESSION_TOKEN, "the token that the session began with has expired"));
+        }
+        let (tenant, session) = (&self.app.config.gateway.tenant, admitted.admission.session_id.clone());
+        Ok(admit::admission(&self.app, session, (tenant, &self.instance), self.identity.until, at))
+    }
+
     fn greeted_again(&mut self, greeting: &Greeting) {
         let Some((binding, _)) = &self.line else { return };
         let (binding, now) = (*binding, self.now());
         let greeted = admit::judge(&self.app, greeting, now.wall).and_then(|admitted| {
-            self.session.greet(greeting, admitted.admission, Socket::Same(binding), now)?;
+            let admission = self.admission(&admitted, now.wall)?;
+            self.session.greet(greeting, admission, Socket::Same(binding), now)?;
             Ok(admitted.identity)
         });
         match greeted {
@@ -674,6 +687,11 @@ impl Attachment {
 
     /// Does what is due by itself.
     fn look_after(&mut self) {
+        // Also while one frame follows the other.
+        if self.session.next_deadline().is_some_and(|at| at <= self.began.elapsed()) {
+            self.tick();
+            self.perform();
+        }
         if !self.is_open() || self.is_over {
             return;
         }

@@ -14,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::frames::Task;
 use crate::app::App;
 
-/// Records of a task that wait for the broker before new ones are dropped and shown as a gap.
-const WAITING_MAX: usize = 4096;
 /// Records sent together.
 const BATCH: usize = 64;
+/// Records of one task that wait for the broker before new ones are dropped and shown as a gap; fewer than an agent keeps, since a controller has them of many workers.
+const WAITING_MAX: usize = 512;
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long an answer waits for the output before it.

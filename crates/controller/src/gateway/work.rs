@@ -223,7 +223,8 @@ pub(super) async fn conclude(app: &App, proxy: &Proxy, job: &Job, attempt: Attem
                 Ending::Answer { end, cancel_verified } => (end, cancel_verified),
                 // Handed back when somebody wanted its end: that is its end.
                 Ending::Again { .. } if let Some(by) = execution.cancel_requested_by() => (cancelled(by), Some(true)),
-                Ending::Again { failure, wait } if number < job.retry.max_attempts() => {
+                // What is lost never starts again; its late answer replaces that.
+                Ending::Again { failure, wait } if number < job.retry.max_attempts() && execution.state() == ExecutionState::Running => {
                     let now = app.now();
                     let not_before = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now);
                     match append(app, key, revision, EventKind::Retrying { attempt: number, error: failure, not_before }).await? {

@@ -22,8 +22,8 @@ use crate::support::House;
 
 /// What the worker did, and where it finds its controller.
 #[derive(Default)]
-struct Seen {
-    address: Mutex<String>,
+pub(super) struct Seen {
+    pub(super) address: Mutex<String>,
     /// How often each task was begun.
     begun: Mutex<BTreeMap<String, u32>>,
     n_connections: Mutex<u32>,
@@ -43,7 +43,7 @@ struct Live {
     n_cuts: u32,
 }
 
-fn spawn(house: &House, takes: Duration, cut_every: Option<Duration>) -> (Arc<Seen>, JoinSet<()>) {
+pub(super) fn spawn(house: &House, takes: Duration, cut_every: Option<Duration>) -> (Arc<Seen>, JoinSet<()>) {
     let seen = Arc::new(Seen { address: Mutex::new(house.address().to_owned()), ..Seen::default() });
     let handshake: Handshake = serde_json::from_value(json!({
         "protocol": 1, "auth": {"mode": "token", "token": house.attach_token()},
@@ -178,16 +178,23 @@ impl Live {
                         self.cut(to);
                     }
                 }
-                Output::Close { binding, .. } => {
-                    if self.socket.as_ref().is_some_and(|(current, _)| *current == binding) {
-                        self.socket = None;
-                    }
-                }
+                Output::Close { binding, .. } => self.socket = self.socket.take().filter(|(current, _)| *current != binding),
                 Output::HeartbeatDue => {
                     let metrics = Payload::from_iter([("inflight".to_owned(), self.due.len().into())]);
                     self.worker.heartbeat(true, metrics, None, self.now());
                 }
-                _ => {}
+                Output::Opened { .. }
+                | Output::Detached { .. }
+                | Output::Acknowledged { .. }
+                | Output::Dropped(_)
+                | Output::Skipped { .. }
+                | Output::Drain(_)
+                | Output::Stopped(_)
+                | Output::Registered(_)
+                | Output::Heartbeat(_)
+                | Output::Authenticate(_)
+                | Output::Uncertain { .. }
+                | Output::Expired => {}
             }
         }
     }
@@ -209,7 +216,7 @@ impl Live {
     }
 }
 
-fn each_once(seen: &Seen, n_jobs: usize) {
+pub(super) fn each_once(seen: &Seen, n_jobs: usize) {
     let begun = seen.begun.lock().unwrap();
     assert_eq!((begun.len(), begun.values().filter(|n| **n != 1).count()), (n_jobs, 0), "{begun:?}");
 }
