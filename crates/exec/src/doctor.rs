@@ -58,7 +58,10 @@ pub async fn facilities(supervisor: SupervisorCommand) -> Vec<Facility> {
             "namespaces",
             namespaces.map(|()| "each step has PID, mount and IPC namespaces of its own, which end with its supervisor".into()),
         ),
-        facility("cgroup_kill", killable().map(|()| "each workspace job has a control group of version 2 that is killed as one".into())),
+        facility(
+            "cgroup_kill",
+            killable().map(|()| "a workspace job with limits has a control group of version 2 that is killed as one".into()),
+        ),
         facility("limit_memory", bound(Bound::Memory)),
         facility("limit_cpu", bound(Bound::Cpu)),
         facility("limit_processes", bound(Bound::Processes)),

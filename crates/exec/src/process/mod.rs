@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Whoever loses its parent below the supervisor becomes the supervisor's child, so `setsid`, double forks and ignored signals do
-//! not escape it: it kills until the kernel says that no child is left. The steps of a workspace are in namespaces and a control group
-//! as well, where the host allows ([`inside`], [`groups`]), so that they end with a supervisor that is killed, too. It does so when the program ends, when it is told to, and
+//! not escape it: it kills until the kernel says that no child is left. The steps of a workspace are in namespaces and, with limits, in
+//! control groups as well, where the host allows ([`inside`], [`groups`]), so that they end with a supervisor that is killed, too. It does so when the program ends, when it is told to, and
 //! when the agent's end of the socket closes, which is what the agent's death and a dropped future look like.
 
 mod capture;
