@@ -25,3 +25,4 @@ mod start;
 mod targets;
 mod workers;
 mod workspace_worker;
+mod worker;
