@@ -272,14 +272,15 @@ impl Agent {
         }
     }
 
-    /// The blank that a conversation begins with, and what came with it. Blocks.
-    fn stdin(&self) -> io::Result<Option<OwnedFd>> {
+    /// What came with the first byte, which stays to be read: an agent of an earlier version begins with the line itself. Blocks.
+    fn stdin(&mut self) -> io::Result<Option<OwnedFd>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut with = RecvAncillaryBuffer::new(&mut space);
-        let mut blank = [0; 1];
-        rustix::io::retry_on_intr(|| {
-            rustix::net::recvmsg(self.socket.as_fd(), &mut [IoSliceMut::new(&mut blank)], &mut with, RecvFlags::CMSG_CLOEXEC)
+        let mut first = [0; 1];
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(self.socket.as_fd(), &mut [IoSliceMut::new(&mut first)], &mut with, RecvFlags::CMSG_CLOEXEC)
         })?;
+        self.unread.extend_from_slice(&first[..received.bytes]);
         let mut stdin = None;
         for message in with.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message {
