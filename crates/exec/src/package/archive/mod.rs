@@ -193,11 +193,20 @@ fn recognise(mut file: &File) -> Result<Format, ArchiveError> {
         Ok(Format::TarBzip2)
     } else if starts(b"\x28\xb5\x2f\xfd") {
         Ok(Format::TarZstd)
-    } else if first.get(257..262) == Some(b"ustar") {
+    } else if first.get(257..262) == Some(b"ustar") || is_old_tar(&first) {
         Ok(Format::Tar)
     } else {
         Err(ArchiveError::Unknown)
     }
+}
+
+/// Whether that is the first header of a tar from before there was a mark: its checksum is right.
+fn is_old_tar(first: &[u8]) -> bool {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    let Ok(block) = <&[u8; 512]>::try_from(first) else { return false };
+    let header = tar::Header::from_byte_slice(block);
+    let sum = |at: usize| u32::from(if CHECKSUM.contains(&at) { b' ' } else { block[at] });
+    header.cksum().is_ok_and(|stated| block[0] != 0 && (0..512).map(sum).sum::<u32>() == stated)
 }
 
 /// Why reading ended before the archive did.

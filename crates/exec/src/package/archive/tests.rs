@@ -196,14 +196,14 @@ fn archives_are_recognised_by_their_content_and_unpacked_alike() {
         Item { mode: 0o777, ..file("run", "#!") },
         link("src/l", "../run"),
     ];
-    let tar = tar(&items);
+    let packed = tar(&items);
     let forms = [
         (as_zip(&items), Format::Zip),
-        (gzip(&tar), Format::TarGzip),
-        (xz(&tar), Format::TarXz),
-        (bzip2(&tar), Format::TarBzip2),
-        (zstd(&tar), Format::TarZstd),
-        (tar, Format::Tar),
+        (gzip(&packed), Format::TarGzip),
+        (xz(&packed), Format::TarXz),
+        (bzip2(&packed), Format::TarBzip2),
+        (zstd(&packed), Format::TarZstd),
+        (packed, Format::Tar),
     ];
     for (bytes, format) in forms {
         let (dir, result) = unpacked(&bytes, ArchiveLimits::default());
@@ -214,6 +214,14 @@ fn archives_are_recognised_by_their_content_and_unpacked_alike() {
         let mode = |name: &str| fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("run"), mode("src/a.py"), mode("src")), (0o755, 0o644, 0o755), "{format}: modes are masked");
     }
+    let mut old = tar(&[file("a", "x")]);
+    let mut header = Header::new_old();
+    header.as_mut_bytes()[..257].copy_from_slice(&old[..257]);
+    header.set_cksum();
+    old[..512].copy_from_slice(header.as_bytes());
+    assert_eq!(unpacked(&old, ArchiveLimits::default()).1.unwrap().0, Format::Tar, "from before there was a mark");
+    old[3] ^= 1;
+    assert!(refused(&old).contains("neither a zip nor a tar"));
     assert!(refused(b"#!/bin/sh\necho hello\n").contains("neither a zip nor a tar"));
     assert!(refused(b"").contains("neither a zip nor a tar"));
 }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use rawzip::extra_fields::ExtraFields;
 use rawzip::path::{RawPath, ZipFilePath};
-use rawzip::{CompressionMethod, FileReader, ZipArchive, ZipArchiveEntryWayfinder, ZipEntry, ZipFileHeaderRecord};
+use rawzip::{CompressionMethod, CreatorSystem, FileReader, ZipArchive, ZipArchiveEntryWayfinder, ZipEntry, ZipFileHeaderRecord};
 use tar::EntryType;
 
 use super::screen::NAMES_BYTES_MAX;
@@ -149,7 +149,9 @@ fn agreed(archive: &ZipArchive<FileReader>, record: &ZipFileHeaderRecord<'_>) ->
     if !same {
         return refuse(Refusal::Contradiction);
     }
-    let mode = record.mode().value();
+    // Others than Unix have no modes, and say of a directory what its name says.
+    let unix = matches!(record.version_made_by().creator_system(), CreatorSystem::UNIX | CreatorSystem::MACOS);
+    let mode = if unix { record.external_attributes() >> 16 } else { 0 };
     let kind = match (mode & KIND, name.ends_with(b"/")) {
         (0o040_000 | 0, true) => EntryType::Directory,
         (0o100_000 | 0, false) => EntryType::Regular,

@@ -260,6 +260,41 @@ async fn what_no_install_would_take_is_not_built() {
     }
 }
 
+#[tokio::test]
+async fn archives_that_python_makes_are_taken() {
+    const MAKE: &str = "import shutil, sys, tarfile, zipfile, os\n\
+        os.chdir(sys.argv[1])\n\
+        for form in ('zip', 'tar', 'gztar', 'bztar', 'xztar'): shutil.make_archive('out/made-' + form, form, 'src')\n\
+        for name, form in (('pax', tarfile.PAX_FORMAT), ('gnu', tarfile.GNU_FORMAT), ('ustar', tarfile.USTAR_FORMAT)):\n\
+        \x20   with tarfile.open(f'out/{name}.tar', 'w', format=form) as t: t.add('src', arcname='.')\n\
+        with zipfile.ZipFile('out/of-no-unix.zip', 'w', zipfile.ZIP_DEFLATED) as z:\n\
+        \x20   for name, text in (('adapters/', ''), ('adapters/echo.py', 'x'), ('manifest.json', open('src/manifest.json').read())):\n\
+        \x20       i = zipfile.ZipInfo(name); i.create_system = 0; i.external_attr = 0; z.writestr(i, text)\n\
+        class Pipe:\n\
+        \x20   def __init__(self, file): self.file = file\n\
+        \x20   def write(self, data): return self.file.write(data)\n\
+        \x20   def flush(self): pass\n\
+        with zipfile.ZipFile(Pipe(open('out/streamed.zip', 'wb')), 'w', zipfile.ZIP_BZIP2) as z:\n\
+        \x20   z.comment = b'a comment'\n\
+        \x20   z.write('src/manifest.json', 'manifest.json')\n\
+        with zipfile.ZipFile('out/package.cwx', 'w', zipfile.ZIP_DEFLATED) as z:\n\
+        \x20   with z.open('manifest.json', 'w', force_zip64=True) as f: f.write(open('src/manifest.json', 'rb').read())\n";
+    let site = Site::new();
+    let dir = site.dir.path();
+    fs::create_dir_all(dir.join("src/adapters")).unwrap();
+    fs::create_dir(dir.join("out")).unwrap();
+    fs::write(dir.join("src/manifest.json"), manifest("p", "1.0.0").to_string()).unwrap();
+    fs::write(dir.join("src/adapters/gr\u{fc}\u{df}e.py"), "x").unwrap();
+    assert!(std::process::Command::new("python3").args(["-c", MAKE]).arg(dir).status().unwrap().success());
+    let mut made = 0;
+    for archive in fs::read_dir(dir.join("out")).unwrap() {
+        let path = archive.unwrap().path();
+        site.install(&path).await.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        made += 1;
+    }
+    assert_eq!(made, 11);
+}
+
 /// An archive with that manifest, which `build` would refuse.
 fn tar_of(site: &Site, text: &str) -> std::path::PathBuf {
     let mut tar = tar::Builder::new(Vec::new());
