@@ -7,7 +7,7 @@
 //!          give back ◄──────────┴──────────────── a fault of this host, or told to stop
 //! ```
 //!
-//! [`serve`] takes requests, [`delivery`] carries one from its claim to its end at the broker, [`job`] does what it asks for, with a
+//! [`serve()`] takes requests, [`delivery`] carries one from its claim to its end at the broker, [`job`] does what it asks for, with a
 //! broker or without.
 //!
 //! The invariant guarded here: a request is done only when its response is with the broker, its response is published only when its
