@@ -248,7 +248,9 @@ mod tests {
                 header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
                 header.set_entry_type(kind);
                 header.set_size(content.len() as u64);
-                (header.set_mode(0o4777), header.set_mtime(0), header.set_cksum());
+                header.set_mode(0o4777);
+                header.set_mtime(0);
+                header.set_cksum();
                 tar.append(&header, content).unwrap();
             };
             append(tar::EntryType::Regular, "good", "", b"good");
