@@ -23,6 +23,6 @@ mod secrets;
 mod settings;
 mod start;
 mod targets;
+mod worker;
 mod workers;
 mod workspace_worker;
-mod worker;
