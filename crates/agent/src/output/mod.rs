@@ -12,7 +12,7 @@ mod spool;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -63,6 +63,8 @@ pub(crate) struct Spools {
     dir: PathBuf,
     store: Store,
     bounds: Bounds,
+    /// Files that an earlier process left: whoever opens another need not look.
+    found: HashSet<PathBuf>,
     /// Those that have a pump.
     open: Arc<Mutex<BTreeSet<Source>>>,
     pumps: TaskTracker,
@@ -85,14 +87,16 @@ impl Spools {
     pub(crate) fn new(dir: PathBuf, store: Store) -> Self {
         let bounds = Bounds { bytes: SPOOL_BYTES_MAX, all_bytes: SPOOLS_BYTES_MAX, waiting: Arc::default() };
         let stop = CancellationToken::new();
-        Self { dir, store, bounds, open: Arc::default(), pumps: TaskTracker::new(), _end: stop.clone().drop_guard(), stop }
+        let found = fs::read_dir(&dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+        Self { dir, store, bounds, found, open: Arc::default(), pumps: TaskTracker::new(), _end: stop.clone().drop_guard(), stop }
     }
 
     /// The output of an attempt: of a new one, or of one of which an earlier process left something. All of the latter may be written again:
     /// what is known of it is passed over.
     pub(crate) fn open(&self, source: Source) -> (Arc<Sink>, Sending) {
         let path = self.path(source);
-        let (spool, is_found) = match Spool::found(path.clone(), self.bounds.clone()) {
+        let found = if self.found.contains(&path) { Spool::found(path.clone(), self.bounds.clone()) } else { Ok(None) };
+        let (spool, is_found) = match found {
             Ok(Some(spool)) => (spool, true),
             Ok(None) => (Spool::new(path, self.bounds.clone()), false),
             Err(error) => {
