@@ -89,16 +89,17 @@ async fn a_worker_told_to_end_finishes_what_it_holds_and_takes_no_more() {
 #[tokio::test]
 async fn what_does_not_end_in_time_is_stopped_and_another_worker_does_it() {
     let place = Place::new().await;
-    let (pid, flag) = (place.file("pid"), place.file("flag").display().to_string());
-    place.job("x", &[&format!("test ! -e {flag} || exit 0; touch {flag}; (setsid sleep 600 & echo $! > {}); sleep 600", pid.display())]);
+    let (mark, flag) = (place.file("escaped").display().to_string(), place.file("flag").display().to_string());
+    // Known by a word of its own: its number is one of the step's namespace.
+    place.job("x", &[&format!("test ! -e {flag} || exit 0; touch {flag}; setsid sh -c 'sleep 600; :' {mark} & sleep 600")]);
     place.prepare("").await;
     let mut worker = place.worker("--stay --drain-timeout 300ms");
     place.send(&json!({ "id": "x" })).await;
-    let escaped = pid_in(&pid).await;
+    eventually("the step has left something", PATIENCE, async || is_alive(&mark).then_some(())).await;
     worker.signal(Signal::TERM);
     let status = worker.wait(PATIENCE).await;
     assert_eq!(status.code(), Some(0), "{}", worker.output());
-    assert!(!is_alive(escaped), "also what has left its group");
+    assert!(!is_alive(&mark), "also what has left its group");
     assert!(place.responses("jobs.results").await.is_empty(), "it has no result");
     place.assert_nothing_left();
 
@@ -111,15 +112,16 @@ async fn what_does_not_end_in_time_is_stopped_and_another_worker_does_it() {
 #[tokio::test]
 async fn a_killed_worker_leaves_nothing_once_it_is_back_and_the_job_is_answered() {
     let place = Place::new().await;
-    let (pid, flag) = (place.file("pid"), place.file("flag").display().to_string());
-    place.job("x", &[&format!("test ! -e {flag} || exit 0; touch {flag}; (setsid sleep 600 & echo $! > {}); sleep 600", pid.display())]);
+    let (mark, flag) = (place.file("escaped").display().to_string(), place.file("flag").display().to_string());
+    // Known by a word of its own: its number is one of the step's namespace.
+    place.job("x", &[&format!("test ! -e {flag} || exit 0; touch {flag}; setsid sh -c 'sleep 600; :' {mark} & sleep 600")]);
     // The claim lasts for half an hour: nobody could wait for that.
     place.prepare("").await;
     let mut worker = place.worker("");
     place.send(&json!({ "id": "x" })).await;
-    let escaped = pid_in(&pid).await;
+    eventually("the step has left something", PATIENCE, async || is_alive(&mark).then_some(())).await;
     worker.kill9();
-    gone(escaped).await;
+    gone(&mark).await;
     assert!(place.workspaces().join("x").exists());
     let (code, said) = place.run("").await;
     assert_eq!(code, Some(0), "{said}");

@@ -149,10 +149,14 @@ async fn pid_in(path: &std::path::Path) -> u32 {
     eventually("a process number", PATIENCE, async || lines(path).last().and_then(|line| line.parse().ok())).await
 }
 
-fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+/// Whether a process runs that has this word among its arguments.
+fn is_alive(word: &str) -> bool {
+    let has_it = |entry: fs::DirEntry| {
+        fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+    };
+    fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(has_it)
 }
 
-async fn gone(pid: u32) {
-    eventually("a process is gone", Duration::from_secs(10), async || (!is_alive(pid)).then_some(())).await;
+async fn gone(word: &str) {
+    eventually("a process is gone", Duration::from_secs(10), async || (!is_alive(word)).then_some(())).await;
 }
