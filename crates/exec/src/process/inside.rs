@@ -127,7 +127,7 @@ fn come_back(own: &OwnedFd) {
 
 fn first_process(spec: &Spec, stdin: Option<&OwnedFd>, words: OwnedFd) -> ! {
     let say = |word: Word| rustix::io::retry_on_intr(|| rustix::io::write(&words, &word.to_bytes())).is_ok();
-    if let Err(error) = furnish() {
+    if let Err(error) = furnish(spec) {
         say(Word::Unfurnished(error.raw_os_error().unwrap_or_default()));
         exit(1);
     }
@@ -161,7 +161,7 @@ fn exit(code: i32) -> ! {
 }
 
 /// Ties this process to its supervisor, and gives it what its namespaces need.
-fn furnish() -> io::Result<()> {
+fn furnish(spec: &Spec) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The agent must notice the supervisor's end by its socket, which therefore nobody else may hold.
     // SAFETY: the path is a C string, and the descriptors are this process's own: it has one thread, and nobody owns number 0 but `io::stdin`.
@@ -179,10 +179,19 @@ fn furnish() -> io::Result<()> {
     mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE)?;
     let closed = libc::MS_NOSUID | libc::MS_NODEV;
     mount(Some(c"proc"), c"/proc", Some(c"proc"), closed | libc::MS_NOEXEC)?;
+    if is_in_shared_memory(spec) {
+        return Ok(());
+    }
     match mount(Some(c"tmpfs"), c"/dev/shm", Some(c"tmpfs"), closed) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         mounted => mounted,
     }
+}
+
+/// Whether the program works in the host's `/dev/shm`, which then must not be hidden from it: somebody keeps workspaces there.
+fn is_in_shared_memory(spec: &Spec) -> bool {
+    let is_there = |path: &String| path.starts_with('/') && std::fs::canonicalize(path).is_ok_and(|path| path.starts_with("/dev/shm"));
+    std::iter::once(&spec.cwd).chain(spec.env.values()).any(is_there)
 }
 
 fn mount(source: Option<&std::ffi::CStr>, target: &std::ffi::CStr, kind: Option<&std::ffi::CStr>, flags: libc::c_ulong) -> io::Result<()> {

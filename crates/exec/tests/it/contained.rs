@@ -58,6 +58,18 @@ async fn steps_have_processes_mounts_and_shared_memory_of_their_own() {
 }
 
 #[tokio::test]
+async fn workspaces_may_be_in_shared_memory() {
+    let place = Path::new("/dev/shm");
+    if !place.is_dir() {
+        return;
+    }
+    let bench = Bench::below(place, Duration::from_millis(200));
+    let (finished, output) = step(&bench, "pwd && touch made && touch $TMPDIR/made", Value::Null).await;
+    assert_eq!(finished.outcome, Outcome::Completed, "{finished:?}");
+    assert!(output.starts_with("/dev/shm/"), "{output}");
+}
+
+#[tokio::test]
 async fn exit_statuses_signals_and_missing_shells_come_through_namespaces() {
     let bench = Bench::new();
     for (script, part) in

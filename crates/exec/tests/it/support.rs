@@ -30,7 +30,12 @@ impl Bench {
     }
 
     pub(crate) fn with_grace(kill_grace: Duration) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), kill_grace)
+    }
+
+    /// With everything in a directory below `place`.
+    pub(crate) fn below(place: &Path, kill_grace: Duration) -> Self {
+        let dir = tempfile::tempdir_in(place).unwrap();
         let executor = Executor::open(config(&dir.path().join("state"), kill_grace)).unwrap();
         Self { dir, executor }
     }
