@@ -185,7 +185,12 @@ fn handshake(settings: &Settings, instance: &str, hostname: String) -> Result<Ha
         (Some(token), _) => Some(token.0.clone()),
         (None, Some(path)) => {
             let text = fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
-            Some(text.trim().to_owned())
+            let token = text.trim();
+            if token.is_empty() {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "there is no token in it");
+                return Err(Error::File { path: path.clone(), source });
+            }
+            Some(token.to_owned())
         }
         (None, None) => None,
     };

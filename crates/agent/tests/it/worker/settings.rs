@@ -40,6 +40,17 @@ async fn a_token_in_a_file_and_a_fingerprint_are_shown_as_set() {
 }
 
 #[tokio::test]
+async fn a_file_without_a_token_is_said_before_anything_is_dialled() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let file = bench.dir.path().join("token");
+    std::fs::write(&file, "\n").unwrap();
+    let bench = bench.set("auth_token", Value::Null).set("auth_token_file", json!(file));
+    let error = bench.worker(Arc::default()).err().expect("it is refused");
+    assert!(matches!(&error, Error::File { source, .. } if source.to_string().contains("no token")), "{error}");
+    assert!(bench.scheduler.received().is_empty());
+}
+
+#[tokio::test]
 async fn the_default_of_max_parallel_is_said_and_bounds_nothing() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     let running = bench.ready().await;
