@@ -1,7 +1,5 @@
 //! The connection itself: who we are to the broker, what its refusals mean, and how we come back when it was away.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
@@ -89,26 +87,18 @@ fn login(auth: &Auth) -> Result<ConnectOptions, ConnectError> {
 }
 
 fn lasting(options: ConnectOptions, config: &Config, reconnects: broadcast::Sender<()>) -> ConnectOptions {
-    let n_servers = config.url.split(',').count();
-    let is_up = Arc::new(AtomicBool::new(false));
-    let has_been_up = Arc::clone(&is_up);
     options
         .name(&config.client_name)
         .custom_inbox_prefix(&config.inbox_prefix)
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)
-        .reconnect_delay_callback(move |attempt| {
-            // Nobody has lost a broker yet, and each server is tried once at once: the waits are for a fleet that comes back.
-            let is_first_round = attempt <= n_servers && !has_been_up.load(Ordering::Relaxed);
-            if is_first_round { Duration::ZERO } else { reconnect::delay(attempt, reconnect::random()) }
-        })
+        .reconnect_delay_callback(|attempt| reconnect::delay(attempt, reconnect::random()))
         .event_callback(move |event| {
-            let (reconnects, is_up) = (reconnects.clone(), Arc::clone(&is_up));
+            let reconnects = reconnects.clone();
             async move {
                 match event {
                     Event::Connected => {
-                        is_up.store(true, Ordering::Relaxed);
                         // Nobody listening is fine: this is a hint.
                         let _ = reconnects.send(());
                         tracing::info!("connected to the broker");
