@@ -1,5 +1,7 @@
 //! Claims of an earlier process of the same agent, by what it noted of them.
 
+use std::time::Duration;
+
 use async_nats::Request;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::stream::Stream;
@@ -7,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId};
-use std::time::Duration;
 
+use super::delivery::InboxLease;
 use super::link::{Shared, TRY};
 use super::setup;
 use crate::layout::group_of;
@@ -32,7 +34,7 @@ pub(super) fn claim(
         ([ExecutionId::Any], None) => None,
         (_, _) => {
             let key = link.layout.inbox_key(agent, definition.id);
-            Some(Box::new(Addressed { link: link.clone(), inbox: inbox.clone(), key }))
+            Some(Box::new(InboxLease { link: link.clone(), inbox: inbox.clone(), key }))
         }
     }
 }
@@ -72,40 +74,6 @@ impl Lease for Resumed {
     }
 
     /// Nothing is started under it.
-    fn delivery(&self) -> Option<String> {
-        None
-    }
-
-    async fn follows(&self, _earlier: &str) -> Result<bool, Error> {
-        Ok(false)
-    }
-}
-
-struct Addressed {
-    link: Shared,
-    inbox: Stream<()>,
-    key: String,
-}
-
-#[async_trait]
-impl Lease for Addressed {
-    async fn extend(&self) -> Result<(), Error> {
-        // Nobody else is ever offered what is in this inbox.
-        Ok(())
-    }
-
-    async fn done(&self) -> Result<(), Error> {
-        self.link.purge(&self.inbox, &self.key, "clearing an inbox entry").await
-    }
-
-    async fn give_back(&self, _delay: Duration) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn token(&self) -> Option<String> {
-        None
-    }
-
     fn delivery(&self) -> Option<String> {
         None
     }
