@@ -8,17 +8,16 @@
 //! ```
 
 mod running;
+mod standing;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use longshore_model::AgentId;
-use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::{Failure, Outcome};
-use longshore_session::control::{Drain, Heartbeat};
-use longshore_session::{Admission, Binding, Envelope, Gateway as Session, Greeting, Output, Phase, Refusal, Socket, code, codec};
-use longshore_store::{Error as StoreError, Lease, Wake, WakeStream};
+use longshore_session::{Admission, Binding, Gateway as Session, Greeting, Output, Phase, Refusal, Socket, code};
+use longshore_store::{Error as StoreError, Lease, WakeStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -26,11 +25,11 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::admit::{self, Admitted, Identity};
 use super::door::Line;
-use super::frames::{self, Task, Word};
+use super::frames::Task;
 use super::now;
-use super::presence::{self, Abilities, Beat, Load, Presence};
+use super::presence::{Abilities, Beat, Presence};
 use super::socket::{Heard, Out};
-use super::work::{self, Claimed, Ending, Key, Proxy, Wanted};
+use super::work::{Claimed, Key, Proxy, Wanted};
 use crate::app::App;
 use running::Running;
 
@@ -257,143 +256,6 @@ impl Attachment {
         }
     }
 
-    /// Whether a frame waits until what follows from it is stored; then it is acknowledged, and not before.
-    fn hold_back(&mut self, binding: Binding, text: &Utf8Bytes) -> bool {
-        let is_current = self.line.as_ref().is_some_and(|(current, _)| *current == binding);
-        if !is_current || !self.is_open() || !text.contains("biz.exec.") {
-            return false;
-        }
-        let Ok(envelope) = codec::decode(text.as_bytes(), super::socket::FRAME_BYTES_MAX) else { return false };
-        let is_its_own = envelope.sender.id == self.instance && envelope.tenant == self.app.config.gateway.tenant;
-        if !frames::is_word(&envelope) || !is_its_own {
-            return false;
-        }
-        if self.aside.contains(&envelope.id) {
-            return true;
-        }
-        let by_corr = |corr: &str| self.running.values().find(|running| running.is_called(corr)).map(|running| running.attempt.task);
-        let (task, word) = match frames::word(&envelope, by_corr) {
-            Ok(word) => word,
-            Err(why) => {
-                tracing::warn!(agent.id = %self.agent(), why, "a worker's word could not be read, and is dropped");
-                return false;
-            }
-        };
-        let frame = Aside { binding, id: envelope.id, text: text.clone() };
-        self.said(task, word, frame)
-    }
-
-    /// Takes a worker's word on a task; true if its frame is kept until that is stored.
-    fn said(&mut self, task: Task, word: Word, frame: Aside) -> bool {
-        let key = (task.job, task.execution);
-        match self.running.get_mut(&key).filter(|running| running.attempt.task == task) {
-            Some(running) if running.is_ending => {
-                // The word of a repeat; the first one's is being stored.
-                self.aside.insert(frame.id.clone());
-                running.also.push(frame);
-                true
-            }
-            Some(running) => match word {
-                Word::RunsAlready if running.is_in_doubt => {
-                    running.is_in_doubt = false;
-                    false
-                }
-                // Another attempt of the same, that was given up here: when it is over, this one can begin.
-                Word::RunsAlready => {
-                    running.say_again_at(Instant::now() + Duration::from_secs(2));
-                    false
-                }
-                Word::NotNow(wait, why) => {
-                    tracing::debug!(job.id = %task.job, why, "a worker did not take a task yet");
-                    running.say_again_at(Instant::now() + wait);
-                    false
-                }
-                Word::HandedBack(why) => {
-                    let ending = handed_back(running, &self.identity.hostname, &why);
-                    self.conclude(key, ending, Some(frame));
-                    true
-                }
-                Word::Ended(mut end) => {
-                    if let Some(result) = &mut end.result {
-                        result.version.clone_from(&running.version);
-                    }
-                    self.conclude(key, Ending::Answer { end, cancel_verified: None }, Some(frame));
-                    true
-                }
-            },
-            None => {
-                let ending = match word {
-                    Word::RunsAlready | Word::NotNow(..) => return false,
-                    Word::HandedBack(why) => Ending::Again { failure: interrupted(&self.identity.hostname, &why), wait: Duration::ZERO },
-                    Word::Ended(end) => Ending::Answer { end, cancel_verified: None },
-                };
-                self.aside.insert(frame.id.clone());
-                let (app, proxy) = (self.app.clone(), self.proxy());
-                self.tasks.spawn(async move {
-                    let is_stored = match work::look_up(&app, &proxy, task).await {
-                        Some(Some((job, attempt))) => work::conclude(&app, &proxy, &job, attempt, ending).await,
-                        Some(None) => true,
-                        None => false,
-                    };
-                    Done::Settled { key: None, frame: Some(frame), is_stored }
-                });
-                true
-            }
-        }
-    }
-
-    fn conclude(&mut self, key: Key, ending: Ending, frame: Option<Aside>) {
-        let proxy = self.proxy();
-        let Some(running) = self.running.get_mut(&key) else { return };
-        running.is_ending = true;
-        if let Some(frame) = &frame {
-            self.aside.insert(frame.id.clone());
-        }
-        let (app, job, attempt) = (self.app.clone(), running.job.clone(), running.attempt);
-        let (log, lease) = (running.log.take(), running.lease.take());
-        self.tasks.spawn(async move {
-            // Output first, so that whoever sees the end has seen everything before it.
-            if let Some(log) = log {
-                log.close().await;
-            }
-            let is_stored = work::conclude(&app, &proxy, &job, attempt, ending).await;
-            if let Some(lease) = lease.filter(|_| is_stored)
-                && let Err(error) = work::settle(&app, attempt.task, &*lease).await
-            {
-                tracing::debug!(%error, "an inbox entry stays until it is looked at again");
-            }
-            Done::Settled { key: Some(key), frame, is_stored }
-        });
-    }
-
-    /// A message of the worker, in order.
-    fn deliver(&mut self, envelope: &Envelope) {
-        match envelope.kind.as_str() {
-            "biz.exec.feedback" => match frames::feedback(envelope) {
-                Ok(feedback) => {
-                    let key = (feedback.task.job, feedback.task.execution);
-                    let running = self.running.get_mut(&key).filter(|running| running.attempt.task == feedback.task && !running.is_ending);
-                    if let Some(running) = running {
-                        let (app, agent) = (&self.app, self.identity.agent);
-                        feedback.pieces.iter().for_each(|(stream, bytes)| running.log(app, agent).write(*stream, bytes));
-                    }
-                }
-                Err(why) => tracing::debug!(agent.id = %self.agent(), why, "feedback could not be read"),
-            },
-            "biz.exec.next.request" => {
-                if let Some(answer) = frames::no_next(envelope)
-                    && let Err(error) = self.session.send(answer, self.now())
-                {
-                    tracing::debug!(%error, "a middleware is not answered");
-                }
-            }
-            // Handled before they were acknowledged.
-            "biz.exec.result" | "biz.exec.error" => {}
-            "biz.pkg.event" => tracing::info!(agent.id = %self.agent(), event = ?envelope.payload, "a worker's packages changed"),
-            other => tracing::debug!(agent.id = %self.agent(), kind = other, "a frame of a kind that means nothing here"),
-        }
-    }
-
     /// Does what the session asks for.
     fn perform(&mut self) {
         while let Some(output) = self.session.next_output() {
@@ -505,54 +367,6 @@ impl Attachment {
         }
     }
 
-    /// A heartbeat. A worker that has nothing under way does not have what may never have reached it.
-    fn heard_of(&mut self, heartbeat: &Heartbeat) {
-        let is_idle = heartbeat.metrics.get("inflight").and_then(serde_json::Value::as_u64) == Some(0);
-        if !heartbeat.healthy {
-            tracing::debug!(agent.id = %self.agent(), "a worker says that it is not well");
-        }
-        if !is_idle || self.session.is_longshore() {
-            return;
-        }
-        let hostname = self.identity.hostname.clone();
-        let patience = self.app.config.gateway.doubt_within;
-        let gone: Vec<Key> = self.running.iter().filter(|(_, running)| running.is_doubted_for(patience)).map(|(key, _)| *key).collect();
-        for key in gone {
-            let failure = interrupted(&hostname, "it began anew, and does not have the task");
-            self.conclude(key, Ending::Again { failure, wait: Duration::ZERO }, None);
-        }
-    }
-
-    fn woken(&mut self, wake: Option<Wake>) {
-        match wake {
-            Some(Wake::Inbox | Wake::Reconnected | Wake::Group(_)) => self.inbox_due = Instant::now(),
-            Some(Wake::Cancel(job)) => {
-                let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).filter(|task| task.job == job).collect();
-                tasks.into_iter().for_each(|task| self.look_at(task));
-                self.inbox_due = Instant::now();
-            }
-            Some(Wake::State) => self.ask_for_state(),
-            None => {
-                self.wakes = None;
-                let (work, agent) = (self.app.store.work.clone(), self.agent());
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(PAUSE).await;
-                    Done::Wakes(work.wakes(agent, &[]).await)
-                });
-            }
-        }
-    }
-
-    fn ask_for_state(&mut self) {
-        let (registry, agent) = (self.app.store.registry.clone(), self.agent());
-        self.tasks.spawn(async move { Done::State(registry.state_of(agent).await.map(|state| state.is_some_and(|state| state.drained))) });
-    }
-
-    fn look_at(&mut self, task: Task) {
-        let app = self.app.clone();
-        self.tasks.spawn(async move { Done::Looked(task, work::wanted(&app, task).await) });
-    }
-
     fn done(&mut self, done: Done) {
         match done {
             Done::Told(beat) => {
@@ -600,87 +414,6 @@ impl Attachment {
         }
     }
 
-    /// Another controller speaks for the worker now.
-    fn give_way(&mut self) {
-        tracing::info!(agent.id = %self.agent(), "the worker is attached to another controller");
-        self.session.reset(&Refusal::new(code::STALE_BINDING, "superseded session"), self.now());
-        self.perform();
-        self.is_over = true;
-    }
-
-    fn set_drained(&mut self, is_drained: bool) {
-        let was_drained = std::mem::replace(&mut self.is_drained, is_drained);
-        let was_known = std::mem::replace(&mut self.is_state_known, true);
-        if is_drained && (!was_drained || !was_known) {
-            self.session.drain(Drain { reason: Some("drained".to_owned()), deadline_ms: None }, self.now());
-        } else if was_drained && !is_drained && self.is_open() {
-            // There is no word for the opposite: a new session begins with a worker that takes work.
-            self.session.reset(&Refusal::new(code::STALE_BINDING, "undrained: shake hands anew"), self.now());
-        }
-        (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
-    }
-
-    fn settled(&mut self, key: Option<Key>, frame: Option<Aside>, is_stored: bool) {
-        let mut frames: Vec<Aside> = frame.into_iter().collect();
-        if let Some(key) = key
-            && let Some(running) = self.running.remove(&key)
-        {
-            frames.extend(running.also);
-            if !is_stored {
-                self.later.insert(key, Instant::now() + UNSTORED);
-            }
-        }
-        for Aside { binding, id, text } in frames {
-            // What could not be stored is not acknowledged: it is said again, to whoever can.
-            if self.aside.remove(&id) && is_stored {
-                self.receive(binding, &text);
-            }
-        }
-        self.inbox_due = Instant::now();
-    }
-
-    fn looked(&mut self, task: Task, wanted: Wanted) {
-        let key = (task.job, task.execution);
-        let Some(running) = self.running.get_mut(&key).filter(|running| running.attempt.task == task && !running.is_ending) else { return };
-        match wanted {
-            Wanted::GoesOn => {}
-            Wanted::Over => {
-                // Answered elsewhere, deleted, or given up: its worker's word means nothing any more.
-                let end = work::cancelled("the ledger");
-                self.conclude(key, Ending::Answer { end, cancel_verified: None }, None);
-            }
-            Wanted::CancelledBy(by) if running.cancelled_by.is_none() => {
-                running.cancelled_by = Some(by.clone());
-                running.cancel_until = Some(Instant::now() + self.app.config.gateway.cancel_within);
-                if self.session.is_longshore() {
-                    if let Err(error) = self.session.send(frames::cancel(task), self.now()) {
-                        tracing::debug!(%error, "a cancel is not said");
-                    }
-                } else {
-                    // The existing worker cannot be told.
-                    let ending = Ending::Answer { end: work::cancelled(&by), cancel_verified: Some(false) };
-                    self.conclude(key, ending, None);
-                }
-            }
-            Wanted::CancelledBy(_) => {}
-        }
-    }
-
-    fn leave(&mut self) {
-        if self.presence.last.take().is_none() {
-            return;
-        }
-        let (registry, agent, process) = (self.app.store.registry.clone(), self.agent(), self.presence.process.id.clone());
-        self.tasks.spawn(async move {
-            if presence::is_ours(&*registry, agent, &process).await
-                && let Err(error) = registry.leave(agent).await
-            {
-                tracing::debug!(%error, "a worker's goodbye is not noted; its heartbeat will expire");
-            }
-            Done::Nothing
-        });
-    }
-
     fn tick(&mut self) {
         self.session.tick(self.now());
     }
@@ -709,17 +442,6 @@ impl Attachment {
         self.look_after_work(at);
     }
 
-    fn beat(&mut self, at: Instant) {
-        self.beat_due = at + self.app.config.gateway.beat_every;
-        self.is_beating = true;
-        let load = Load { running: self.running.len(), is_drained: self.is_drained };
-        let controller = self.app.config.gateway.name.clone().unwrap_or_else(|| self.app.config.listen.to_string());
-        let tenant = &self.app.config.gateway.tenant;
-        let heartbeat = self.presence.heartbeat(&self.identity, (tenant, &self.instance), &self.can, load, &controller);
-        let (registry, last) = (self.app.store.registry.clone(), self.presence.last);
-        self.tasks.spawn(async move { Done::Told(presence::beat(&*registry, heartbeat, last).await) });
-    }
-
     /// The controller ends, or the worker is not expected back. What it was handed stays in the ledger: who speaks for it next takes it up.
     async fn end(mut self) {
         if self.app.drain.is_cancelled()
@@ -732,15 +454,4 @@ impl Attachment {
         let rest = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(2), rest.boxed()).await;
     }
-}
-
-fn handed_back(running: &Running, hostname: &str, why: &str) -> Ending {
-    match &running.cancelled_by {
-        Some(by) => Ending::Answer { end: work::cancelled(by), cancel_verified: Some(true) },
-        None => Ending::Again { failure: interrupted(hostname, why), wait: Duration::ZERO },
-    }
-}
-
-fn interrupted(hostname: &str, why: &str) -> Failure {
-    Failure { code: ErrorCode::Interrupted, message: format!("the worker on {hostname} gave it up: {why}") }
 }

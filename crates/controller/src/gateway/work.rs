@@ -242,8 +242,7 @@ pub(super) async fn conclude(app: &App, proxy: &Proxy, job: &Job, attempt: Attem
 
 /// The end of what somebody cancelled.
 pub(super) fn cancelled(by: &str) -> End {
-    let failure = Failure { code: ErrorCode::Cancelled, message: format!("cancelled by {by}") };
-    End { outcome: Outcome::Cancelled, result: None, failure: Some(failure), duration_ms: None }
+    End { outcome: Outcome::Cancelled, result: None, failure: Some(Failure::cancelled(by)), duration_ms: None }
 }
 
 fn used_up(attempt: u32, failure: Failure) -> End {

@@ -1,12 +1,22 @@
 //! What a worker was handed, and how that goes on: from an offer in its inbox to a dispatch, and what is due when nothing is heard of it.
 
-use super::*;
+use std::time::Duration;
 
-use crate::gateway::logs::Log;
-use crate::gateway::work::Attempt;
+use longshore_model::AgentId;
 use longshore_model::job::Job;
 use longshore_model::operation::Call;
-use longshore_store::Delivery;
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::{Failure, Outcome};
+use longshore_store::{Delivery, Lease};
+use tokio::time::Instant;
+
+use super::words::interrupted;
+use super::{Aside, Attachment, Done, PAUSE};
+use crate::app::App;
+use crate::gateway::frames::{self, Task};
+use crate::gateway::logs::Log;
+use crate::gateway::now;
+use crate::gateway::work::{self, Attempt, Claimed, Ending, Key};
 
 /// An attempt in hand.
 pub(super) struct Running {

@@ -1,0 +1,105 @@
+//! What the fleet knows of a worker: its heartbeats, whether people want work done by it, which controller speaks for it.
+
+use std::time::Duration;
+
+use longshore_session::control::{Drain, Heartbeat};
+use longshore_session::{Refusal, code};
+use longshore_store::Wake;
+use tokio::time::Instant;
+
+use super::words::interrupted;
+use super::{Attachment, Done, PAUSE};
+use crate::gateway::frames::Task;
+use crate::gateway::presence::{self, Load};
+use crate::gateway::work::{Ending, Key};
+
+impl Attachment {
+    /// A heartbeat. A worker that has nothing under way does not have what may never have reached it.
+    pub(super) fn heard_of(&mut self, heartbeat: &Heartbeat) {
+        let is_idle = heartbeat.metrics.get("inflight").and_then(serde_json::Value::as_u64) == Some(0);
+        if !heartbeat.healthy {
+            tracing::debug!(agent.id = %self.agent(), "a worker says that it is not well");
+        }
+        if !is_idle || self.session.is_longshore() {
+            return;
+        }
+        let hostname = self.identity.hostname.clone();
+        let patience = self.app.config.gateway.doubt_within;
+        let gone: Vec<Key> = self.running.iter().filter(|(_, running)| running.is_doubted_for(patience)).map(|(key, _)| *key).collect();
+        for key in gone {
+            let failure = interrupted(&hostname, "it began anew, and does not have the task");
+            self.conclude(key, Ending::Again { failure, wait: Duration::ZERO }, None);
+        }
+    }
+
+    pub(super) fn woken(&mut self, wake: Option<Wake>) {
+        match wake {
+            Some(Wake::Inbox | Wake::Reconnected | Wake::Group(_)) => self.inbox_due = Instant::now(),
+            Some(Wake::Cancel(job)) => {
+                let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).filter(|task| task.job == job).collect();
+                tasks.into_iter().for_each(|task| self.look_at(task));
+                self.inbox_due = Instant::now();
+            }
+            Some(Wake::State) => self.ask_for_state(),
+            None => {
+                self.wakes = None;
+                let (work, agent) = (self.app.store.work.clone(), self.agent());
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(PAUSE).await;
+                    Done::Wakes(work.wakes(agent, &[]).await)
+                });
+            }
+        }
+    }
+
+    pub(super) fn ask_for_state(&mut self) {
+        let (registry, agent) = (self.app.store.registry.clone(), self.agent());
+        self.tasks.spawn(async move { Done::State(registry.state_of(agent).await.map(|state| state.is_some_and(|state| state.drained))) });
+    }
+
+    pub(super) fn set_drained(&mut self, is_drained: bool) {
+        let was_drained = std::mem::replace(&mut self.is_drained, is_drained);
+        let was_known = std::mem::replace(&mut self.is_state_known, true);
+        if is_drained && (!was_drained || !was_known) {
+            self.session.drain(Drain { reason: Some("drained".to_owned()), deadline_ms: None }, self.now());
+        } else if was_drained && !is_drained && self.is_open() {
+            // There is no word for the opposite: a new session begins with a worker that takes work.
+            self.session.reset(&Refusal::new(code::STALE_BINDING, "undrained: shake hands anew"), self.now());
+        }
+        (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
+    }
+
+    /// Another controller speaks for the worker now.
+    pub(super) fn give_way(&mut self) {
+        tracing::info!(agent.id = %self.agent(), "the worker is attached to another controller");
+        self.session.reset(&Refusal::new(code::STALE_BINDING, "superseded session"), self.now());
+        self.perform();
+        self.is_over = true;
+    }
+
+    pub(super) fn beat(&mut self, at: Instant) {
+        self.beat_due = at + self.app.config.gateway.beat_every;
+        self.is_beating = true;
+        let load = Load { running: self.running.len(), is_drained: self.is_drained };
+        let controller = self.app.config.gateway.name.clone().unwrap_or_else(|| self.app.config.listen.to_string());
+        let tenant = &self.app.config.gateway.tenant;
+        let heartbeat = self.presence.heartbeat(&self.identity, (tenant, &self.instance), &self.can, load, &controller);
+        let (registry, last) = (self.app.store.registry.clone(), self.presence.last);
+        self.tasks.spawn(async move { Done::Told(presence::beat(&*registry, heartbeat, last).await) });
+    }
+
+    pub(super) fn leave(&mut self) {
+        if self.presence.last.take().is_none() {
+            return;
+        }
+        let (registry, agent, process) = (self.app.store.registry.clone(), self.agent(), self.presence.process.id.clone());
+        self.tasks.spawn(async move {
+            if presence::is_ours(&*registry, agent, &process).await
+                && let Err(error) = registry.leave(agent).await
+            {
+                tracing::debug!(%error, "a worker's goodbye is not noted; its heartbeat will expire");
+            }
+            Done::Nothing
+        });
+    }
+}

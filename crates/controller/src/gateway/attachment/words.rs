@@ -1,0 +1,217 @@
+//! What a worker says of its tasks, and what the ledger says of them meanwhile: to the end of an attempt, and to the acknowledgement of the
+//! frame that told it.
+
+use std::time::Duration;
+
+use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::Failure;
+use longshore_session::{Binding, Envelope, codec};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::running::Running;
+use super::{Aside, Attachment, Done, UNSTORED};
+use crate::gateway::frames::{self, Task, Word};
+use crate::gateway::socket::FRAME_BYTES_MAX;
+use crate::gateway::work::{self, Ending, Key, Wanted};
+
+impl Attachment {
+    /// Whether a frame waits until what follows from it is stored; then it is acknowledged, and not before.
+    pub(super) fn hold_back(&mut self, binding: Binding, text: &Utf8Bytes) -> bool {
+        let is_current = self.line.as_ref().is_some_and(|(current, _)| *current == binding);
+        if !is_current || !self.is_open() || !text.contains("biz.exec.") {
+            return false;
+        }
+        let Ok(envelope) = codec::decode(text.as_bytes(), FRAME_BYTES_MAX) else { return false };
+        let is_its_own = envelope.sender.id == self.instance && envelope.tenant == self.app.config.gateway.tenant;
+        if !frames::is_word(&envelope) || !is_its_own {
+            return false;
+        }
+        if self.aside.contains(&envelope.id) {
+            return true;
+        }
+        let by_corr = |corr: &str| self.running.values().find(|running| running.is_called(corr)).map(|running| running.attempt.task);
+        let (task, word) = match frames::word(&envelope, by_corr) {
+            Ok(word) => word,
+            Err(why) => {
+                tracing::warn!(agent.id = %self.agent(), why, "a worker's word could not be read, and is dropped");
+                return false;
+            }
+        };
+        let frame = Aside { binding, id: envelope.id, text: text.clone() };
+        self.said(task, word, frame)
+    }
+
+    /// Takes a worker's word on a task; true if its frame is kept until that is stored.
+    pub(super) fn said(&mut self, task: Task, word: Word, frame: Aside) -> bool {
+        let key = (task.job, task.execution);
+        match self.running.get_mut(&key).filter(|running| running.attempt.task == task) {
+            Some(running) if running.is_ending => {
+                // The word of a repeat; the first one's is being stored.
+                self.aside.insert(frame.id.clone());
+                running.also.push(frame);
+                true
+            }
+            Some(running) => match word {
+                Word::RunsAlready if running.is_in_doubt => {
+                    running.is_in_doubt = false;
+                    false
+                }
+                // Another attempt of the same, that was given up here: when it is over, this one can begin.
+                Word::RunsAlready => {
+                    running.say_again_at(Instant::now() + Duration::from_secs(2));
+                    false
+                }
+                Word::NotNow(wait, why) => {
+                    tracing::debug!(job.id = %task.job, why, "a worker did not take a task yet");
+                    running.say_again_at(Instant::now() + wait);
+                    false
+                }
+                Word::HandedBack(why) => {
+                    let ending = handed_back(running, &self.identity.hostname, &why);
+                    self.conclude(key, ending, Some(frame));
+                    true
+                }
+                Word::Ended(mut end) => {
+                    if let Some(result) = &mut end.result {
+                        result.version.clone_from(&running.version);
+                    }
+                    self.conclude(key, Ending::Answer { end, cancel_verified: None }, Some(frame));
+                    true
+                }
+            },
+            None => {
+                let ending = match word {
+                    Word::RunsAlready | Word::NotNow(..) => return false,
+                    Word::HandedBack(why) => Ending::Again { failure: interrupted(&self.identity.hostname, &why), wait: Duration::ZERO },
+                    Word::Ended(end) => Ending::Answer { end, cancel_verified: None },
+                };
+                self.aside.insert(frame.id.clone());
+                let (app, proxy) = (self.app.clone(), self.proxy());
+                self.tasks.spawn(async move {
+                    let is_stored = match work::look_up(&app, &proxy, task).await {
+                        Some(Some((job, attempt))) => work::conclude(&app, &proxy, &job, attempt, ending).await,
+                        Some(None) => true,
+                        None => false,
+                    };
+                    Done::Settled { key: None, frame: Some(frame), is_stored }
+                });
+                true
+            }
+        }
+    }
+
+    pub(super) fn conclude(&mut self, key: Key, ending: Ending, frame: Option<Aside>) {
+        let proxy = self.proxy();
+        let Some(running) = self.running.get_mut(&key) else { return };
+        running.is_ending = true;
+        if let Some(frame) = &frame {
+            self.aside.insert(frame.id.clone());
+        }
+        let (app, job, attempt) = (self.app.clone(), running.job.clone(), running.attempt);
+        let (log, lease) = (running.log.take(), running.lease.take());
+        self.tasks.spawn(async move {
+            // Output first, so that whoever sees the end has seen everything before it.
+            if let Some(log) = log {
+                log.close().await;
+            }
+            let is_stored = work::conclude(&app, &proxy, &job, attempt, ending).await;
+            if let Some(lease) = lease.filter(|_| is_stored)
+                && let Err(error) = work::settle(&app, attempt.task, &*lease).await
+            {
+                tracing::debug!(%error, "an inbox entry stays until it is looked at again");
+            }
+            Done::Settled { key: Some(key), frame, is_stored }
+        });
+    }
+
+    /// A message of the worker, in order.
+    pub(super) fn deliver(&mut self, envelope: &Envelope) {
+        match envelope.kind.as_str() {
+            "biz.exec.feedback" => match frames::feedback(envelope) {
+                Ok(feedback) => {
+                    let key = (feedback.task.job, feedback.task.execution);
+                    let running = self.running.get_mut(&key).filter(|running| running.attempt.task == feedback.task && !running.is_ending);
+                    if let Some(running) = running {
+                        let (app, agent) = (&self.app, self.identity.agent);
+                        feedback.pieces.iter().for_each(|(stream, bytes)| running.log(app, agent).write(*stream, bytes));
+                    }
+                }
+                Err(why) => tracing::debug!(agent.id = %self.agent(), why, "feedback could not be read"),
+            },
+            "biz.exec.next.request" => {
+                if let Some(answer) = frames::no_next(envelope)
+                    && let Err(error) = self.session.send(answer, self.now())
+                {
+                    tracing::debug!(%error, "a middleware is not answered");
+                }
+            }
+            // Handled before they were acknowledged.
+            "biz.exec.result" | "biz.exec.error" => {}
+            "biz.pkg.event" => tracing::info!(agent.id = %self.agent(), event = ?envelope.payload, "a worker's packages changed"),
+            other => tracing::debug!(agent.id = %self.agent(), kind = other, "a frame of a kind that means nothing here"),
+        }
+    }
+
+    pub(super) fn settled(&mut self, key: Option<Key>, frame: Option<Aside>, is_stored: bool) {
+        let mut frames: Vec<Aside> = frame.into_iter().collect();
+        if let Some(key) = key
+            && let Some(running) = self.running.remove(&key)
+        {
+            frames.extend(running.also);
+            if !is_stored {
+                self.later.insert(key, Instant::now() + UNSTORED);
+            }
+        }
+        for Aside { binding, id, text } in frames {
+            // What could not be stored is not acknowledged: it is said again, to whoever can.
+            if self.aside.remove(&id) && is_stored {
+                self.receive(binding, &text);
+            }
+        }
+        self.inbox_due = Instant::now();
+    }
+
+    pub(super) fn looked(&mut self, task: Task, wanted: Wanted) {
+        let key = (task.job, task.execution);
+        let Some(running) = self.running.get_mut(&key).filter(|running| running.attempt.task == task && !running.is_ending) else { return };
+        match wanted {
+            Wanted::GoesOn => {}
+            Wanted::Over => {
+                // Answered elsewhere, deleted, or given up: its worker's word means nothing any more.
+                let end = work::cancelled("the ledger");
+                self.conclude(key, Ending::Answer { end, cancel_verified: None }, None);
+            }
+            Wanted::CancelledBy(by) if running.cancelled_by.is_none() => {
+                running.cancelled_by = Some(by.clone());
+                running.cancel_until = Some(Instant::now() + self.app.config.gateway.cancel_within);
+                if self.session.is_longshore() {
+                    if let Err(error) = self.session.send(frames::cancel(task), self.now()) {
+                        tracing::debug!(%error, "a cancel is not said");
+                    }
+                } else {
+                    // The existing worker cannot be told.
+                    let ending = Ending::Answer { end: work::cancelled(&by), cancel_verified: Some(false) };
+                    self.conclude(key, ending, None);
+                }
+            }
+            Wanted::CancelledBy(_) => {}
+        }
+    }
+
+    pub(super) fn look_at(&mut self, task: Task) {
+        let app = self.app.clone();
+        self.tasks.spawn(async move { Done::Looked(task, work::wanted(&app, task).await) });
+    }
+}
+
+fn handed_back(running: &Running, hostname: &str, why: &str) -> Ending {
+    match &running.cancelled_by {
+        Some(by) => Ending::Answer { end: work::cancelled(by), cancel_verified: Some(true) },
+        None => Ending::Again { failure: interrupted(hostname, why), wait: Duration::ZERO },
+    }
+}
+
+pub(super) fn interrupted(hostname: &str, why: &str) -> Failure {
+    Failure { code: ErrorCode::Interrupted, message: format!("the worker on {hostname} gave it up: {why}") }
+}
