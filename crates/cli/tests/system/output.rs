@@ -114,9 +114,23 @@ async fn what_a_killed_agent_had_not_sent_is_sent_by_its_next_process() {
 async fn output_is_unchanged_whatever_bytes_it_has_and_numbers_say_where_to_go_on() {
     let fleet = Fleet::start(1).await;
     let user = User::of(&fleet);
-    let script = r"printf 'first\n'; sleep 0.2; printf '\377\376\000 \033[2J no newline'; sleep 0.2; printf 'err' >&2";
-    let job = fleet.perform(&shell(script)).await;
+    // Each part is printed once the one before it was read, so that each is a record of its own.
+    let (second, third) = (fleet.dir.path().join("second"), fleet.dir.path().join("third"));
+    let script = format!(
+        r"printf 'first\n'; until test -e {}; do sleep 0.01; done; printf '\377\376\000 \033[2J no newline'; until test -e {}; do sleep 0.01; done; printf 'err' >&2",
+        second.display(),
+        third.display()
+    );
+    let job = fleet.client.submit(&patient(&script), None).await.unwrap();
     let id = job.id.to_string();
+    for (printed, gate) in [("first\n", second), ("no newline", third)] {
+        eventually("what was printed", PATIENCE, async || {
+            text(&user.types(&["job", "logs", &id]).await.stdout).ends_with(printed).then_some(())
+        })
+        .await;
+        std::fs::write(gate, "").unwrap();
+    }
+    assert_eq!(ended(&fleet.client, job.id).await, "completed");
     let all = user.types(&["job", "logs", &id]).await;
     assert_eq!((all.stdout.as_slice(), all.stderr.as_slice()), (&b"first\n\xff\xfe\0 \x1b[2J no newline"[..], &b"err"[..]));
     let from = user.types(&["job", "logs", &id, "--from", "1"]).await;
