@@ -24,7 +24,7 @@ const SYNCS: [(&str, bool); 2] = [("sync always", true), ("sync default", false)
 
 impl Settings {
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut settings = Self { rounds: 5, n_idle: 300, n_busy: 4000, in_flight: 256, workers: 64, syncs: SYNCS.into() };
+        let mut settings = Self { rounds: 5, n_idle: 300, n_busy: 12_000, in_flight: 256, workers: 64, syncs: SYNCS.into() };
         for arg in args {
             match arg.as_str() {
                 "--quick" => settings = Self { rounds: 2, n_idle: 60, n_busy: 600, ..settings },
