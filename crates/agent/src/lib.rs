@@ -60,6 +60,10 @@ pub struct Config {
     pub backoff: Vec<Duration>,
     /// Where it keeps workspaces and its journal; made with mode 0700.
     pub state_dir: PathBuf,
+    /// Where workspaces are instead: a directory that several agents must not share; made if it is missing.
+    pub workspaces_dir: Option<PathBuf>,
+    /// Whose directories jobs may name as their source.
+    pub jobs_dir: Option<PathBuf>,
     /// How the supervisor of children is started.
     pub supervisor: SupervisorCommand,
     /// Between heartbeats; a third of what a heartbeat lasts.
@@ -137,6 +141,8 @@ impl Agent {
             state_dir: config.state_dir.clone(),
             supervisor: config.supervisor.clone(),
             kill_grace: config.kill_grace,
+            workspaces_dir: config.workspaces_dir.clone(),
+            jobs_dir: config.jobs_dir.clone(),
         };
         // Half a claim: it is extended each quarter, so that whoever is offered the work meanwhile finds nobody at it.
         let executor = Executor::open_resuming(executor, config.machine.clone(), store.work.lease_duration() / 2)?;

@@ -42,6 +42,11 @@ pub struct Config {
     pub supervisor: SupervisorCommand,
     /// How long a process may ignore SIGTERM before SIGKILL.
     pub kill_grace: Duration,
+    /// Where workspace jobs run instead of in [`Self::state_dir`]: a directory on a faster or larger drive, this executor's alone; made if it
+    /// is missing.
+    pub workspaces_dir: Option<PathBuf>,
+    /// Whose directories workspace jobs may name as their source.
+    pub jobs_dir: Option<PathBuf>,
 }
 
 /// The command that runs [`crate::process::supervisor::supervise_main`], such as `longshore __supervise`.
@@ -136,8 +141,8 @@ struct Inner {
     /// What an earlier executor left running, until somebody says what becomes of it.
     left: Mutex<BTreeMap<Resumable, Left>>,
     tasks: TaskTracker,
-    /// Held as long as the executor lives; the kernel gives it back however that ends.
-    _lock: OwnedFd,
+    /// Held as long as the executor lives; the kernel gives them back however that ends.
+    _locks: Vec<OwnedFd>,
 }
 
 /// What every operation may use.
@@ -145,6 +150,7 @@ struct Inner {
 pub(crate) struct Host {
     pub(crate) launcher: Launcher,
     pub(crate) workspaces: PathBuf,
+    pub(crate) jobs_dir: Option<PathBuf>,
     pub(crate) temporary: PathBuf,
     pub(crate) home: String,
     pub(crate) machine: Machine,
@@ -163,6 +169,7 @@ impl Host {
             path: machine.path.clone().or_else(|| inherited("PATH")).unwrap_or_else(|| PATH_DEFAULT.to_owned()),
             launcher,
             workspaces,
+            jobs_dir: None,
             temporary,
             machine,
             settings: tokio::sync::Mutex::default(),
@@ -229,7 +236,18 @@ impl Executor {
         if !end_marked(Marked::Agent(&state_text)) {
             tracing::warn!("processes of an earlier agent could not be ended");
         }
-        let (workspaces, temporary) = (state_dir.join("workspaces"), state_dir.join("tmp"));
+        let mut locks = vec![lock];
+        let workspaces = match config.workspaces_dir {
+            // What else is there is somebody's: only what lies in a directory of ours is swept.
+            Some(elsewhere) => {
+                std::fs::create_dir_all(&elsewhere).map_err(fault(&elsewhere))?;
+                let elsewhere = elsewhere.canonicalize().map_err(fault(&elsewhere))?;
+                locks.push(lock_directory(&elsewhere, ".longshore.lock")?);
+                elsewhere.join("longshore")
+            }
+            None => state_dir.join("workspaces"),
+        };
+        let temporary = state_dir.join("tmp");
         for dir in [&workspaces, &temporary] {
             files::make_private_dir(dir).map_err(fault(dir))?;
         }
@@ -240,8 +258,9 @@ impl Executor {
         let left = left.into_iter().map(|left| (left.whose(), left));
         let left = Mutex::new(left.collect());
         let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text };
-        let host = Host { patience, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
-        Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _lock: lock })))
+        let jobs_dir = config.jobs_dir;
+        let host = Host { patience, jobs_dir, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
+        Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _locks: locks })))
     }
 
     /// What an earlier executor left running, in no order of time, and nobody has resumed or discarded yet.

@@ -131,6 +131,7 @@ fn definition(args: DefinitionArgs) -> Result<Definition, String> {
     };
     let args = WorkspaceArgs {
         bundle: None,
+        source: None,
         steps: args.steps.unwrap_or_default(),
         env: args.env.unwrap_or_default(),
         secrets: Default::default(),

@@ -85,6 +85,8 @@ impl Bench {
             labels: Vec::new(),
             max_jobs: 2,
             state_dir: self.dir.path().join(place),
+            workspaces_dir: None,
+            jobs_dir: None,
             supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
             heartbeat_every: Duration::from_secs(1),
             backoff: self.backoff.clone(),

@@ -191,6 +191,8 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         // Checked when the settings were loaded.
         labels: settings.agent.labels().unwrap_or_default(),
         state_dir,
+        workspaces_dir: settings.agent.workspace.workspaces_dir.clone(),
+        jobs_dir: settings.agent.workspace.jobs_dir.clone(),
         supervisor: supervisor()?,
         heartbeat_every: settings.nats.registry.ttl.0 / 3,
         kill_grace: KILL_GRACE,
@@ -289,6 +291,7 @@ mod tests {
             let conditions = &mut s.agent.conditions;
             (conditions.memory_pressure_threshold, conditions.disk_pressure_threshold) = (71, 72);
             conditions.high_load_multiplier = 0.73;
+            (s.agent.workspace.jobs_dir, s.agent.workspace.workspaces_dir) = (Some("/srv/jobs".into()), Some("/srv/work".into()));
         };
         let config = agent(&with(change), dir.path()).unwrap();
         assert_eq!((config.hostname.as_deref(), config.max_jobs), (Some("harbor"), 3));
@@ -296,6 +299,7 @@ mod tests {
         assert_eq!(config.heartbeat_every, Duration::from_secs(10));
         assert_eq!((config.facts.every, config.facts.kept), (Duration::from_secs(7), Duration::from_secs(8)));
         assert_eq!(config.thresholds, Thresholds { memory_percent: 71, load_percent: 73, disk_percent: 72 });
+        assert_eq!((config.jobs_dir, config.workspaces_dir), (Some("/srv/jobs".into()), Some("/srv/work".into())));
         let key = || SigningKey::new(vec![7; 32]);
         let settings =
             with(|s| (s.controller.api.listen, s.controller.api.job_timeout) = ("127.0.0.1:1".to_owned(), Span(Duration::from_secs(9))));

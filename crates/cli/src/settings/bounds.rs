@@ -74,6 +74,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     within("agent.conditions.memory_pressure_threshold", &conditions.memory_pressure_threshold, 1..=100, "1 to 100")?;
     within("agent.conditions.disk_pressure_threshold", &conditions.disk_pressure_threshold, 1..=100, "1 to 100")?;
     within("agent.conditions.high_load_multiplier", &conditions.high_load_multiplier, 0.01..=1000.0, "0.01 to 1000")?;
+    for (key, directory) in
+        [("agent.workspace.jobs_dir", &agent.workspace.jobs_dir), ("agent.workspace.workspaces_dir", &agent.workspace.workspaces_dir)]
+    {
+        if let Some(relative) = directory.as_ref().filter(|directory| !directory.is_absolute()) {
+            return Err((key, format!("{} is out of bounds: it takes an absolute path", relative.display())));
+        }
+    }
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
     let unfit = |key: &'static str| move |error: longshore_seal::KeyError| (key, error.to_string());
     if let Some(text) = &controller.jobs.sealing_key {

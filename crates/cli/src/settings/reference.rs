@@ -45,6 +45,8 @@ const EFFECTS: &[(&str, &[&str])] = &[
         "controller.api.job_timeout",
         &["without_a_word_it_waits_as_long_as_the_configuration_says", "the_agent_and_the_controller_follow_their_settings"],
     ),
+    ("agent.workspace.jobs_dir", &["a_job_runs_in_a_copy_of_a_directory_of_the_agents_drive_and_its_results_stay_there"]),
+    ("agent.workspace.workspaces_dir", &["a_job_runs_in_a_copy_of_a_directory_of_the_agents_drive_and_its_results_stay_there"]),
     ("controller.api.listen", &[OWN]),
     ("controller.api.security.cors.allow_origins", &["pages_of_configured_origins_may_call_and_all_others_may_not"]),
     ("controller.api.security.roles", &[OWN]),

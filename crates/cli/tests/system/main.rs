@@ -7,6 +7,7 @@ mod audit;
 mod concurrency;
 mod controllers;
 mod disk_full;
+mod drive;
 mod fleet;
 mod hostile;
 mod job;

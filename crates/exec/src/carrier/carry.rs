@@ -88,6 +88,7 @@ async fn perform(errand: Errand, output: Arc<dyn Output>, stops: Stops) -> Finis
     let host = Host {
         launcher: Launcher { supervisor, kill_grace: Duration::from_millis(errand.kill_grace_ms), state_dir },
         workspaces: errand.directory.clone(),
+        jobs_dir: errand.jobs_dir,
         temporary: errand.directory,
         home: errand.home,
         machine: Machine::default(),

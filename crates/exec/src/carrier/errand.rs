@@ -26,6 +26,9 @@ pub(crate) struct Errand {
     pub(crate) fence: Option<u64>,
     pub(crate) hostname: String,
     pub(crate) bundle: Option<PathBuf>,
+    /// Whose directories it may name as its source.
+    #[serde(default)]
+    pub(crate) jobs_dir: Option<PathBuf>,
     /// The job's own.
     pub(crate) directory: PathBuf,
     pub(crate) supervisor: PathBuf,
@@ -52,6 +55,7 @@ impl Errand {
             fence: task.fence,
             hostname: task.hostname.clone(),
             bundle: task.bundle.as_deref().map(|bundle| directory.keep_bundle(bundle)),
+            jobs_dir: host.jobs_dir.clone(),
             directory: directory.path().to_owned(),
             supervisor: host.launcher.supervisor.program.clone(),
             supervisor_args: host.launcher.supervisor.args.clone(),

@@ -70,11 +70,16 @@ impl Workspace {
     /// The workspace cannot be made, something cannot be copied (its name is in the error), the source keeps changing, or `stop`
     /// was cancelled.
     pub fn stage(source: &Source, results: &Results, hold: &Hold, stop: &CancellationToken) -> Result<(Self, Staged), StageError> {
-        let workspace = Self { place: Arc::new(Place::beside(hold, results)?) };
+        Self::fill(Place::beside(hold, results)?, source, &|| stop.is_cancelled())
+    }
+
+    /// [`Self::stage`] to a place that is there, and empty.
+    pub(super) fn fill(place: Place, source: &Source, is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<(Self, Staged), StageError> {
+        let workspace = Self { place: Arc::new(place) };
         let place = &workspace.place;
         let copy = || {
             let (from, into, workspaces) = (source.dir.as_fd(), place.tree.as_fd(), place.parent.as_fd());
-            duplicate(from, into, workspaces, RESULTS, &|| stop.is_cancelled())
+            duplicate(from, into, workspaces, RESULTS, is_stopped)
         };
         let mut copied = copy();
         for _ in 1..ATTEMPTS {

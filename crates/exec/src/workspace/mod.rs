@@ -11,8 +11,9 @@
 //!
 //! Cleaning follows on every path. What a killed agent leaves is swept when the next one starts.
 //!
-//! For a directory, of which the changes come back into its own `results`, the same parts are put together by whoever runs it, with
-//! [`Source`], [`Workspace`] and [`Results`]. What changed is known in one way for both ([`mod@changes`], [`mod@collect`]).
+//! For a directory on a drive the changes come back into its own `results`: [`mod@shared`] for a job of the fleet; a stand-alone worker
+//! puts the same parts together with [`Source`], [`Workspace`] and [`Results`]. What changed is known in one way for all
+//! ([`mod@changes`], [`mod@collect`]).
 
 mod answer;
 mod archive;
@@ -29,6 +30,7 @@ mod repoint;
 mod results;
 mod run;
 mod runner;
+mod shared;
 mod source;
 mod stage;
 
@@ -39,7 +41,7 @@ use jiff::Timestamp;
 use longshore_model::operation::WorkspaceRun;
 use longshore_model::wire::problem::{ErrorCode, chain};
 use longshore_model::wire::record::SCHEMA;
-use longshore_model::wire::result::{Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
+use longshore_model::wire::result::{FileChanges, StepResult, Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
@@ -62,12 +64,15 @@ use crate::{Output, Task};
 /// The name of a job's workspace in the directory that the job has for itself.
 const PLACE: &str = "job";
 
-/// Runs a workspace job from its bundle to its archive. `host.workspaces` is the job's own directory, whose name is never used twice.
+/// Runs a workspace job: from its bundle to its archive, or in a directory of the host's. `host.workspaces` is the job's own directory, whose name is never used twice.
 pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let globs = match run.artifacts.as_deref().map(Globs::new).transpose() {
         Ok(globs) => globs,
         Err(error) => return Finished::failed(ErrorCode::Validation, format!("/args/artifacts: {error}")),
     };
+    if let Some(name) = &run.source {
+        return shared::perform(host, task, run, (name, globs), output, stops).await;
+    }
     let workspaces = host.workspaces.clone();
     let place = match blocking(move || Place::create(&workspaces, PLACE)).await {
         Ok(Ok(place)) => Arc::new(place),
@@ -90,7 +95,7 @@ async fn inside(
     stops: &Stops,
     place: &Arc<Place>,
 ) -> Finished {
-    let (start, began) = (Timestamp::now(), Instant::now());
+    let header = Header::of(task);
     let bundle = if run.bundle.is_some() { task.bundle.clone() } else { None };
     if run.bundle.is_some() && bundle.is_none() {
         return not_staged(&PrepareError::NoBundle, stops);
@@ -108,7 +113,6 @@ async fn inside(
     if stops.now() == Some(Stop::Abandoned) {
         return Finished::cancelled(steps.verified);
     }
-    let header = Header { job: task.job.id.to_string(), worker: task.hostname.clone(), attempt: task.attempt, start, began };
     let path = host.temporary.join(format!("{}.{}.tar.zst", task.job.id, random_text()));
     let place = Arc::clone(place);
     blocking(move || bring_back(&place, snapshot, globs, steps, header, path)).await.unwrap_or_else(|finished| *finished)
@@ -122,26 +126,44 @@ struct Header {
     began: Instant,
 }
 
+impl Header {
+    /// What is known of a job that begins now.
+    fn of(task: &Task) -> Self {
+        Self {
+            job: task.job.id.to_string(),
+            worker: task.hostname.clone(),
+            attempt: task.attempt,
+            start: Timestamp::now(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The manifest of a job whose steps have run, and which ended like `end` if it did not end well.
+    fn manifest(&self, steps: Vec<StepResult>, end: Option<&Finished>, files: FileChanges) -> WorkspaceResult {
+        WorkspaceResult {
+            job_id: self.job.clone(),
+            status: if end.is_none() { WorkspaceStatus::Success } else { WorkspaceStatus::Failed },
+            timing: Timing {
+                start: self.start,
+                end: Timestamp::now(),
+                duration_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            },
+            steps,
+            error: end.and_then(|end| Some(end.failure.as_ref()?.message.clone())),
+            reason: end.and_then(reason),
+            files,
+            archive: None,
+            worker: self.worker.clone(),
+            attempt: self.attempt,
+            schema: SCHEMA,
+        }
+    }
+}
+
 /// Collects, and puts the answer together.
 fn bring_back(place: &Place, snapshot: Snapshot, globs: Option<Globs>, steps: Steps, header: Header, path: std::path::PathBuf) -> Finished {
     let Steps { results, logs, end, verified: _ } = steps;
-    let manifest = |files| WorkspaceResult {
-        job_id: header.job,
-        status: if end.is_none() { WorkspaceStatus::Success } else { WorkspaceStatus::Failed },
-        timing: Timing {
-            start: header.start,
-            end: Timestamp::now(),
-            duration_ms: u64::try_from(header.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        },
-        steps: results,
-        error: end.as_ref().and_then(|end| Some(end.failure.as_ref()?.message.clone())),
-        reason: end.as_ref().and_then(reason),
-        files,
-        archive: None,
-        worker: header.worker,
-        attempt: header.attempt,
-        schema: SCHEMA,
-    };
+    let manifest = |files| header.manifest(results, end.as_ref(), files);
     let collected = File::options().write(true).create_new(true).open(&path).map_err(CollectError::Write).and_then(|file| {
         // From here on the file is removed on every path.
         let pending = Archive::new(path, longshore_model::wire::result::ArchiveInfo { size: 0, sha256: String::new(), entries: 0 });
@@ -154,15 +176,18 @@ fn bring_back(place: &Place, snapshot: Snapshot, globs: Option<Globs>, steps: St
             let finished = end.unwrap_or_else(|| Finished::completed(Some(true), serde_json::Value::Null));
             Finished { result, archive: Some(archive), ..finished }
         }
-        Err(error) => {
-            let message = format!("could not {}", chain(&error));
-            match end {
-                // The cancel is the better news of the two.
-                Some(end) if end.cancel_verified.is_some() => end,
-                _ if error.is_host_fault() => Finished::host_fault(message),
-                _ => Finished::failed(ErrorCode::Collecting, message),
-            }
-        }
+        Err(error) => not_brought(&error, end),
+    }
+}
+
+/// The end of a job, which would have ended like `end`, whose artifacts did not come back.
+fn not_brought(error: &CollectError, end: Option<Finished>) -> Finished {
+    let message = format!("could not {}", chain(error));
+    match end {
+        // The cancel is the better news of the two.
+        Some(end) if end.cancel_verified.is_some() => end,
+        _ if error.is_host_fault() => Finished::host_fault(message),
+        _ => Finished::failed(ErrorCode::Collecting, message),
     }
 }
 

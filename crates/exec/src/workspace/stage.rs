@@ -67,19 +67,28 @@ impl Place {
         })
     }
 
-    /// Makes a workspace that is the tree itself, beside results that are elsewhere.
+    /// Makes a workspace of the name that is held, which is the tree itself, beside results that are elsewhere.
     pub(crate) fn beside(hold: &Hold, results: &Results) -> Result<Self, beside::StageError> {
         let path = hold.workspace();
-        let failed = |source: io::Error| beside::StageError::Make { path: path.clone(), source };
-        let results_path = results.path().canonicalize().map_err(failed)?;
-        let name = CString::new(hold.id.as_str()).map_err(|error| failed(error.into()))?;
-        let duplicate = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|errno| failed(errno.into()));
-        let (parent, results) = (duplicate(&hold.workspaces)?, duplicate(&results.dir)?);
-        rustix::fs::mkdirat(&parent, &name, Mode::RWXU).map_err(|errno| failed(errno.into()))?;
-        let tree = files::open_dir_at(&parent, &name).map_err(|errno| {
-            // It is empty, as nobody else uses a name that is held.
+        let made = rustix::io::fcntl_dupfd_cloexec(&hold.workspaces, 0)
+            .map_err(io::Error::from)
+            .and_then(|parent| Self::made(parent, &path, hold.id.as_str(), results));
+        made.map_err(|source| beside::StageError::Make { path, source })
+    }
+
+    /// The same in the directory of all workspaces. `name` must not be used there.
+    pub(crate) fn for_results(workspaces: &Path, name: &str, results: &Results) -> io::Result<Self> {
+        Self::made(files::open_dir(workspaces)?, &workspaces.join(name), name, results)
+    }
+
+    fn made(parent: OwnedFd, path: &Path, name: &str, results: &Results) -> io::Result<Self> {
+        let results_path = results.path().canonicalize()?;
+        let name = CString::new(name)?;
+        let results = rustix::io::fcntl_dupfd_cloexec(&results.dir, 0)?;
+        rustix::fs::mkdirat(&parent, &name, Mode::RWXU)?;
+        let tree = files::open_dir_at(&parent, &name).inspect_err(|_| {
+            // It is empty, as nobody else uses the name.
             let _the_first_error_is_the_better_one = rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR);
-            failed(errno.into())
         })?;
         Ok(Self {
             tree,

@@ -18,6 +18,7 @@ mod packages;
 mod ping;
 mod real;
 mod secrets;
+mod shared;
 mod staging;
 mod support;
 mod syncing;

@@ -116,7 +116,7 @@ impl Bench {
 
 pub(crate) fn config(state_dir: &Path, kill_grace: Duration) -> Config {
     let supervisor = SupervisorCommand { program: env!("CARGO_BIN_EXE_longshore-supervise").into(), args: Vec::new() };
-    Config { state_dir: state_dir.to_owned(), supervisor, kill_grace }
+    Config { state_dir: state_dir.to_owned(), supervisor, kill_grace, workspaces_dir: None, jobs_dir: None }
 }
 
 pub(crate) fn task(operation: &str, args: Value) -> Task {

@@ -12,6 +12,7 @@ use super::package::PackageRun;
 use super::secret;
 use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
+use crate::DirectoryName;
 use crate::fact::is_mentioned;
 use crate::limits::{
     COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, ENV_VARS_MAX, LIMIT_BYTES_MAX, LIMIT_MEMORY_MIN, LOG_BYTES_PER_STEP_MAX, OUTPUT_BYTES_MAX,
@@ -72,7 +73,7 @@ pub enum Call {
         /// What to do.
         run: WorkspaceRun,
         /// What was asked for, word for word, but for the secrets: those are in `run` alone.
-        args: WorkspaceArgs,
+        args: Box<WorkspaceArgs>,
     },
     /// Any of these, with facts of the host still to be put in: nothing runs before [`Template::fill`].
     WithFacts(Template),
@@ -98,6 +99,8 @@ pub struct Command {
 pub struct WorkspaceRun {
     /// SHA-256 of the bundle, 64 lower-case hex digits.
     pub bundle: Option<String>,
+    /// A directory of the agent's own drive; there is no bundle then.
+    pub source: Option<DirectoryName>,
     /// 1 to [`STEPS_MAX`] steps; in a stand-alone worker there may be none.
     pub steps: Vec<Step>,
     /// Globs of what to bring back; `None` is everything created or changed.
@@ -228,7 +231,7 @@ impl Call {
             }
             Operation::PackageRun => PackageRun::parse(typed(args)?).map(Self::PackageRun),
             Operation::WorkspaceRun => {
-                let mut args: WorkspaceArgs = typed(args)?;
+                let mut args: Box<WorkspaceArgs> = typed(args)?;
                 if args.steps.is_empty() {
                     return Err(fault("/args/steps", format!("1 to {STEPS_MAX} steps")));
                 }
@@ -288,7 +291,7 @@ impl Call {
                 serde_json::to_value(ShellArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
             Self::PackageRun(run) => serde_json::to_value(run.args()),
-            Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..args.clone() }),
+            Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..(**args).clone() }),
             Self::WithFacts(template) => Ok(template.args_json()),
         };
         json.expect("argument structs have string keys only")
@@ -443,6 +446,10 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
     {
         return Err(fault("/args/bundle", "must be a SHA-256 of 64 lower-case hex digits"));
     }
+    let source = args.source.as_deref().map(|name| parsed::<DirectoryName>("/args/source", name)).transpose()?;
+    if source.is_some() && args.bundle.is_some() {
+        return Err(fault("/args/source", "a job runs in a bundle or in a directory of the agent's, not in both"));
+    }
     if args.steps.len() > STEPS_MAX {
         return Err(fault("/args/steps", format!("1 to {STEPS_MAX} steps")));
     }
@@ -466,7 +473,7 @@ fn workspace(args: &WorkspaceArgs) -> Result<WorkspaceRun, CallError> {
     };
     let limits = args.limits.as_deref().map(limits).transpose()?.unwrap_or_default();
     let (bundle, artifacts, secrets) = (args.bundle.clone(), args.artifacts.clone(), args.secrets.clone());
-    Ok(WorkspaceRun { bundle, steps, artifacts, output_bytes_max, limits, secrets })
+    Ok(WorkspaceRun { bundle, source, steps, artifacts, output_bytes_max, limits, secrets })
 }
 
 fn limits(args: &LimitArgs) -> Result<StepLimits, CallError> {

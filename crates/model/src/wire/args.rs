@@ -124,13 +124,17 @@ pub struct PingArgs {
     pub timeout: Option<String>,
 }
 
-/// `workspace.run`: steps in a fresh copy of an uploaded directory.
+/// `workspace.run`: steps in a fresh copy of an uploaded directory, or of one on a drive that the agent's host has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkspaceArgs {
     /// SHA-256 (64 lower-case hex digits) of an uploaded bundle; an empty directory unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
+    /// One plain name of a directory in the agent's `agent.workspace.jobs_dir`, instead of a bundle: a copy of it is run in, and what changed
+    /// is brought to its `results`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// What to run, in order; the first failing step ends the job.
     pub steps: Vec<StepArgs>,
     /// Variables for all steps.

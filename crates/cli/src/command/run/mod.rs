@@ -32,6 +32,7 @@ Examples
   longshore run --target group:web --yes -- systemctl reload nginx  on every host of a group, each line with its host's name
   longshore run examples/hello-c -- 'make' './hello > greeting.txt' a directory: each word is a step
   longshore run --target _all --yes examples/hello-c -- make        the same on every host; results in results/HOST
+  longshore run --target web-01 --source site -- make               a directory that the host has already; results in its results
   longshore run --secret TOKEN -- ./deploy                          with the value of $TOKEN, which nobody gets to see
 
 Exit codes
@@ -43,10 +44,14 @@ Ctrl-C detaches and says how to come back; a second one cancels.";
 /// Run a command, or steps in a copy of a directory, and follow it.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
+#[command(group = clap::ArgGroup::new("workspace").args(["dir", "source"]))]
 pub(crate) struct Run {
     /// Uploaded, run in, and what changed is brought back.
     dir: Option<PathBuf>,
-    /// The command and its words; with DIR: one step a word, for the shell.
+    /// Run in a copy of this directory of the agent's `agent.workspace.jobs_dir` instead; what changed is brought to its `results` there.
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    source: Option<String>,
+    /// The command and its words; with DIR or --source: one step a word, for the shell.
     #[arg(last = true, required = true, value_name = "CMD")]
     words: Vec<String>,
     #[command(flatten)]
@@ -58,13 +63,13 @@ pub(crate) struct Run {
     exclude: Vec<String>,
     /// What all processes of the steps may use together: memory=SIZE, cpu=N, processes=N; any one file: file_size=SIZE; a step's kept output:
     /// output=SIZE. May be repeated.
-    #[arg(long, value_name = "NAME=VALUE", requires = "dir")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "workspace")]
     limit: Vec<bounds::Limit>,
     /// Leave out what `.gitignore` files name, and `.git`.
     #[arg(long, requires = "dir")]
     gitignore: bool,
     /// Glob of what is brought back, instead of all that was created or changed. May be repeated.
-    #[arg(long, value_name = "GLOB", requires = "dir")]
+    #[arg(long, value_name = "GLOB", requires = "workspace")]
     artifacts: Vec<String>,
     /// Where results go; those of `_all` and of a group each into a directory below it that has the host's name.
     #[arg(long, value_name = "DIR", default_value = "results")]
@@ -73,7 +78,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
     /// Output kept in the answer of a command, at most 64MiB; 128KiB of stdout and as much of stderr unless given. The log has its own bound.
-    #[arg(long, value_name = "SIZE", conflicts_with = "dir")]
+    #[arg(long, value_name = "SIZE", conflicts_with = "workspace")]
     max_output: Option<ByteSize>,
     /// The most attempts, for failures in passing.
     #[arg(long, value_name = "N")]
@@ -99,7 +104,7 @@ impl Run {
         // Before anything is asked or sent.
         let secrets = self.secrets.read()?;
         let client = app.client()?;
-        let operation = if self.dir.is_some() { "workspace.run" } else { "command.exec" };
+        let operation = if self.is_steps() { "workspace.run" } else { "command.exec" };
         // Before signals are caught, so that Ctrl-C ends the question.
         self.audience.confirm(app, &client, operation).await?;
         let mut interrupts = interrupts()?;
@@ -115,6 +120,11 @@ impl Run {
                 app.out.say(format!("nobody reads the output any more; {}", goes_on(job.id)));
             }
         })
+    }
+
+    /// Whether its words are steps in a workspace.
+    fn is_steps(&self) -> bool {
+        self.dir.is_some() || self.source.is_some()
     }
 
     async fn submit(&self, app: &App, client: &Client, secrets: Secrets) -> Result<JobView, Failure> {
@@ -160,6 +170,8 @@ impl Run {
             // By who was asked, so that the same command always puts things into the same places.
             let layout = if self.audience.is_many() { Layout::ByHost } else { Layout::Flat };
             collect::collect(app, client, job.id, &self.out, layout).await?;
+        } else if let Some(source) = &self.source {
+            app.out.say(format!("results are where the job ran, in {source}/results of the agent's jobs directory"));
         }
         let mark = if exit == Exit::Done { "\u{2714}" } else { "\u{2716}" };
         if job.executions.len() > 1 {
@@ -171,26 +183,24 @@ impl Run {
     }
 
     fn request(&self, bundle: Option<String>, secrets: Secrets) -> JobRequest {
-        let (operation, args) = match bundle {
-            Some(bundle) => {
-                let steps = self.words.iter().cloned().map(StepArgs::Script).collect();
-                let args = WorkspaceArgs {
-                    bundle: Some(bundle),
-                    steps,
-                    env: std::collections::BTreeMap::new(),
-                    secrets,
-                    shell: None,
-                    artifacts: (!self.artifacts.is_empty()).then(|| self.artifacts.clone()),
-                    limits: bounds::together(&self.limit).map(Box::new),
-                };
-                ("workspace.run", serde_json::to_value(args))
-            }
-            None => {
-                let max_output = self.max_output.map(|max| max.to_string());
-                let env = std::collections::BTreeMap::new();
-                let args = ExecArgs { command: self.words.clone(), cwd: None, env, max_output, secrets };
-                ("command.exec", serde_json::to_value(args))
-            }
+        let (operation, args) = if self.is_steps() {
+            let steps = self.words.iter().cloned().map(StepArgs::Script).collect();
+            let args = WorkspaceArgs {
+                bundle,
+                source: self.source.clone(),
+                steps,
+                env: std::collections::BTreeMap::new(),
+                secrets,
+                shell: None,
+                artifacts: (!self.artifacts.is_empty()).then(|| self.artifacts.clone()),
+                limits: bounds::together(&self.limit).map(Box::new),
+            };
+            ("workspace.run", serde_json::to_value(args))
+        } else {
+            let max_output = self.max_output.map(|max| max.to_string());
+            let env = std::collections::BTreeMap::new();
+            let args = ExecArgs { command: self.words.clone(), cwd: None, env, max_output, secrets };
+            ("command.exec", serde_json::to_value(args))
         };
         JobRequest {
             timeout: self.timeout.map(|span| span.to_string()),

@@ -1,6 +1,7 @@
 //! `agent`: the agent on this host. Defaults come from the configurations of those who follow them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use longshore_agent::{FactsPolicy, Thresholds};
 use longshore_model::Label;
@@ -35,6 +36,18 @@ pub(crate) struct Agent {
     pub(crate) facts: AgentFacts,
     /// From where on its host counts as short of something.
     pub(crate) conditions: Conditions,
+    /// Where workspace jobs run, and what they may run in a copy of.
+    pub(crate) workspace: Workspace,
+}
+
+/// Where workspace jobs run, and what they may run in a copy of.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Workspace {
+    /// Directory whose directories a job may name as its source; its results go to `results` there. None: jobs bring their files as bundles only.
+    pub(crate) jobs_dir: Option<PathBuf>,
+    /// Directory, of this agent alone, in which workspaces are made. None: the data directory.
+    pub(crate) workspaces_dir: Option<PathBuf>,
 }
 
 /// What an agent knows of its host.
@@ -132,6 +145,7 @@ impl Default for Agent {
             consumer: Consumer::default(),
             facts: AgentFacts::default(),
             conditions: Conditions::default(),
+            workspace: Workspace::default(),
         }
     }
 }

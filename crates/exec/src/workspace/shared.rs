@@ -1,0 +1,144 @@
+//! A fleet's workspace job in a directory of a drive that its host has: a copy of it is run in, and what changed is brought beside it.
+//!
+//! ```text
+//!   resolve ─► results ─► copy ─► forget ─► run the steps ─► sync ─► result.json ─► clean
+//! ```
+//!
+//! The results stay on the drive, under the names that a stand-alone worker would give them; nothing goes to the object store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longshore_model::DirectoryName;
+use longshore_model::operation::WorkspaceRun;
+use longshore_model::wire::problem::{ErrorCode, chain};
+use longshore_model::wire::result::{FileChanges, WorkspaceResult};
+
+use super::beside::{StageError, Staged, Workspace};
+use super::collect::CollectError;
+use super::globs::Globs;
+use super::results::Results;
+use super::source::{ResolveError, Source};
+use super::stage::Place;
+use super::{Header, PLACE, answer, blocking, run};
+use crate::executor::Host;
+use crate::finished::Finished;
+use crate::process::{Stop, Stops};
+use crate::{Output, Task};
+
+const RESULT: &str = "result.json";
+/// Bytes of an earlier run's manifest; the lists of one are bounded by what a sync lists.
+const RESULT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Runs a workspace job in the directory `name` of the host's jobs. `host.workspaces` is the job's own directory, whose name is never
+/// used twice.
+pub(super) async fn perform(
+    host: &Host,
+    task: &Task,
+    run: &WorkspaceRun,
+    (name, globs): (&DirectoryName, Option<Globs>),
+    output: Arc<dyn Output>,
+    stops: &Stops,
+) -> Finished {
+    let Some(jobs_dir) = host.jobs_dir.clone() else {
+        let missing = format!(
+            "could not open the directory {name:?}: this agent has none of jobs; set `agent.workspace.jobs_dir`",
+            name = name.as_str()
+        );
+        return Finished::failed(ErrorCode::Staging, missing);
+    };
+    let header = Header::of(task);
+    let staging = {
+        let (workspaces, name, stops) = (host.workspaces.clone(), name.clone(), stops.clone());
+        move || stage(&jobs_dir, &name, &workspaces, &stops)
+    };
+    let (workspace, staged, results) = match blocking(staging).await {
+        Ok(Ok(staged)) => staged,
+        Ok(Err(error)) => return error.finished(stops),
+        Err(finished) => return *finished,
+    };
+    let steps = run::steps(host, task, run, output, stops, &workspace.place).await;
+    let bringing = {
+        let stops = stops.clone();
+        move || {
+            if stops.now() == Some(Stop::Abandoned) {
+                return Finished::cancelled(steps.verified);
+            }
+            bring_back(&workspace, staged, &results, globs.as_ref(), steps, &header, &stops)
+        }
+    };
+    blocking(bringing).await.unwrap_or_else(|finished| *finished)
+}
+
+/// Why no step was begun.
+enum Unprepared {
+    Source(ResolveError),
+    Copy(StageError),
+    Results(CollectError),
+}
+
+impl Unprepared {
+    fn finished(&self, stops: &Stops) -> Finished {
+        let (message, is_host_fault) = match self {
+            Self::Source(error) => (chain(error), error.is_host_fault()),
+            Self::Copy(error) => (chain(error), error.is_host_fault()),
+            Self::Results(error) => (chain(error), error.is_host_fault()),
+        };
+        let message = format!("could not {message}");
+        match stops.now() {
+            Some(Stop::TimedOut) => Finished::failed(ErrorCode::TimedOut, "its time was up while the workspace was prepared"),
+            Some(Stop::Cancelled | Stop::Abandoned) => Finished::cancelled(true),
+            None if is_host_fault => Finished::host_fault(message),
+            None => Finished::failed(ErrorCode::Staging, message),
+        }
+    }
+}
+
+fn stage(jobs_dir: &Path, name: &DirectoryName, workspaces: &Path, stops: &Stops) -> Result<(Workspace, Staged, Results), Unprepared> {
+    let source = Source::resolve(jobs_dir, name).map_err(Unprepared::Source)?;
+    let results = source.results().map_err(Unprepared::Source)?;
+    let place = Place::for_results(workspaces, PLACE, &results).map_err(|source| {
+        let path = workspaces.join(PLACE);
+        Unprepared::Copy(StageError::Make { path, source })
+    })?;
+    let (workspace, staged) = Workspace::fill(place, &source, &|| stops.now().is_some()).map_err(Unprepared::Copy)?;
+    // From here on the logs are this run's, and neither artifacts nor the manifest of another may stand beside them. The manifest goes
+    // last: it is what tells what there is.
+    let forgotten = previous(&results).map_or(Ok(()), |previous| results.forget(&previous));
+    forgotten.and_then(|()| results.remove(RESULT)).map_err(Unprepared::Results)?;
+    Ok((workspace, staged, results))
+}
+
+/// What the last run had brought, if there is a manifest that can be read: what cannot is none of ours, and is replaced.
+fn previous(results: &Results) -> Option<FileChanges> {
+    let content = results.read(RESULT, RESULT_BYTES_MAX);
+    let content = content.inspect_err(|error| tracing::warn!(%error, "the last run's result.json cannot be read")).ok()??;
+    Some(serde_json::from_slice::<WorkspaceResult>(&content).ok()?.files)
+}
+
+fn bring_back(
+    workspace: &Workspace,
+    staged: Staged,
+    results: &Results,
+    globs: Option<&Globs>,
+    steps: run::Steps,
+    header: &Header,
+    stops: &Stops,
+) -> Finished {
+    let run::Steps { results: steps, logs: _, end, verified: _ } = steps;
+    // Whoever stops a job still gets what there was.
+    let brought = workspace.sync(staged, results, globs, steps.len(), &stops.abandon).and_then(|files| {
+        let manifest = header.manifest(steps, end.as_ref(), files);
+        let mut json = serde_json::to_vec_pretty(&manifest).map_err(|error| CollectError::Write(error.into()))?;
+        json.push(b'\n');
+        results.write(RESULT, &json).map(|()| manifest)
+    });
+    match brought {
+        Ok(manifest) => {
+            let result = serde_json::to_value(answer::for_answer(manifest)).ok();
+            let finished = end.unwrap_or_else(|| Finished::completed(Some(true), serde_json::Value::Null));
+            Finished { result, ..finished }
+        }
+        Err(error) => super::not_brought(&error, end),
+    }
+}
