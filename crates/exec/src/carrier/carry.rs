@@ -9,10 +9,11 @@ use longshore_model::job::Job;
 use longshore_model::operation::Call;
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::Outcome;
 use longshore_model::wire::secret::Secret;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,44 +32,73 @@ use crate::{Output, SupervisorCommand, workspace};
 /// Between signs of life.
 pub(super) const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 
-/// Carries one job to its end, told by `line`. The agent's socket is stdin. The only thread of its process when it is called.
-pub(crate) fn carry(line: &[u8]) -> io::Result<()> {
+/// Carries one job to its end, told by `line`. The agent's socket is stdin; `heard` is what came over it after the line. The only thread of its
+/// process when it is called.
+pub(crate) fn carry(line: &[u8], heard: Vec<u8>) -> io::Result<()> {
     let errand: Errand = serde_json::from_slice(line)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let carried = runtime.block_on(carry_on(errand));
+    let carried = runtime.block_on(carry_on(errand, heard));
     // What still reads a socket or a file of nobody's ends with the process.
     runtime.shutdown_background();
     carried
 }
 
-async fn carry_on(errand: Errand) -> io::Result<()> {
+async fn carry_on(errand: Errand, heard: Vec<u8>) -> io::Result<()> {
     // Its end is the agent's to decide. Handled rather than ignored: what is ignored is ignored by the steps, too.
     let _held = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()].map(unheard);
     let (parent, name) = (errand.directory.parent(), errand.directory.file_name());
     let directory = parent.zip(name).map(|(parent, name)| Directory::open(parent, name)).ok_or(io::ErrorKind::InvalidInput)??;
-    let (listener, output) = (directory.listen()?, directory.write_output()?);
     let lines = Lines::new();
     let stops = Stops { cancel: CancellationToken::new(), abandon: CancellationToken::new(), deadline: Instant::now() };
     let mut talk = JoinSet::new();
-    talk.spawn(lines.join(agent_at_stdin()?, stops.clone()));
+    let finished = match begin(&directory, &errand, heard, (&lines, &stops), &mut talk) {
+        Ok(output) => perform(errand, Arc::new(Spool { writer: Mutex::new(output), lines: lines.clone() }), stops.clone()).await,
+        Err(error) => Finished::host_fault(format!("could not use the job's own directory: {error}")),
+    };
+    let finished = match (stops.abandon.is_cancelled(), *lines.n_open.borrow()) {
+        // Nobody came, and whoever comes now finds the work given to somebody else.
+        (true, 0) => return directory.remove(),
+        (true, _) => unless_abandoned(finished),
+        (false, _) => finished,
+    };
+    directory.write_ended(&kept(&directory, finished))?;
+    talk.abort_all();
+    Ok(())
+}
+
+/// Opens what the job and its agents meet at.
+fn begin(
+    directory: &Directory,
+    errand: &Errand,
+    heard: Vec<u8>,
+    (lines, stops): (&Lines, &Stops),
+    talk: &mut JoinSet<()>,
+) -> io::Result<Writer> {
+    talk.spawn(lines.join(agent_at_stdin()?, heard, stops.clone()));
+    let (listener, output) = (directory.listen()?, directory.write_output()?);
     listener.set_nonblocking(true)?;
     talk.spawn(accept(tokio::net::UnixListener::from_std(listener)?, lines.clone(), stops.clone()));
     talk.spawn(show_life(lines.clone()));
     talk.spawn(give_up_alone(lines.n_open.subscribe(), Duration::from_millis(errand.patience_ms), stops.clone()));
+    Ok(output)
+}
 
-    let spool = Arc::new(Spool { writer: Mutex::new(output), lines: lines.clone() });
-    let finished = perform(errand, spool, stops.clone()).await;
-    if *lines.n_open.borrow() == 0 && stops.abandon.is_cancelled() {
-        // Nobody came, and whoever comes now finds the work given to somebody else.
-        return directory.remove();
+/// For an agent that came when the job was being given up already: nobody has asked for a cancel, so it must not look like one.
+fn unless_abandoned(finished: Finished) -> Finished {
+    if finished.outcome != Outcome::Cancelled {
+        return finished;
     }
+    let verified = finished.cancel_verified == Some(true);
+    Finished { transient: verified, ..Finished::host_fault("was ended by its own process, as no agent had come for it in time") }
+}
+
+/// The last word on `finished`, whose archive is where the next agent looks for it.
+fn kept(directory: &Directory, finished: Finished) -> Ended {
     let (ended, archive) = Ended::of(finished);
-    if let Some(archive) = archive {
-        std::fs::rename(archive.keep(), directory.path().join(ARCHIVE))?;
+    match archive.map(|archive| std::fs::rename(archive.keep(), directory.path().join(ARCHIVE))) {
+        None | Some(Ok(())) => ended,
+        Some(Err(error)) => Ended::of(Finished::host_fault(format!("could not keep what the job brought back: {error}"))).0,
     }
-    directory.write_ended(&ended)?;
-    talk.abort_all();
-    Ok(())
 }
 
 async fn perform(errand: Errand, output: Arc<dyn Output>, stops: Stops) -> Finished {
@@ -125,7 +155,8 @@ impl Lines {
     }
 
     /// Takes an agent among those that listen; what it gives hears the agent out, until it is gone.
-    fn join(&self, agent: UnixStream, stops: Stops) -> impl Future<Output = ()> + Send + 'static {
+    /// `heard` is what it has said before.
+    fn join(&self, agent: UnixStream, heard: Vec<u8>, stops: Stops) -> impl Future<Output = ()> + Send + 'static {
         let (reader, writer) = agent.into_split();
         let number = {
             let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +167,7 @@ impl Lines {
         self.n_open.send_modify(|n_open| *n_open += 1);
         let lines = self.clone();
         async move {
-            follow_orders(reader, stops).await;
+            follow_orders(io::Cursor::new(heard).chain(reader), stops).await;
             lines.writers.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != number);
             lines.n_open.send_modify(|n_open| *n_open -= 1);
         }
@@ -151,7 +182,7 @@ impl Lines {
     }
 }
 
-async fn follow_orders(reader: OwnedReadHalf, stops: Stops) {
+async fn follow_orders(reader: impl AsyncRead + Unpin, stops: Stops) {
     let mut orders = BufReader::new(reader).lines();
     while let Ok(Some(line)) = orders.next_line().await {
         match serde_json::from_str(&line) {
@@ -167,7 +198,11 @@ async fn accept(listener: tokio::net::UnixListener, lines: Lines, stops: Stops) 
     let mut heard = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((agent, _)) = listener.accept() => drop(heard.spawn(lines.join(agent, stops.clone()))),
+            accepted = listener.accept() => match accepted {
+                Ok((agent, _)) => drop(heard.spawn(lines.join(agent, Vec::new(), stops.clone()))),
+                // Too many files are open, say: whoever connected waits.
+                Err(_) => tokio::time::sleep(SIGN_OF_LIFE_EVERY).await,
+            },
             Some(_) = heard.join_next() => {}
         }
     }

@@ -60,7 +60,11 @@ impl Directory {
     pub(crate) fn create(parent: &Path, name: &str, whose: &Whose) -> io::Result<Self> {
         rustix::fs::mkdirat(files::open_dir(parent)?, name, Mode::RWXU)?;
         let directory = Self::open(parent, OsStr::new(name))?;
-        directory.write(WHOSE, whose)?;
+        if let Err(error) = directory.write(WHOSE, whose) {
+            // The next start looks again for what could not be removed.
+            let _the_first_error_is_the_better_one = directory.remove();
+            return Err(error);
+        }
         Ok(directory)
     }
 

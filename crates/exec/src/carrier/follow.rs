@@ -262,6 +262,8 @@ async fn pass_on(directory: &Directory, reader: &mut Option<Reader>, output: &dy
                 output.ready().await;
                 output.write(record.step, record.stream, &record.bytes);
                 reader.pass(&record);
+                // A step that floods is never caught up with, and orders have to get through nevertheless.
+                tokio::task::yield_now().await;
             }
         }
         news.notified().await;
@@ -278,4 +280,42 @@ fn output_of<'a>(directory: &Directory, reader: &'a mut Option<Reader>) -> Optio
 /// Runs file work off the runtime's threads; `None` if it panicked, which is a fault of ours.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     spawn_blocking(work).await.inspect_err(|error| tracing::error!(%error, "file work of a workspace failed")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
+
+    use longshore_model::wire::log::LogStream;
+    use longshore_model::{ExecutionId, JobId};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Output for Counter {
+        fn write(&self, _step: u32, _stream: LogStream, _bytes: &[u8]) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_get_through_to_a_job_that_prints_faster_than_it_is_read() {
+        const RECORDS: usize = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let whose = Whose::new(JobId::from_bits(1), ExecutionId::Any, 1);
+        let directory = Directory::create(dir.path(), "job", &whose).unwrap();
+        let mut writer = directory.write_output().unwrap();
+        (0..RECORDS).for_each(|_| writer.append(0, LogStream::Stdout, b"x"));
+        let (mut reader, output, news) = (None, Counter::default(), Notify::new());
+        let mut passing = std::pin::pin!(pass_on(&directory, &mut reader, &output, &news));
+        let mut n_looks = 0;
+        while output.0.load(Ordering::Relaxed) < RECORDS {
+            assert!(std::future::poll_fn(|cx| Poll::Ready(passing.as_mut().poll(cx))).await.is_pending());
+            n_looks += 1;
+        }
+        assert!(n_looks > RECORDS / 10, "{n_looks}");
+    }
 }

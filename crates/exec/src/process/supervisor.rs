@@ -56,7 +56,7 @@ fn supervise() -> io::Result<()> {
         // Not one program, but a job that starts some.
         drop(signals);
         hear_every_signal()?;
-        return carry(&line);
+        return carry(&line, agent.unread);
     };
     drop(line);
 
@@ -77,10 +77,11 @@ fn supervise() -> io::Result<()> {
         if family.exit.is_some() {
             break Duration::ZERO;
         }
-        wait_for_news(&agent, &signals, family.words(), FOREVER);
+        // Before waiting: an order may have come together with the spec.
         if let Some(grace) = agent.order() {
             break grace;
         }
+        wait_for_news(&agent, &signals, family.words(), FOREVER);
     };
     let verified = end(&mut family, &mut agent, &signals, grace);
     agent.tell(Report::Done { verified });
@@ -254,11 +255,13 @@ impl Agent {
         if self.closed {
             return Some(Duration::ZERO);
         }
-        let socket = self.socket.as_fd();
-        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
-        pause(&mut fds, Duration::ZERO);
-        if fds[0].revents().is_empty() {
-            return None;
+        if !self.unread.contains(&b'\n') {
+            let socket = self.socket.as_fd();
+            let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+            pause(&mut fds, Duration::ZERO);
+            if fds[0].revents().is_empty() {
+                return None;
+            }
         }
         match self.line() {
             Ok(Some(line)) => {

@@ -1,6 +1,9 @@
 //! Workspace jobs whose agent, or whose own process, is killed.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,6 +144,35 @@ fn a_job_that_no_agent_comes_back_to_ends_by_itself_and_leaves_nothing() {
     berth.wait("its process ends", || !berth.runs());
     berth.wait("its workspace is gone", || berth.workspaces().is_empty());
     assert_eq!(berth.open(PATIENCE).resumable(), []);
+}
+
+#[test]
+fn a_job_that_is_being_given_up_when_its_agent_comes_is_no_cancelled_one() {
+    let berth = Berth::new();
+    berth.killed_while_running(PATIENCE, &["echo $$ > $DIR/pid; exec sleep 1000"]);
+    let executor = berth.open(PATIENCE);
+    // What it tells itself when its patience is at an end. A socket's own path may be too long for a name.
+    let workspace = fs::File::open(berth.workspaces().remove(0)).unwrap();
+    let mut socket = UnixStream::connect(format!("/proc/self/fd/{}/control", workspace.as_raw_fd())).unwrap();
+    socket.write_all(b"\"abandon\"\n").unwrap();
+    let resumed = executor.resume(berth.one(&executor), Arc::new(Recorder::default()), CancellationToken::new());
+    let finished = berth.runtime.block_on(async { tokio::time::timeout(PATIENCE, resumed).await.unwrap() }).unwrap();
+    let failure = finished.failure.unwrap();
+    assert_eq!((finished.outcome, failure.code, finished.transient), (Outcome::Failed, ErrorCode::HostFault, true), "{}", failure.message);
+    assert!(!berth.runs() && berth.workspaces().is_empty());
+}
+
+#[test]
+fn what_a_job_cannot_keep_of_its_results_is_told() {
+    let berth = Berth::new();
+    let executor = berth.open(PATIENCE);
+    // As a disk that is full at that moment, but surely.
+    let script = "mkdir $LONGSHORE_WORKSPACE/../../artifacts.tar.zst; touch $LONGSHORE_WORKSPACE/../../artifacts.tar.zst/x";
+    let running = executor.run(steps(None, json!([script])), Arc::new(Recorder::default()), CancellationToken::new());
+    let finished = berth.runtime.block_on(async { tokio::time::timeout(PATIENCE, running).await.unwrap() });
+    let failure = finished.failure.unwrap();
+    assert!(failure.message.starts_with("could not keep what the job brought back: "), "{}", failure.message);
+    assert!(berth.workspaces().is_empty());
 }
 
 #[test]

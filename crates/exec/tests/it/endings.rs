@@ -1,16 +1,20 @@
 //! Programs that are ended, and do not want to be.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_exec::{Executor, Finished, Output, Task};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bench, PATIENCE, Recorder, config, eventually, is_alive, pid_in, shell, within};
+use crate::support::{Bench, PATIENCE, Recorder, config, eventually, is_alive, pid_in, shell, steps, within};
 
 /// Scripts that write a process number to `$PID`; that process must not live on.
 const ESCAPES: &[(&str, &str)] = &[
@@ -49,6 +53,29 @@ async fn cancelling_leaves_nobody_and_knows_it() {
         assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)), "{name}");
         assert!(!is_alive(pid), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_stop_that_is_there_before_the_program_is_heard() {
+    let bench = Bench::new();
+    for task in [shell("sleep 1000"), steps(None, json!(["sleep 1000"]))] {
+        let (name, cancel) = (task.job.call.operation().name(), CancellationToken::new());
+        cancel.cancel();
+        let finished = tokio::time::timeout(PATIENCE, start(&bench.executor, task, cancel)).await.unwrap();
+        assert_eq!((finished.outcome, finished.cancel_verified), (Outcome::Cancelled, Some(true)), "{name}");
+    }
+}
+
+#[test]
+fn an_order_that_comes_together_with_the_program_is_heard() {
+    let (mut agent, theirs) = UnixStream::pair().unwrap();
+    let mut supervisor = Command::new(env!("CARGO_BIN_EXE_longshore-supervise")).stdin(std::os::fd::OwnedFd::from(theirs)).spawn().unwrap();
+    let program = json!({ "words": ["/bin/sleep", "1000"], "cwd": "/", "env": {} });
+    agent.write_all(format!(" {program}\n{}\n", json!({ "kill": { "grace_ms": 0 } })).as_bytes()).unwrap();
+    agent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let said: Vec<String> = BufReader::new(agent).lines().map(|line| line.expect("it answers")).collect();
+    assert!(supervisor.wait().unwrap().success());
+    assert_eq!(said.last().map(String::as_str), Some(r#"{"done":{"verified":true}}"#), "{said:?}");
 }
 
 #[tokio::test]
