@@ -37,6 +37,8 @@ pub(crate) struct Sink {
     left: u64,
     cut: bool,
     log: Option<tokio::fs::File>,
+    /// Bytes that are in the log file by our doing.
+    logged: u64,
     log_fault: Option<io::Error>,
     stdout: Head,
     stderr: Head,
@@ -89,7 +91,7 @@ impl Sink {
         let (stdout, stderr) = (Head::default(), Head::default());
         let room = Room { together: 0, json_together: 0, json_each: 0 };
         let (written, redactors) = ((0, 0), None);
-        Self { output, step, cap, left: cap, cut: false, log, log_fault: None, stdout, stderr, room, written, redactors }
+        Self { output, step, cap, left: cap, cut: false, log, logged: 0, log_fault: None, stdout, stderr, room, written, redactors }
     }
 
     /// The same, with these values taken out of the output before anything is done with it.
@@ -144,6 +146,7 @@ impl Sink {
             self.pass_on(LogStream::Stdout, &redactors.0.rest()).await;
             self.pass_on(LogStream::Stderr, &redactors.1.rest()).await;
         }
+        self.cut_log().await;
         let (stdout, stdout_json, stdout_cut) = self.stdout.text(self.room.json_each);
         let (stderr, _, stderr_cut) = self.stderr.text(self.room.json_each.min(self.room.json_together - stdout_json));
         Captured {
@@ -158,15 +161,25 @@ impl Sink {
     }
 
     async fn write_log(&mut self, bytes: &[u8]) {
-        let Some(log) = &mut self.log else { return };
+        let (Some(log), None) = (&mut self.log, &self.log_fault) else { return };
         let written = match log.write_all(bytes).await {
             Ok(()) => log.flush().await,
             Err(error) => Err(error),
         };
-        if let Err(error) = written {
+        match written {
+            Ok(()) => self.logged += bytes.len() as u64,
             // The step goes on, as its output still reaches the log; the fault is reported at its end.
-            self.log_fault = Some(error);
-            self.log = None;
+            Err(error) => self.log_fault = Some(error),
+        }
+    }
+
+    /// A program may write to its log itself. What makes it longer than the output was goes: it is within no bound.
+    async fn cut_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        if log.metadata().await.is_ok_and(|metadata| metadata.len() > self.logged)
+            && let Err(error) = log.set_len(self.logged).await
+        {
+            self.log_fault.get_or_insert(error);
         }
     }
 }

@@ -113,7 +113,8 @@ impl Hold {
                 break File::from(opened);
             }
         };
-        sweep(&workspaces, &path, id)?;
+        let was_killed = lock.metadata().map_err(failed)?.len() > 0;
+        sweep(&workspaces, &path, id, was_killed)?;
         let noted = serde_json::to_vec(&Noted { schema: SCHEMA, id: id.clone(), note: note.to_owned() });
         let noted = noted.map_err(|error| failed(error.into()))?;
         let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(&noted));
@@ -202,7 +203,7 @@ fn leftover(workspaces: &OwnedFd, path: &Path, name: &CString, is_ours: &dyn Fn(
     if !is_ours(&note) {
         return Ok(None);
     }
-    sweep(workspaces, path, &id)?;
+    sweep(workspaces, path, &id, true)?;
     let workspaces = rustix::io::fcntl_dupfd_cloexec(workspaces, 0).map_err(|errno| failed(errno.into()))?;
     Ok(Some(Leftover { hold: Hold { workspaces, path: path.to_owned(), id, name: name.clone(), _lock: file }, note }))
 }
@@ -216,14 +217,15 @@ fn open(workspaces_dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((files::open_dir(&path)?, path))
 }
 
-/// Ends and removes what is left of a job. Nobody else may hold its name.
-fn sweep(workspaces: &OwnedFd, path: &Path, id: &DirectoryName) -> Result<(), HoldError> {
+/// Ends and removes what is left of a job. Nobody else may hold its name. That one `was_killed` is known by its note, also if its steps have
+/// moved the workspace away.
+fn sweep(workspaces: &OwnedFd, path: &Path, id: &DirectoryName, was_killed: bool) -> Result<(), HoldError> {
     let workspace = path.join(id.as_str());
     let failed = |source| HoldError::Leftover { path: workspace.clone(), source };
     match rustix::fs::statat(workspaces, id.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(failed(errno.into())),
-        Ok(_) => tracing::info!(job.id = %id, "removing what a job left that was killed"),
+        Err(Errno::NOENT) if !was_killed => return Ok(()),
+        Err(errno) if errno != Errno::NOENT => return Err(failed(errno.into())),
+        Ok(_) | Err(_) => tracing::info!(job.id = %id, "removing what a job left that was killed"),
     }
     if !end_marked(Marked::Agent(&workspace.to_string_lossy())) {
         tracing::warn!(job.id = %id, "processes of an earlier job could not be ended");

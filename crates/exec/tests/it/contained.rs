@@ -232,3 +232,34 @@ async fn every_facility_says_how_or_why_not() {
     let facilities = longshore_exec::facilities(missing).await;
     assert!(!facilities[0].used && facilities[0].why.contains("/no/such/supervisor"), "{facilities:?}");
 }
+
+#[tokio::test]
+async fn a_step_has_no_descriptor_terminal_or_input_of_its_agents() {
+    let bench = Bench::new();
+    let script = "for fd in /proc/$$/fd/*; do readlink $fd; done | grep -v '^pipe:\\|^/proc/\\|^/dev/null$'; \
+        cat; (: < /dev/tty) 2>/dev/null && echo terminal; tr '\\0' '\\n' < /proc/self/environ | grep -c 'SUPERVISOR\\|CARRIER'";
+    let (finished, output) = step(&bench, script, Value::Null).await;
+    assert_eq!((finished.outcome, output.as_str()), (Outcome::Failed, "0\n"), "grep found none: {finished:?}");
+}
+
+#[tokio::test]
+async fn orphans_of_a_step_are_reaped_while_it_runs() {
+    if !has_namespaces() {
+        return;
+    }
+    let bench = Bench::new();
+    let zombies = "zombies() { cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z '; }";
+    let script =
+        format!("{zombies}; for n in $(seq 200); do (true & ); done; while test $(zombies) -gt 2; do sleep 0.01; done; echo reaped");
+    let (finished, output) = step(&bench, &script, Value::Null).await;
+    assert_eq!((finished.outcome, output.as_str()), (Outcome::Completed, "reaped\n"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_step_ends_with_its_program_whoever_still_has_its_output() {
+    let bench = Bench::new();
+    for script in ["setsid sleep 1000 & echo done", "exec 3>&1 4>&2 >&- 2>&-; (sleep 1000 >&3 2>&4) & echo done >&3"] {
+        let (finished, output) = step(&bench, script, Value::Null).await;
+        assert_eq!((finished.outcome, output.as_str()), (Outcome::Completed, "done\n"), "{script}: {finished:?}");
+    }
+}

@@ -224,6 +224,22 @@ fn what_a_killed_job_left_is_known_by_its_note_and_removed() {
 }
 
 #[test]
+fn processes_of_a_killed_job_are_ended_also_when_it_had_moved_its_workspace_away() {
+    let drive = Drive::new();
+    for taken_again in [false, true] {
+        drop(Hold::take(&drive.workspaces(), &name("job 1"), "ours").unwrap());
+        let mark = format!("0@{}", drive.workspaces().canonicalize().unwrap().join("job 1").display());
+        let mut left = std::process::Command::new("sleep").arg("1000").env("LONGSHORE_TREE", mark).spawn().unwrap();
+        if taken_again {
+            Hold::take(&drive.workspaces(), &name("job 1"), "ours").unwrap().end();
+        } else {
+            leftovers(&drive.workspaces(), &|_| true).unwrap().into_iter().for_each(|left| left.end());
+        }
+        assert!(left.try_wait().unwrap().is_some(), "taken again: {taken_again}");
+    }
+}
+
+#[test]
 fn a_source_that_was_changed_a_moment_ago_is_compared_with_its_copy() {
     let drive = Drive::new().with(&[("file", "staged"), ("dir/file", "staged")]);
     let (workspace, staged) = drive.stage();
@@ -299,13 +315,18 @@ fn links_are_never_followed_while_staging() {
     let drive = Drive::new().with(&[("file", "x")]);
     let foreign = drive.dir.path().join("foreign");
     crate::support::write(&foreign, &[("secret", "secret")]);
-    for (link, target) in
-        [("dir", "../../foreign"), ("dots", "./../jobs/../../foreign"), ("chain", "dir"), ("secret", "../../foreign/secret")]
-    {
+    for (link, target) in [
+        ("dir", "../../foreign"),
+        ("dots", "./../jobs/../../foreign"),
+        ("chain", "dir"),
+        ("secret", "../../foreign/secret"),
+        ("loop", "."),
+        ("self", "self"),
+    ] {
         symlink(target, drive.source().join(link)).unwrap();
     }
     let (workspace, _) = drive.stage();
     let copy = tree(workspace.path());
     assert!(copy.iter().all(|(name, thing)| name == b"file" || matches!(thing, Thing::Link { .. })), "{copy:?}");
-    assert_eq!(copy.len(), 5);
+    assert_eq!(copy.len(), 7);
 }

@@ -175,21 +175,35 @@ async fn artifacts_may_be_chosen() {
 }
 
 #[tokio::test]
-async fn a_line_is_in_the_steps_log_while_the_step_runs() {
+async fn a_step_that_waits_until_each_line_was_read_in_its_log_goes_on() {
+    const LINES: usize = 20;
     let bench = Bench::new();
-    let cancel = CancellationToken::new();
-    let output: Arc<dyn Output> = Arc::new(Recorder::default());
-    let running = bench.executor.run(steps(None, json!(["echo early; sleep 1000"])), output, cancel.clone());
+    let output = Arc::new(Recorder::default());
+    let read = bench.file("read").display().to_string();
+    let script = format!("for n in $(seq {LINES}); do echo line $n; until test -e {read}.$n; do sleep 0.005; done; done");
+    let running = bench.run_into(steps(None, json!([script])), &output);
     let workspaces = bench.state().join("workspaces");
-    let logged = || {
-        let workspace = fs::read_dir(&workspaces).ok()?.next()?.ok()?.path();
-        fs::read_to_string(workspace.join("job/results/step_0.log")).ok().filter(|log| log == "early\n")
-    };
     let (finished, ()) = tokio::join!(running, async {
-        eventually("the line is there", || logged().is_some()).await;
-        cancel.cancel();
+        for n in 1..=LINES {
+            let lines: String = (1..=n).map(|n| format!("line {n}\n")).collect();
+            let is_logged = || {
+                let workspace = fs::read_dir(&workspaces).ok()?.next()?.ok()?.path();
+                fs::read_to_string(workspace.join("job/results/step_0.log")).ok().filter(|log| *log == lines)
+            };
+            eventually("the line is there", || is_logged().is_some() && output.text(LogStream::Stdout) == lines).await;
+            fs::write(format!("{read}.{n}"), "").unwrap();
+        }
     });
-    assert_eq!(finished.cancel_verified, Some(true));
+    assert_eq!((finished.outcome, finished.failure), (Outcome::Completed, None));
+}
+
+#[tokio::test]
+async fn a_step_makes_its_log_no_longer_than_its_output() {
+    let bench = Bench::new();
+    let script = "echo one; truncate -s 2G $LONGSHORE_RESULTS/step_0.log";
+    let finished = bench.run(steps(None, json!([script]))).await;
+    assert_eq!(finished.outcome, Outcome::Completed, "{:?}", finished.failure);
+    assert_eq!(read(artifacts(&finished).path(), "step_0.log"), "one\n");
 }
 
 #[tokio::test]
@@ -331,4 +345,42 @@ async fn workspaces_are_the_owners_alone() {
     for dir in ["", "workspaces", "tmp"] {
         assert_eq!(bench.state().join(dir).metadata().unwrap().permissions().mode() & 0o7777, 0o700);
     }
+}
+
+#[tokio::test]
+async fn a_workspace_has_a_name_that_none_had_before_also_for_the_same_attempt() {
+    let bench = Bench::new();
+    let task = steps(None, json!(["pwd"]));
+    let mut places = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        let output = Arc::new(Recorder::default());
+        assert_eq!(bench.run_into(task.clone(), &output).await.outcome, Outcome::Completed);
+        places.insert(output.text(LogStream::Stdout));
+    }
+    assert_eq!(places.len(), 4, "{places:?}");
+}
+
+#[tokio::test]
+async fn artifacts_beyond_the_bound_stay_out_and_are_listed() {
+    let bench = Bench::new();
+    // Nothing but holes, so that only its size is too large.
+    let finished = bench.run(steps(None, json!(["truncate -s 17G large; echo x > small"]))).await;
+    let files = result(&finished).files;
+    assert_eq!(paths(&files.created), ["small"]);
+    assert_eq!((files.skipped[0].path.as_str(), files.skipped[0].reason.as_str()), ("large", "the artifacts would be too large with it"));
+}
+
+#[tokio::test]
+async fn a_file_of_the_hosts_that_a_step_links_to_comes_back_as_a_copy_and_stays_as_it_is() {
+    let bench = Bench::new();
+    let outside = bench.file("outside");
+    fs::write(&outside, "outside").unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o640)).unwrap();
+    let finished = bench.run(steps(None, json!([format!("ln {} linked", outside.display())]))).await;
+    let back = artifacts(&finished);
+    assert_eq!((read(back.path(), "linked").as_str(), back.path().join("linked").metadata().unwrap().nlink()), ("outside", 1));
+    drop(finished);
+    bench.assert_nothing_left();
+    let metadata = outside.metadata().unwrap();
+    assert_eq!((metadata.nlink(), metadata.mode() & 0o7777, read(bench.dir.path(), "outside").as_str()), (1, 0o640, "outside"));
 }
