@@ -221,13 +221,14 @@ fn facts(link: &Link) -> Config {
     bucket(link, &link.layout.facts_bucket, link.config.facts.ttl, link.config.facts.max_bytes)
 }
 
-/// As the client's object store makes it.
+/// As the client's object store makes it, but for this: the client reads about an object directly where it may, and of several copies one
+/// that lags would answer that what was stored a moment ago is not there.
 fn objects(link: &Link) -> Config {
     Config {
         name: link.layout.object_stream(),
         subjects: link.layout.object_subjects(),
         allow_rollup: true,
-        allow_direct: true,
+        allow_direct: link.config.replicas == 1,
         ..base(link, link.config.objects.max_age, link.config.objects.max_bytes)
     }
 }
@@ -268,6 +269,7 @@ async fn try_ensure(link: &Link, wanted: &Config) -> Result<(), Error> {
             num_replicas: wanted.num_replicas,
             duplicate_window: wanted.duplicate_window,
             allow_atomic_publish: wanted.allow_atomic_publish,
+            allow_direct: if is_bucket(wanted) { found.allow_direct } else { wanted.allow_direct },
             ..found
         };
         let info = link.context.update_stream(adapted).await.map_err(|fault| Error::Layout {
@@ -319,8 +321,13 @@ async fn create(link: &Link, wanted: &Config) -> Result<Config, Error> {
 }
 
 /// What may be changed on a living stream.
-fn adaptable(config: &Config) -> (Duration, i64, usize, bool) {
-    (config.max_age, config.max_bytes, config.num_replicas, config.allow_atomic_publish)
+fn adaptable(config: &Config) -> (Duration, i64, usize, [bool; 2]) {
+    (config.max_age, config.max_bytes, config.num_replicas, [config.allow_atomic_publish, config.allow_direct && !is_bucket(config)])
+}
+
+/// Then the broker allows direct reads by itself, whatever was asked for.
+fn is_bucket(config: &Config) -> bool {
+    config.max_messages_per_subject > 0
 }
 
 /// What promises rest on.

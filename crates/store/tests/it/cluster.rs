@@ -31,6 +31,10 @@ async fn every_stream_has_as_many_copies_as_configured_and_work_survives_the_los
     }
     assert!(copies.len() >= 10 && copies.values().all(|n| *n == 3), "{copies:?}");
 
+    // The client reads about objects directly where it may, and a copy that lags would say of what was stored just now that it is not there.
+    let objects = broker.get_stream("OBJ_objects").await.unwrap();
+    assert!(!objects.cached_info().config.allow_direct);
+
     let jobs = [any_job(1), any_job(2)];
     create(&store, &jobs[0]).await;
     servers[0].kill();
