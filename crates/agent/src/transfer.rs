@@ -54,7 +54,9 @@ pub(crate) async fn fetch_bundle(objects: &Arc<dyn Objects>, sha256: &str, dir: 
     let mut hasher = Sha256::new();
     let copied: io::Result<()> = async {
         tokio::fs::create_dir_all(dir).await?;
-        let mut file = tokio::fs::File::create(bundle.path()).await?;
+        // Anew: what an earlier process left of that name may be linked to by what it started.
+        let _none_there = tokio::fs::remove_file(bundle.path()).await;
+        let mut file = tokio::fs::File::create_new(bundle.path()).await?;
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let n_bytes = content.read(&mut buffer).await?;

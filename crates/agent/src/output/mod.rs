@@ -15,6 +15,7 @@ mod tests;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ pub(crate) struct Sending(watch::Receiver<u64>);
 impl Spools {
     /// `dir` is made when something is put there, in a directory that must exist.
     pub(crate) fn new(dir: PathBuf, store: Store) -> Self {
-        let bounds = Bounds { bytes: SPOOL_BYTES_MAX, all_bytes: SPOOLS_BYTES_MAX, waiting: Arc::default() };
+        let bounds = Bounds { bytes: SPOOL_BYTES_MAX, all_bytes: SPOOLS_BYTES_MAX, waiting: Arc::default(), freed: Arc::default() };
         let stop = CancellationToken::new();
         let found = fs::read_dir(&dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
         Self { dir, store, bounds, found, open: Arc::default(), pumps: TaskTracker::new(), _end: stop.clone().drop_guard(), stop }
@@ -184,6 +185,10 @@ impl Output for Sink {
         for bytes in bytes.chunks(LOG_RECORD_BYTES_MAX) {
             self.spool.write(step, stream, self.clock.now(), bytes);
         }
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.spool.ready())
     }
 }
 

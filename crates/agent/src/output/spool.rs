@@ -46,6 +46,8 @@ pub(super) struct Bounds {
     pub(super) all_bytes: u64,
     /// What waits in all of them now.
     pub(super) waiting: Arc<AtomicU64>,
+    /// Told whenever less waits in one of them.
+    pub(super) freed: Arc<Notify>,
 }
 
 pub(super) struct Spool {
@@ -161,6 +163,17 @@ impl Spool {
         }
     }
 
+    /// Waits until a piece would be taken rather than dropped. Cancel-safe.
+    pub(super) async fn ready(&self) {
+        loop {
+            let freed = self.bounds.freed.notified();
+            if self.state().has_room(&self.bounds, (HEAD_BYTES + LOG_RECORD_BYTES_MAX) as u64) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// Nothing follows. What was dropped last is told by a frame without bytes.
     pub(super) fn close(&self, time: Timestamp) {
         let mut state = self.state();
@@ -231,6 +244,7 @@ impl Spool {
         }
         state.write_mark();
         state.give_back();
+        self.bounds.freed.notify_waiters();
     }
 
     /// Drops all that waits; what follows has a hole of one before it.
@@ -242,6 +256,7 @@ impl Spool {
         state.memory.clear();
         state.memory_bytes = 0;
         state.missed = Missed::default();
+        self.bounds.freed.notify_waiters();
     }
 
     /// Removes the file, once all of it is sent and nothing follows.
@@ -256,13 +271,9 @@ impl Spool {
 
     /// Whether there was room.
     fn put(&self, state: &mut State, frame: Frame) -> bool {
-        let length = (HEAD_BYTES + frame.bytes.len()) as u64;
-        let waiting = state.written - state.mark.position;
-        let all_waiting = self.bounds.waiting.load(Ordering::Relaxed);
-        // Once it was full, half of it must be free again: a gap for every other record would tell nobody anything.
-        let is_full = waiting + length > self.bounds.bytes || all_waiting + length > self.bounds.all_bytes;
-        if is_full || (state.is_dropping && waiting > self.bounds.bytes / 2) {
+        if !state.has_room_on_disk(&self.bounds, (HEAD_BYTES + frame.bytes.len()) as u64) {
             if !state.is_dropping {
+                let waiting = state.written - state.mark.position;
                 tracing::warn!(path = %self.path.display(), waiting_bytes = waiting, "output is dropped: the broker does not take it");
             }
             state.is_dropping = true;
@@ -293,6 +304,7 @@ impl Drop for Spool {
     fn drop(&mut self) {
         let state = self.state();
         self.bounds.waiting.fetch_sub(state.written - state.mark.position, Ordering::Relaxed);
+        self.bounds.freed.notify_waiters();
     }
 }
 
@@ -313,6 +325,21 @@ impl State {
             known: Taken::default(),
             again: Taken::default(),
         }
+    }
+
+    /// Whether so much fits the bounds. Once they were met, half of what may wait here must be free again: a gap for every other record would
+    /// tell nobody anything.
+    fn has_room_on_disk(&self, bounds: &Bounds, length: u64) -> bool {
+        let waiting = self.written - self.mark.position;
+        let is_full = waiting + length > bounds.bytes || bounds.waiting.load(Ordering::Relaxed) + length > bounds.all_bytes;
+        let is_half_full = waiting > bounds.bytes / 2;
+        !(is_full || self.is_dropping && is_half_full)
+    }
+
+    /// The same, also of memory where what the disk did not take waits.
+    fn has_room(&self, bounds: &Bounds, length: u64) -> bool {
+        self.has_room_on_disk(bounds, length)
+            && (self.memory.is_empty() || self.memory_bytes + LOG_RECORD_BYTES_MAX <= SPOOL_MEMORY_BYTES_MAX)
     }
 
     /// The part that an earlier process did not take.

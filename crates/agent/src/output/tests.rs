@@ -248,6 +248,33 @@ async fn what_is_dropped_at_the_bound_is_a_gap_of_that_size_and_the_rest_is_whol
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_can_wait_for_room_loses_nothing_at_the_bound() {
+    let bench = Bench::new().await;
+    let mut spools = bench.spools();
+    spools.bounds.bytes = 100_000;
+    let (sink, sending) = spools.open(source());
+    bench.is_away(true);
+    let writing = async {
+        for _ in 0..500 {
+            sink.ready().await;
+            sink.write(0, LogStream::Stdout, &[b'x'; 1000]);
+        }
+    };
+    let outage = async {
+        tokio::time::sleep(PAUSE * 10).await;
+        let waiting = spools.bounds.waiting.load(Ordering::Relaxed);
+        assert!((50_000..=100_000).contains(&waiting), "{waiting}");
+        bench.is_away(false);
+    };
+    tokio::join!(writing, outage);
+    drop(sink);
+    sending.end().await;
+    let stored = bench.stored().await;
+    assert_eq!(bytes_of(&stored, LogStream::Stdout).len(), 500_000);
+    assert!(stored.iter().all(|record| record.gap.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_output_of_a_killed_agent_is_sent_by_the_next_and_says_that_its_end_is_missing() {
     let bench = Bench::new().await;
     let spools = bench.spools();
