@@ -17,6 +17,7 @@ mod mux;
 mod objects;
 mod offered;
 mod pass;
+mod pieces;
 mod pull;
 mod read;
 mod reconnect;

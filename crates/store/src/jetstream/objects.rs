@@ -1,12 +1,13 @@
 //! Large things in an object store, in the client's own form.
 //!
-//! Reading is the client's. Writing and deleting are ours: the client's `put` leaves the pieces of an upload that failed until they
-//! expire and cannot tell a full store from an absent one, and its `delete` leaves a marker that names the object.
+//! Only the form is the client's. Its `get` has the broker push at its own speed, so that memory follows the object's size; its `put` leaves the
+//! pieces of an upload that failed until they expire and cannot tell a full store from an absent one; its `delete` leaves a marker that
+//! names the object.
 
 use std::collections::BTreeSet;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::object_store::{GetErrorKind, ObjectInfo as Stored, ObjectOptions, ObjectStore};
+use async_nats::jetstream::object_store::{ObjectInfo as Stored, ObjectOptions};
 use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt as _;
 
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
+use super::pieces::Pieces;
 use crate::work::PAGE;
 use crate::{Clock, Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
 
@@ -29,7 +31,6 @@ const DELETING: &str = "deleting an object";
 
 pub(super) struct JetStreamObjects {
     link: Shared,
-    store: ObjectStore,
     stream: Stream<()>,
     clock: Clock,
 }
@@ -44,10 +45,8 @@ struct Found {
 impl JetStreamObjects {
     /// Its stream has been made and checked with the others.
     pub(super) async fn open(link: &Shared, clock: Clock) -> Result<Self, Error> {
-        const DOING: &str = "opening the object store";
-        let store = link.context.get_object_store(&link.layout.object_bucket).await.map_err(|fault| Error::unavailable(DOING, fault))?;
-        let stream = link.stream(&link.layout.object_stream(), DOING).await?;
-        Ok(Self { link: link.clone(), store, stream, clock })
+        let stream = link.stream(&link.layout.object_stream(), "opening the object store").await?;
+        Ok(Self { link: link.clone(), stream, clock })
     }
 
     /// What is stored under a name, deleted or not, as the stream's leader has it.
@@ -151,11 +150,11 @@ impl Objects for JetStreamObjects {
     }
 
     async fn get(&self, name: &str) -> Result<Option<ObjectReader>, Error> {
-        match self.store.get(name).await {
-            Ok(object) => Ok(Some(Box::pin(object))),
-            Err(fault) if fault.kind() == GetErrorKind::NotFound => Ok(None),
-            Err(fault) => Err(Error::unavailable("reading an object", fault)),
-        }
+        let found = self.stored(name, "reading an object").await?.filter(|found| !found.info.deleted);
+        Ok(found.map(|Found { info, stored_at, .. }| {
+            let sha256 = info_of(&info, stored_at).sha256;
+            Pieces::of(&self.link, &self.stream, &info, sha256).into_reader()
+        }))
     }
 
     async fn info(&self, name: &str) -> Result<Option<ObjectInfo>, Error> {

@@ -71,22 +71,31 @@ impl Link {
     async fn read_direct(&self, stream: &str, filter: &str, after: Revision) -> Option<Vec<Stored>> {
         let mut page: Vec<Stored> = Vec::new();
         loop {
-            let mut answers = self.mux.route();
-            let first = page.last().map_or(after, |last| last.sequence) + 1;
-            let request = json!({ "seq": first, "batch": BATCH, "next_by_subj": filter }).to_string();
-            self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
-            let more = loop {
-                let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;
-                match message.status {
-                    None | Some(StatusCode::OK) => page.push(stored(&message)?),
-                    Some(StatusCode::NOT_FOUND) => break false,
-                    // The end of this answer, and how many more there are.
-                    Some(status) if status.as_u16() == 204 => break header(&message, "Nats-Num-Pending")? != "0",
-                    Some(_) => return None,
-                }
-            };
+            let (batch, more) = self.read_batch(stream, filter, page.last().map_or(after, |last| last.sequence), BATCH).await?;
+            page.extend(batch);
             if !more || page.len() >= PAGE {
                 return Some(page);
+            }
+        }
+    }
+
+    /// Up to `batch` of what is under `filter` after `after`, as some copy of the stream has it, and whether there is more. `None` if the broker
+    /// did not answer as it should.
+    pub(super) async fn read_batch(&self, stream: &str, filter: &str, after: Revision, batch: usize) -> Option<(Vec<Stored>, bool)> {
+        let (mut found, mut answers) = (Vec::new(), self.mux.route());
+        let request = json!({ "seq": after + 1, "batch": batch, "next_by_subj": filter }).to_string();
+        self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
+        loop {
+            let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;
+            match message.status {
+                None | Some(StatusCode::OK) => found.push(stored(&message)?),
+                Some(StatusCode::NOT_FOUND) => return Some((found, false)),
+                // The end of this answer, and how many more there are.
+                Some(status) if status.as_u16() == 204 => {
+                    let more = header(&message, "Nats-Num-Pending")? != "0";
+                    return Some((found, more));
+                }
+                Some(_) => return None,
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::sample::job_id;
 conformance!(GENEROUS:
     an_object_is_read_as_it_was_written,
     an_object_that_was_never_put_is_not_there,
+    an_object_that_is_deleted_while_it_is_read_is_read_whole_or_fails,
     an_object_is_replaced_whole,
     a_deleted_object_is_gone,
     an_object_whose_content_breaks_off_does_not_appear,
@@ -44,6 +45,24 @@ async fn an_object_that_was_never_put_is_not_there(store: Store) {
     soon(store.objects.put("here", reader(b"hello"))).await.unwrap();
     assert_eq!(store.objects.info("elsewhere").await.unwrap(), None);
     assert_eq!(read(&store, "elsewhere").await, None);
+}
+
+async fn an_object_that_is_deleted_while_it_is_read_is_read_whole_or_fails(store: Store) {
+    let (content, other) = (patterned(3 << 20, 1), patterned(3 << 20, 2));
+    for is_replaced in [false, true] {
+        soon(store.objects.put("name", reader(&content))).await.unwrap();
+        let mut reading = soon(store.objects.get("name")).await.unwrap().unwrap();
+        let mut read = vec![reading.read_u8().await.unwrap()];
+        if is_replaced {
+            soon(store.objects.put("name", reader(&other))).await.unwrap();
+        } else {
+            store.objects.delete("name").await.unwrap();
+        }
+        match soon(reading.read_to_end(&mut read)).await {
+            Ok(_) => assert!(read == content, "it is a mixture, or cut off"),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
+        }
+    }
 }
 
 async fn an_object_is_replaced_whole(store: Store) {

@@ -25,8 +25,14 @@ fn user(agent: &str) -> String {
 }
 
 async fn broker() -> (NatsServer, Config, Config) {
+    broker_without("nothing").await
+}
+
+/// One that does not allow the agent what has this name.
+async fn broker_without(subject: &str) -> (NatsServer, Config, Config) {
     let agent = agent_id(1).to_string();
-    let extra_config = format!("authorization {{ users: [{{user: controller, password: s3cret}}, {}] }}", user(&agent));
+    let user = user(&agent).replace(&format!("\"{subject}\""), "\"nobody.reads\"");
+    let extra_config = format!("authorization {{ users: [{{user: controller, password: s3cret}}, {user}] }}");
     let server = NatsServer::start_with(NatsOptions { is_monitored: true, extra_config, ..NatsOptions::default() }).await;
     let login = |user: &str| Auth::UserPassword { user: user.to_owned(), password: "s3cret".to_owned() };
     let controller = Config { url: server.url(), auth: login("controller"), ..Config::default() };
@@ -87,6 +93,18 @@ async fn carry(store: &Store, delivery: longshore_store::Delivery) {
     assert_eq!(store.logs.newest(job, execution).await.unwrap(), Some((1, 1)));
     assert_eq!(store.ledger.answer(&answer(job, execution, "done")).await.unwrap(), Answered::Stored);
     delivery.lease.done().await.unwrap();
+}
+
+/// As users of brokers were set up before objects were read several pieces at a time.
+#[tokio::test]
+async fn an_agent_that_may_only_ask_for_single_pieces_reads_objects_all_the_same() {
+    let (_server, controller, agent) = broker_without("$JS.API.DIRECT.GET.OBJ_objects").await;
+    let (controller, agent) = (soon(connect(&controller)).await.unwrap(), soon(connect(&agent)).await.unwrap());
+    let content: Vec<u8> = (0..500_000u32).flat_map(u32::to_le_bytes).collect();
+    controller.objects.put("bundle", Box::pin(std::io::Cursor::new(content.clone()))).await.unwrap();
+    let mut read = Vec::new();
+    soon(agent.objects.get("bundle").await.unwrap().unwrap().read_to_end(&mut read)).await.unwrap();
+    assert!(read == content, "it differs");
 }
 
 #[tokio::test]
