@@ -11,7 +11,7 @@ use futures::stream::FuturesOrdered;
 use longshore_model::wire::audit::AuditRecord;
 
 use super::link::{Shared, from_json, to_json};
-use super::read::Stored;
+use super::read::{Page, Stored};
 use crate::work::PAGE;
 use crate::{Audit, AuditPage, Error, Revision, StoredAudit};
 
@@ -33,8 +33,22 @@ impl JetStreamAudit {
         Ok(Self { link, stream, subject })
     }
 
+    /// What is stored from `start` to before `end`, oldest first.
+    async fn window(&self, start: Revision, end: Revision) -> Result<Vec<Stored>, Error> {
+        let mut window: Vec<Stored> = Vec::new();
+        loop {
+            let page = self.page(window.last().map_or(start - 1, |last| last.sequence)).await?;
+            let is_last = page.is_last;
+            window.extend(page.messages);
+            if is_last || window.last().is_none_or(|last| last.sequence + 1 >= end) {
+                window.retain(|stored| stored.sequence < end);
+                return Ok(window);
+            }
+        }
+    }
+
     /// What is stored after a place, oldest first.
-    async fn page(&self, after: Revision) -> Result<Vec<Stored>, Error> {
+    async fn page(&self, after: Revision) -> Result<Page, Error> {
         self.link.read_page(&self.link.layout.audit, &self.subject, after, READING).await
     }
 }
@@ -66,8 +80,7 @@ impl Audit for JetStreamAudit {
         while items.len() < limit && end > oldest.sequence {
             let width = (limit - items.len()).min(PAGE) as u64;
             let start = end.saturating_sub(width).max(oldest.sequence);
-            let mut window = self.page(start - 1).await?;
-            window.retain(|stored| stored.sequence < end);
+            let window = self.window(start, end).await?;
             items.extend(window.iter().rev().flat_map(|message| read(message).into_iter().rev()).filter(|record| record.place < before));
             end = start;
         }
@@ -81,8 +94,8 @@ impl Audit for JetStreamAudit {
 
     async fn after(&self, place: Revision, limit: usize) -> Result<AuditPage, Error> {
         let page = self.page((place / LINES_MAX).saturating_sub(1)).await?;
-        let newest = page.last().filter(|_| page.len() >= PAGE).map(|last| first_place(last.sequence + 1) - 1);
-        let mut items: Vec<_> = page.iter().flat_map(read).filter(|record| record.place > place).collect();
+        let newest = page.next().map(|last| first_place(last + 1) - 1);
+        let mut items: Vec<_> = page.messages.iter().flat_map(read).filter(|record| record.place > place).collect();
         if items.len() <= limit {
             return Ok(AuditPage { items, next: newest });
         }

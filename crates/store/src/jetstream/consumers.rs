@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::link::{Link, Shared};
 use super::offered::{Life, life};
-use super::{rivals, setup};
+use super::{rivals, streams};
 use crate::Error;
 
 pub(super) struct Consumers {
@@ -53,7 +53,7 @@ impl Consumers {
             opened.asked_at = Instant::now();
             return Ok(opened.consumer.clone());
         }
-        let wanted = setup::consumer(&self.link, group);
+        let wanted = streams::consumer(&self.link, group);
         let asked_at = Instant::now();
         let consumer = match self.work.create_consumer(wanted.clone()).await {
             Err(fault) if rivals::may_be_one(&fault) => {
@@ -69,7 +69,7 @@ impl Consumers {
                 store: self.link.layout.work.clone(),
                 problem: format!(
                     "its consumer {} has other settings than the configuration's after they were set",
-                    setup::consumer_name(&self.link, group)
+                    streams::consumer_name(&self.link, group)
                 ),
             });
         }
@@ -85,7 +85,7 @@ impl Consumers {
     /// Whether a consumer has forgotten nothing of what it delivered in this life. If it has, it is looked for again next time, so that no
     /// more deliveries are taken for that life's.
     pub(super) async fn still_lives(&self, group: Option<&Label>, then: Life) -> Result<bool, Error> {
-        let is_so = match self.work.consumer_info(&setup::consumer_name(&self.link, group)).await {
+        let is_so = match self.work.consumer_info(&streams::consumer_name(&self.link, group)).await {
             Ok(info) => life(&info) == then,
             Err(fault) if fault.kind() == ConsumerInfoErrorKind::NotFound => false,
             Err(fault) => return Err(Error::unavailable("looking at a shared consumer", fault)),
@@ -152,7 +152,7 @@ mod tests {
         async fn made_anew(&self) -> String {
             let first = self.taken(&self.one).await;
             first.lease.give_back(Duration::ZERO).await.unwrap();
-            self.one.work.delete_consumer(&setup::consumer_name(&self.one.link, Some(&self.group))).await.unwrap();
+            self.one.work.delete_consumer(&streams::consumer_name(&self.one.link, Some(&self.group))).await.unwrap();
             self.other.forget(Some(&self.group)).await;
             let second = self.taken(&self.other).await;
             second.lease.give_back(Duration::ZERO).await.unwrap();

@@ -1,5 +1,7 @@
 //! The connection itself: who we are to the broker, what its refusals mean, and how we come back when it was away.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
@@ -12,8 +14,6 @@ use super::{reconnect, tls};
 
 /// How long a broker that is still starting is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between tries to reach it.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects, waiting a few seconds for a broker that is still starting. `reconnects` is told of every connection from now on.
 pub(super) async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) -> Result<async_nats::Client, ConnectError> {
@@ -25,11 +25,15 @@ pub(super) async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) ->
         .collect::<Result<_, _>>()
         .map_err(|fault| ConnectError::Connect { url: shown.clone(), reason: fault.to_string() })?;
     let deadline = Instant::now() + PATIENCE;
+    let was_connected = Arc::new(AtomicBool::new(false));
     loop {
         let options = config.tls.apply(login(&config.auth)?).map_err(|fault| ConnectError::Tls { url: shown.clone(), fault })?;
-        let options = lasting(options, config, reconnects.clone());
+        let options = lasting(options, config, was_connected.clone(), reconnects.clone());
         let fault = match options.connect(&servers[..]).await {
-            Ok(client) => return Ok(client),
+            Ok(client) => {
+                was_connected.store(true, Ordering::Relaxed);
+                return Ok(client);
+            }
             Err(fault) => fault,
         };
         if let Some(refused) = refusal(&fault, config, &shown) {
@@ -38,7 +42,7 @@ pub(super) async fn dial(config: &Config, reconnects: &broadcast::Sender<()>) ->
         if Instant::now() >= deadline {
             return Err(ConnectError::Connect { url: shown, reason: fault.to_string() });
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(reconnect::delay(1, reconnect::random())).await;
     }
 }
 
@@ -86,14 +90,17 @@ fn login(auth: &Auth) -> Result<ConnectOptions, ConnectError> {
     })
 }
 
-fn lasting(options: ConnectOptions, config: &Config, reconnects: broadcast::Sender<()>) -> ConnectOptions {
+fn lasting(options: ConnectOptions, config: &Config, was_connected: Arc<AtomicBool>, reconnects: broadcast::Sender<()>) -> ConnectOptions {
+    // The client asks how long to wait before its very first try as well, where nothing was lost and nobody is to be spread.
+    let wait =
+        move |attempt| if was_connected.load(Ordering::Relaxed) { reconnect::delay(attempt, reconnect::random()) } else { Duration::ZERO };
     options
         .name(&config.client_name)
         .custom_inbox_prefix(&config.inbox_prefix)
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)
-        .reconnect_delay_callback(|attempt| reconnect::delay(attempt, reconnect::random()))
+        .reconnect_delay_callback(wait)
         .event_callback(move |event| {
             let reconnects = reconnects.clone();
             async move {

@@ -39,22 +39,31 @@ impl JetStreamLedger {
         let mut shares = BTreeMap::new();
         let mut events = Vec::new();
         let stream = Layout::bucket_stream(&self.link.layout.queue_bucket);
-        for message in self.link.read_all(&stream, &self.link.layout.history(job), "reading a job").await? {
-            match self.link.layout.parse_queue_key(&message.subject) {
-                Some(QueueKey::Definition(_)) => {
-                    if !digest::is_whole(&message.headers, &message.payload) {
-                        return Err(Error::Corrupt { key: message.subject, source: "it is not what was accepted, by its digest".into() });
+        let (filter, mut next) = (self.link.layout.history(job), Some(0));
+        // Page by page: the shares of a job for thousands have its arguments each, and of them only the places are kept.
+        while let Some(after) = next {
+            let page = self.link.read_page(&stream, &filter, after, "reading a job").await?;
+            next = page.next();
+            for message in page.messages {
+                match self.link.layout.parse_queue_key(&message.subject) {
+                    Some(QueueKey::Definition(_)) => {
+                        if !digest::is_whole(&message.headers, &message.payload) {
+                            return Err(Error::Corrupt {
+                                key: message.subject,
+                                source: "it is not what was accepted, by its digest".into(),
+                            });
+                        }
+                        let definition = from_json(&message.subject, &message.payload)?;
+                        record.get_or_insert(JobRecord::new(definition, message.sequence, message.time));
                     }
-                    let definition = from_json(&message.subject, &message.payload)?;
-                    record.get_or_insert(JobRecord::new(definition, message.sequence, message.time));
+                    Some(QueueKey::Share(_, agent)) => {
+                        shares.insert(agent.into(), message.sequence);
+                    }
+                    Some(QueueKey::Event(_, execution)) => {
+                        events.push((message.sequence, execution, from_json(&message.subject, &message.payload)?));
+                    }
+                    None => {}
                 }
-                Some(QueueKey::Share(_, agent)) => {
-                    shares.insert(agent.into(), message.sequence);
-                }
-                Some(QueueKey::Event(_, execution)) => {
-                    events.push((message.sequence, execution, from_json(&message.subject, &message.payload)?));
-                }
-                None => {}
             }
         }
         // Events without a definition are what a delete in progress has not reached yet.

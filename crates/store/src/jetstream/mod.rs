@@ -26,6 +26,7 @@ mod resumed;
 mod rivals;
 mod setup;
 pub mod stand_alone;
+mod streams;
 mod tail;
 mod time;
 mod tls;

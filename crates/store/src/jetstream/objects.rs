@@ -21,7 +21,6 @@ use tokio::io::AsyncReadExt as _;
 
 use super::link::{Guard, Shared, Written, from_json, timestamp, to_json};
 use super::pieces::Pieces;
-use crate::work::PAGE;
 use crate::{Clock, Error, ObjectInfo, ObjectPage, ObjectReader, Objects, Revision};
 
 /// Bytes of a piece, as the client has it; fewer where the broker's messages are smaller.
@@ -201,9 +200,9 @@ impl Objects for JetStreamObjects {
     async fn page(&self, after: Revision) -> Result<ObjectPage, Error> {
         let (stream, filter) = (self.link.layout.object_stream(), self.link.layout.object_infos());
         let stored = self.link.read_page(&stream, &filter, after, "listing objects").await?;
-        let next = stored.last().filter(|_| stored.len() >= PAGE).map(|last| last.sequence);
-        let mut items = Vec::with_capacity(stored.len());
-        for message in &stored {
+        let next = stored.next();
+        let mut items = Vec::with_capacity(stored.messages.len());
+        for message in &stored.messages {
             match from_json::<Stored>(&message.subject, &message.payload) {
                 Ok(info) if info.deleted => {}
                 Ok(info) => items.push((info.name.clone(), info_of(&info, message.time))),

@@ -20,6 +20,8 @@ use crate::{Error, ObjectReader, Revision};
 
 /// Pieces that are in memory at a time, about a mebibyte.
 const AHEAD: usize = 8;
+/// Bytes of them, where somebody made larger ones.
+const AHEAD_BYTES: usize = 1024 * 1024;
 /// How long a read waits for a broker that went away.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// Between tries.
@@ -107,7 +109,10 @@ impl Pieces {
     /// Gets the next ones, at least one.
     async fn fetch(&mut self) -> io::Result<()> {
         if self.gives_several {
-            let several = self.link.read_batch(&self.link.layout.object_stream(), &self.subject, self.last, AHEAD.min(self.missing)).await;
+            let several = self
+                .link
+                .read_batch(&self.link.layout.object_stream(), &self.subject, self.last, (AHEAD.min(self.missing), AHEAD_BYTES))
+                .await;
             match several {
                 Some((pieces, _)) if !pieces.is_empty() => {
                     for piece in pieces.into_iter().take(self.missing) {

@@ -13,6 +13,8 @@ use crate::{Error, Revision};
 
 /// Messages in one answer of the broker.
 const BATCH: usize = 256;
+/// Bytes after which a page ends: the messages of one page are held at once.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -25,36 +27,63 @@ pub(super) struct Stored {
     pub(super) payload: Bytes,
 }
 
+/// What is stored after a place.
+#[derive(Default)]
+pub(super) struct Page {
+    /// Oldest first.
+    pub(super) messages: Vec<Stored>,
+    /// Whether there are no more.
+    pub(super) is_last: bool,
+    bytes: usize,
+}
+
+impl Page {
+    fn push(&mut self, message: Stored) {
+        self.bytes += message.payload.len();
+        self.messages.push(message);
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.len() >= PAGE || self.bytes >= PAGE_BYTES
+    }
+
+    /// Where the next page begins, if there is one.
+    pub(super) fn next(&self) -> Option<Revision> {
+        self.messages.last().map(|last| last.sequence).filter(|_| !self.is_last)
+    }
+}
+
 impl Link {
     /// Everything under `filter`, oldest first.
     pub(super) async fn read_all(&self, stream: &str, filter: &str, doing: &'static str) -> Result<Vec<Stored>, Error> {
         let mut all: Vec<Stored> = Vec::new();
         loop {
             let page = self.read_page(stream, filter, all.last().map_or(0, |last| last.sequence), doing).await?;
-            let is_last = page.len() < PAGE;
-            all.extend(page);
-            if is_last {
+            all.extend(page.messages);
+            if page.is_last {
                 return Ok(all);
             }
         }
     }
 
-    /// What is under `filter` after `after`, oldest first: a [`PAGE`] or somewhat more, or fewer if there are no more.
+    /// What is under `filter` after `after`, oldest first: a [`PAGE`] or somewhat more, or fewer if they are large, or there are no more.
     ///
     /// On one server a direct read is the leader's and brings all in one answer. With replicas a direct read may be answered by one that
     /// lags, so there the leader is asked message by message.
-    pub(super) async fn read_page(&self, stream: &str, filter: &str, after: Revision, doing: &'static str) -> Result<Vec<Stored>, Error> {
+    pub(super) async fn read_page(&self, stream: &str, filter: &str, after: Revision, doing: &'static str) -> Result<Page, Error> {
         if self.config.replicas == 1
             && let Some(page) = self.read_direct(stream, filter, after).await
         {
             return Ok(page);
         }
         let handle = self.stream(stream, doing).await?;
-        let mut page = Vec::new();
+        let mut page = Page::default();
         let mut next = after + 1;
-        while page.len() < PAGE
-            && let Some(message) = self.read_next(&handle, filter, next, doing).await?
-        {
+        while !page.is_full() {
+            let Some(message) = self.read_next(&handle, filter, next, doing).await? else {
+                page.is_last = true;
+                break;
+            };
             next = message.sequence + 1;
             page.push(Stored {
                 subject: message.subject.to_string(),
@@ -68,22 +97,30 @@ impl Link {
     }
 
     /// The same in one request; `None` if the broker did not answer as it should, which the patient way will explain.
-    async fn read_direct(&self, stream: &str, filter: &str, after: Revision) -> Option<Vec<Stored>> {
-        let mut page: Vec<Stored> = Vec::new();
+    async fn read_direct(&self, stream: &str, filter: &str, after: Revision) -> Option<Page> {
+        let mut page = Page::default();
         loop {
-            let (batch, more) = self.read_batch(stream, filter, page.last().map_or(after, |last| last.sequence), BATCH).await?;
-            page.extend(batch);
-            if !more || page.len() >= PAGE {
+            let after = page.messages.last().map_or(after, |last| last.sequence);
+            let (batch, more) = self.read_batch(stream, filter, after, (BATCH, PAGE_BYTES - page.bytes)).await?;
+            batch.into_iter().for_each(|message| page.push(message));
+            page.is_last = !more;
+            if page.is_last || page.is_full() {
                 return Some(page);
             }
         }
     }
 
-    /// Up to `batch` of what is under `filter` after `after`, as some copy of the stream has it, and whether there is more. `None` if the broker
+    /// Up to `batch` messages, of not much more than `bytes` together, of what is under `filter` after `after`, as some copy of the stream has it, and whether there is more. `None` if the broker
     /// did not answer as it should.
-    pub(super) async fn read_batch(&self, stream: &str, filter: &str, after: Revision, batch: usize) -> Option<(Vec<Stored>, bool)> {
+    pub(super) async fn read_batch(
+        &self,
+        stream: &str,
+        filter: &str,
+        after: Revision,
+        (batch, bytes): (usize, usize),
+    ) -> Option<(Vec<Stored>, bool)> {
         let (mut found, mut answers) = (Vec::new(), self.mux.route());
-        let request = json!({ "seq": after + 1, "batch": batch, "next_by_subj": filter }).to_string();
+        let request = json!({ "seq": after + 1, "batch": batch, "max_bytes": bytes, "next_by_subj": filter }).to_string();
         self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
         loop {
             let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;

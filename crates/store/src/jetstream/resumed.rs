@@ -12,7 +12,7 @@ use longshore_model::{AgentId, ExecutionId};
 
 use super::delivery::InboxLease;
 use super::link::{Shared, TRY};
-use super::setup;
+use super::streams;
 use crate::layout::group_of;
 use crate::{Error, Lease};
 
@@ -26,7 +26,7 @@ pub(super) fn claim(
 ) -> Option<Box<dyn Lease>> {
     match (definition.executions.as_slice(), token) {
         ([ExecutionId::Any], Some(token)) => {
-            let consumer = setup::consumer_name(link, group_of(definition).as_ref());
+            let consumer = streams::consumer_name(link, group_of(definition).as_ref());
             let of_queue = format!("$JS.ACK.{}.{consumer}.", link.layout.work);
             let is_ours = token.starts_with(&of_queue) && !token.contains(['*', '>', ' ', '\r', '\n']);
             is_ours.then(|| Box::new(Resumed { link: link.clone(), subject: token.to_owned() }) as Box<dyn Lease>)

@@ -21,9 +21,8 @@ use super::digest;
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
-use super::{resumed, setup};
+use super::{resumed, streams};
 use crate::layout::{Layout, group_of};
-use crate::work::PAGE;
 use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// How long agents of another queue group may take to be gone.
@@ -107,8 +106,8 @@ impl Work for JetStreamWork {
         let stream = Layout::bucket_stream(&self.link.layout.inbox_bucket);
         let mut deliveries = Vec::new();
         let page = self.link.read_page(&stream, &self.link.layout.inbox(agent), after, "reading the inbox").await?;
-        let next = page.last().map(|last| last.sequence).filter(|_| page.len() >= PAGE);
-        for message in page {
+        let next = page.next();
+        for message in page.messages {
             if message.payload.is_empty() {
                 continue;
             }
@@ -165,7 +164,7 @@ impl Work for JetStreamWork {
 
     async fn give_back(&self, token: &str) -> Result<(), Error> {
         // Only acknowledgement subjects of our own consumer: the token comes from a file.
-        let ours = format!("$JS.ACK.{}.{}", self.link.layout.work, setup::consumer_name(&self.link, None));
+        let ours = format!("$JS.ACK.{}.{}", self.link.layout.work, streams::consumer_name(&self.link, None));
         let is_ours = token.strip_prefix(ours.as_str()).is_some_and(|rest| rest.starts_with(['.', '=']));
         if !is_ours || token.contains(['*', '>', ' ', '\r', '\n']) {
             return Ok(());
@@ -246,7 +245,7 @@ impl JetStreamWork {
             // Only what is still ahead of the shared consumer has never been offered.
             Absence::GoneOrSpent => {
                 // Only looked at: its settings are the agents'. Without one nothing was ever offered.
-                match self.work.consumer_info(&setup::consumer_name(&self.link, group)).await {
+                match self.work.consumer_info(&streams::consumer_name(&self.link, group)).await {
                     Ok(info) => Ok(message.sequence > info.delivered.stream_sequence),
                     Err(_) if self.link.is_up() => Ok(true),
                     Err(fault) => Err(Error::unavailable(DOING, fault)),

@@ -1,15 +1,18 @@
 //! Who is not good enough to keep our records is told so at once, and so are we where we are not let in.
 
 use std::path::Path;
+use std::time::Duration;
 
-use longshore_model::AgentId;
+use longshore_model::limits::LABEL_SEGMENTS_MAX;
+use longshore_model::{AgentId, Label};
 use longshore_store::jetstream::{Auth, ClientCertificate, Config, ConnectError, Tls, TlsFault, connect};
 use longshore_testkit::credentials::{Authority, Nkey, Operator};
-use longshore_testkit::{NatsOptions, NatsServer};
+use longshore_testkit::{NatsOptions, NatsServer, eventually};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use crate::harness::soon;
+use crate::sample::{create, group_work};
 
 #[tokio::test]
 async fn a_server_that_is_too_old_is_refused_at_connect_with_the_minimum() {
@@ -141,6 +144,34 @@ async fn a_broker_is_spoken_to_in_secret_or_not_at_all() {
     let config = Config { url: open.url(), tls: Tls { ca: Some(ours.ca()), client: None }, ..Config::default() };
     let fault = tls_fault(soon(connect(&config)).await);
     assert!(matches!(fault, TlsFault::NotSpoken), "{fault:?}");
+}
+
+/// A broker begins to copy a moment after a stream was made, from each of its sources at another one, and one that comes after something
+/// was brought and taken passes over what was stored before: `setup.rs`.
+#[tokio::test]
+async fn what_is_stored_first_of_all_is_announced_to_every_group() {
+    let server = NatsServer::start_with(NatsOptions { max_file_store: Some(1 << 40), ..NatsOptions::default() }).await;
+    for namespace in ["a", "b", "c"] {
+        let config = Config { url: server.url(), namespace: namespace.to_owned(), ..Config::default() };
+        let store = soon(connect(&config)).await.unwrap();
+        let mut groups: Vec<Label> =
+            (1..=LABEL_SEGMENTS_MAX).map(|n| format!("group:{}", vec!["web"; n].join(".")).parse().unwrap()).collect();
+        for (n, group) in (1..).zip(&groups) {
+            create(&store, &group_work(n, &group.to_string())).await;
+        }
+        eventually("the work of every group", Duration::from_secs(15), async || {
+            let mut waiting = Vec::new();
+            for group in std::mem::take(&mut groups) {
+                match store.work.take(&group, 1).await.unwrap().pop() {
+                    Some(delivery) => delivery.lease.done().await.unwrap(),
+                    None => waiting.push(group),
+                }
+            }
+            groups = waiting;
+            groups.is_empty().then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use longshore_model::AgentId;
+use longshore_model::wire::record::Definition;
 use longshore_store::{Absence, Announcement, Appended, Created, Store};
 use longshore_testkit::eventually;
 
@@ -10,6 +11,7 @@ use crate::sample::*;
 
 conformance!(GENEROUS:
     each_agent_is_offered_its_share_and_nothing_else,
+    a_job_whose_shares_are_large_is_read_whole,
     histories_of_shares_do_not_meet,
     what_was_deleted_takes_nothing_more,
     a_share_that_is_there_is_not_made_again,
@@ -33,6 +35,17 @@ async fn each_agent_is_offered_its_share_and_nothing_else(store: Store) {
     assert!(store.work.inbox(agent_id(4), 0).await.unwrap().deliveries.is_empty());
     let record = store.ledger.load(job.id).await.unwrap().unwrap();
     assert_eq!((&record.definition, record.shares.len()), (&job, 3));
+}
+
+async fn a_job_whose_shares_are_large_is_read_whole(store: Store) {
+    let agents: Vec<AgentId> = (1..=6).map(agent_id).collect();
+    let job = Definition { args: large_job(1, 900 * 1024).args, ..shared_job(1, &agents) };
+    create(&store, &job).await;
+    let revision = store.ledger.load_execution(job.id, agents[5].into()).await.unwrap().unwrap().revision;
+    store.ledger.append(job.id, agents[5].into(), revision, &started(1, agents[5])).await.unwrap();
+    let record = store.ledger.load(job.id).await.unwrap().unwrap();
+    assert_eq!((&record.definition, record.shares.len(), record.events.len()), (&job, 6, 1));
+    assert_eq!(record.shares.keys().copied().collect::<Vec<_>>(), job.executions);
 }
 
 async fn histories_of_shares_do_not_meet(store: Store) {

@@ -10,7 +10,7 @@ use longshore_store::{Absence, Announcement, Before, Delivery, Store, Wake, Wake
 use longshore_testkit::eventually;
 use tokio::time::Instant;
 
-use crate::harness::{A_WHILE, Puller, next, nothing_comes, soon};
+use crate::harness::{A_WHILE, Bounds, Puller, next, nothing_comes, on_jetstream, soon};
 use crate::sample::*;
 
 conformance!(GENEROUS:
@@ -300,6 +300,34 @@ async fn a_long_inbox_is_read_in_pages(store: Store) {
         }
     };
     eventually("the whole inbox", Duration::from_secs(15), read).await;
+}
+
+/// An agent that was away must not hold all of it at once.
+#[tokio::test]
+async fn an_inbox_of_large_entries_is_read_in_smaller_pages() {
+    const BYTES: usize = 800 * 1024;
+    let test = async |store: Store| {
+        let agent = agent_id(1);
+        for n in 1..=7 {
+            create(&store, &Definition { args: large_job(n, BYTES).args, ..host_job(n, agent) }).await;
+        }
+        let (mut n_pages, mut read) = (0, Vec::new());
+        eventually("all of it", Duration::from_secs(15), async || {
+            (n_pages, read) = (0, Vec::new());
+            let mut next = Some(0);
+            while let Some(after) = next {
+                let page = store.work.inbox(agent, after).await.unwrap();
+                assert!(page.deliveries.len() * BYTES < 5 << 20, "{} at once", page.deliveries.len());
+                next = page.next;
+                n_pages += 1;
+                read.extend(page.deliveries.iter().map(|delivery| delivery.definition.id));
+            }
+            (read.len() == 7).then_some(())
+        })
+        .await;
+        assert_eq!((n_pages, read), (2, (1..=7).map(job_id).collect()));
+    };
+    on_jetstream(Bounds::GENEROUS, test).await;
 }
 
 async fn inbox_work_stays_until_it_is_done(store: Store) {
