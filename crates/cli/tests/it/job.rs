@@ -330,7 +330,9 @@ fn all_jobs_are_watched_over_breaks_and_what_was_missed_is_said() {
     kill_process(Pid::from_raw(following.child.id().cast_signed()).unwrap(), Signal::INT).unwrap();
     let (_, stderr) = following.end();
     assert!(stderr.contains("not known any more"), "{stderr}");
-    assert!(fake.seen().iter().all(|request| request.starts_with("GET /api/v1/jobs/events")), "{:?}", fake.seen());
+    // On a busy machine it has time to ask whether anybody is there, as it does every few seconds.
+    let is_expected = |request: &String| request.starts_with("GET /api/v1/jobs/events") || request.starts_with("GET /readyz");
+    assert!(fake.seen().iter().all(is_expected), "{:?}", fake.seen());
 }
 
 const ANSWERED: &str = "id: 1.1\ndata: {\"job\":\"j-01ktest0000000000000abcdef\",\"execution\":\"a-01ktest0000000000000abcde0\",\
