@@ -15,6 +15,14 @@ pub const NAME_BYTES_MAX: usize = 1024;
 /// How many flags a frame may have.
 pub const FLAGS_MAX: usize = 64;
 
+/// How much memory a frame may take once it is read, as [`weight`] estimates it. Its text may be all small objects, of which each takes a hundred times its text.
+pub const WEIGHT_MAX: usize = 256 << 20;
+
+/// What a map's node takes, a list's first room, and one value.
+const OBJECT_WEIGHT: usize = 640;
+const LIST_WEIGHT: usize = 160;
+const VALUE_WEIGHT: usize = 32;
+
 /// Why bytes are no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -25,6 +33,12 @@ pub enum DecodeError {
         size: usize,
         /// What is read.
         max: usize,
+    },
+    /// More values than this end keeps in memory.
+    #[error("the frame would take {weight} bytes of memory and at most {WEIGHT_MAX} are given")]
+    TooHeavy {
+        /// What it would take.
+        weight: usize,
     },
     /// Not text.
     #[error("the frame is not UTF-8")]
@@ -57,6 +71,12 @@ pub enum EncodeError {
         /// What is allowed.
         max: usize,
     },
+    /// More values than the other end keeps in memory.
+    #[error("the frame would take {weight} bytes of memory and the other end gives at most {WEIGHT_MAX}")]
+    TooHeavy {
+        /// What it would take.
+        weight: usize,
+    },
     /// A field that must say something does not.
     #[error("the frame's {0} is empty")]
     Empty(&'static str),
@@ -74,14 +94,23 @@ pub enum EncodeError {
 /// Reads one frame of at most `bytes_max`. The literals `NaN`, `Infinity` and `-Infinity`, which Python writes for such floats, are read as `null`.
 ///
 /// # Errors
-/// See [`DecodeError`]; none of them allocates more than the frame itself.
+/// See [`DecodeError`]; whatever comes, no more than [`WEIGHT_MAX`] is allocated for it.
 pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
+    decode_weighed(bytes, bytes_max).map(|(envelope, _)| envelope)
+}
+
+/// The same, and what the frame takes in memory.
+pub(crate) fn decode_weighed(bytes: &[u8], bytes_max: usize) -> Result<(Envelope, usize), DecodeError> {
     if bytes.len() > bytes_max {
         return Err(DecodeError::TooLarge { size: bytes.len(), max: bytes_max });
     }
     let text = std::str::from_utf8(bytes).map_err(DecodeError::NotText)?;
     if !text.trim_start().starts_with('{') {
         return Err(DecodeError::NoObject);
+    }
+    let weight = weight(text);
+    if weight > WEIGHT_MAX {
+        return Err(DecodeError::TooHeavy { weight });
     }
     let envelope: Envelope = match serde_json::from_str(text) {
         Ok(envelope) => envelope,
@@ -99,7 +128,7 @@ pub fn decode(bytes: &[u8], bytes_max: usize) -> Result<Envelope, DecodeError> {
     if is_too_deep(&envelope.payload) {
         return Err(DecodeError::TooDeep);
     }
-    Ok(envelope)
+    Ok((envelope, weight))
 }
 
 /// Writes one frame of at most `bytes_max`.
@@ -117,7 +146,36 @@ pub fn encode(envelope: &Envelope, bytes_max: usize) -> Result<String, EncodeErr
         return Err(EncodeError::TooDeep);
     }
     let text = serde_json::to_string(envelope).map_err(EncodeError::Unwritable)?;
-    if text.len() > bytes_max { Err(EncodeError::TooLarge { size: text.len(), max: bytes_max }) } else { Ok(text) }
+    if text.len() > bytes_max {
+        return Err(EncodeError::TooLarge { size: text.len(), max: bytes_max });
+    }
+    let weight = weight(&text);
+    if weight > WEIGHT_MAX { Err(EncodeError::TooHeavy { weight }) } else { Ok(text) }
+}
+
+/// About what JSON takes in memory once it is read: its text, and what is around each of its values. Strings are strings for the parser and here alike up to where
+/// the text is broken, and nothing is read beyond that.
+fn weight(text: &str) -> usize {
+    let (mut rest, mut sum) = (text, text.len());
+    while let Some(at) = rest.find(['"', '{', '[', ',']) {
+        let end = match rest.as_bytes()[at] {
+            b'"' => at + end_of_string(&rest[at..]),
+            b'{' => {
+                sum += OBJECT_WEIGHT;
+                at + 1
+            }
+            b'[' => {
+                sum += LIST_WEIGHT;
+                at + 1
+            }
+            _ => {
+                sum += VALUE_WEIGHT;
+                at + 1
+            }
+        };
+        rest = &rest[end..];
+    }
+    sum
 }
 
 /// Whether a payload passes [`PAYLOAD_DEPTH_MAX`]. The descent ends there, so the stack is bounded too.

@@ -55,7 +55,7 @@ pub struct LinkConfig {
     pub resend: Resend,
     /// How many received frames wait for the application; 0 is no bound but that of bytes.
     pub app_frames_max: usize,
-    /// How many bytes of received frames are held in all; past it nothing more is taken before its turn.
+    /// How many bytes of memory received frames may take in all, as estimated; past it nothing more is taken before its turn.
     pub app_bytes_max: usize,
     /// What happens beyond.
     pub app_overflow: Overflow,

@@ -41,6 +41,8 @@ pub(crate) struct Inbox {
     n_dropped: u64,
     recent: Recent,
     hole_since: Option<Duration>,
+    /// Nothing is dropped for now: what finds no room stays in the window, whatever the policy.
+    is_held_back: bool,
 }
 
 /// The ids that were passed on last. What a peer numbers afresh is among the last window's worth of them.
@@ -82,7 +84,27 @@ impl Inbox {
             n_dropped: 0,
             recent: Recent::default(),
             hole_since: None,
+            is_held_back: false,
         }
+    }
+
+    /// Whether what finds no room stays in the window.
+    fn blocks(&self) -> bool {
+        self.is_held_back || self.overflow == Overflow::Block
+    }
+
+    /// Drops nothing while `holds`, whatever the policy; what was held back is passed on when that ends.
+    pub(crate) fn hold_back(&mut self, holds: bool, is_longshore: bool, now: Duration) {
+        if std::mem::replace(&mut self.is_held_back, holds) && !holds {
+            self.pass_on(is_longshore);
+            self.watch_hole(now);
+        }
+    }
+
+    /// Whether a frame is here and the application has not read it.
+    pub(crate) fn holds(&self, id: &str) -> bool {
+        // What is asked about came last.
+        self.queue.iter().rev().any(|held| held.envelope.id == id) || self.held.values().any(|held| held.envelope.id == id)
     }
 
     /// `is_longshore` says that the peer's ids are unique beyond one process, so that they tell what was passed on in an earlier session.
@@ -91,7 +113,7 @@ impl Inbox {
             return Arrival::Known;
         }
         // Whatever was held when a session ended is queued, so what one session may hold is not all that there may be.
-        let is_stuck = self.overflow == Overflow::Block && self.is_full();
+        let is_stuck = self.blocks() && self.is_full();
         let is_next = number == self.base + 1 && !is_stuck;
         let is_heavy = !is_next && self.bytes.saturating_add(size) > self.bytes_max;
         let is_crowded =
@@ -108,7 +130,7 @@ impl Inbox {
 
     /// A frame that has no number: passed on at once, if there is room.
     pub(crate) fn arrive_unnumbered(&mut self, envelope: Envelope, size: usize) -> Arrival {
-        if self.overflow == Overflow::Block && self.is_full() {
+        if self.blocks() && self.is_full() {
             return Arrival::Refused;
         }
         self.bytes += size;
@@ -123,7 +145,7 @@ impl Inbox {
     fn pass_on(&mut self, is_longshore: bool) {
         let n_recent = usize::try_from(LinkConfig::WINDOW_FRAMES_MAX).unwrap_or(usize::MAX);
         while self.held.contains_key(&(self.base + 1)) {
-            if self.overflow == Overflow::Block && self.is_full() {
+            if self.blocks() && self.is_full() {
                 return;
             }
             let Some(held) = self.held.remove(&(self.base + 1)) else { return };
@@ -138,8 +160,9 @@ impl Inbox {
     }
 
     fn enqueue(&mut self, held: Held) {
-        match self.overflow {
-            // Asked before, and a frame that was let in is never lost.
+        // Who blocks was asked before, and a frame that was let in is never lost.
+        let policy = if self.blocks() { Overflow::Block } else { self.overflow };
+        match policy {
             Overflow::Block => {}
             Overflow::DropNew if self.is_full() => return self.drop_frame(held),
             Overflow::DropNew => {}

@@ -7,7 +7,7 @@ mod receipt;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::codec::{EncodeError, decode, encode};
+use crate::codec::{EncodeError, decode_weighed, encode};
 use crate::config::{LinkConfig, Now};
 use crate::control::{Ack, Control};
 use crate::dice::Dice;
@@ -193,14 +193,15 @@ impl Link {
         }
     }
 
-    pub(crate) fn read(&self, binding: Binding, bytes: &[u8]) -> Result<Envelope, Ignored> {
+    /// A frame, and what it takes in memory.
+    pub(crate) fn read(&self, binding: Binding, bytes: &[u8]) -> Result<(Envelope, usize), Ignored> {
         if self.binding != Some(binding) {
             return Err(Ignored::StaleBinding);
         }
-        Ok(decode(bytes, self.config.frame_bytes_in_max)?)
+        Ok(decode_weighed(bytes, self.config.frame_bytes_in_max)?)
     }
 
-    /// A frame that is not the session's own.
+    /// A frame that is not the session's own, and what it takes in memory.
     pub(crate) fn take(&mut self, envelope: Envelope, size: usize, phase: Phase, now: Now) -> Result<(), Ignored> {
         if !self.is_receiving(phase) {
             return Err(Ignored::Unexpected { kind: envelope.kind, phase });
@@ -253,6 +254,21 @@ impl Link {
             self.say_window(now);
         }
         Some(envelope)
+    }
+
+    /// Drops nothing that arrives while `holds`. The window may move when that ends, and then the peer is told.
+    pub(crate) fn hold_back(&mut self, holds: bool, now: Now) {
+        let before = self.inbox.state().0;
+        self.inbox.hold_back(holds, self.is_longshore, now.at);
+        if self.inbox.state().0 != before {
+            self.say_window(now);
+        }
+    }
+
+    /// What was transmitted is still on its way into the socket: nothing is due again before its usual wait from now.
+    pub(crate) fn postpone(&mut self, now: Now) {
+        self.requests.postpone(now.at, &self.config.resend);
+        self.outbox.postpone(now.at);
     }
 
     /// Sends again what is due; true if the peer answers nothing any more, or has lost what it had.

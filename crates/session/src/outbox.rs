@@ -157,6 +157,13 @@ impl Outbox {
         body.id
     }
 
+    /// Nothing is due again before its usual wait from now.
+    pub(crate) fn postpone(&mut self, now: Duration) {
+        for flight in self.under_way.values_mut() {
+            flight.attempt.postpone(now, &self.resend);
+        }
+    }
+
     /// The session goes on: whatever is under way may have been lost and is due now.
     pub(crate) fn resume(&mut self, now: Duration) {
         self.behind_since = None;

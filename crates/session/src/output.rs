@@ -187,7 +187,7 @@ pub struct Stats {
     pub app_queue: usize,
     /// Received and not in order yet, or blocked; never more than the window.
     pub held: usize,
-    /// Bytes of received frames that are held in all.
+    /// Bytes of memory that received frames take in all, as estimated.
     pub received_bytes: usize,
     /// Received frames that were dropped as configured.
     pub dropped: u64,

@@ -47,6 +47,11 @@ impl Attempt {
         Self { due: now.saturating_add(resend.max.max(BASE_MIN)), repeats: 0 }
     }
 
+    /// It may not even have left: due no earlier than after its usual wait from now.
+    pub(crate) fn postpone(&mut self, now: Duration, resend: &Resend) {
+        self.due = self.due.max(now.saturating_add(resend.wait(self.repeats)));
+    }
+
     pub(crate) fn step(&mut self, now: Duration, resend: &Resend) -> Step {
         if now < self.due {
             return Step::Wait;
@@ -93,6 +98,13 @@ impl<P: Copy> Requests<P> {
         P: PartialEq,
     {
         self.waiting.retain(|_, request| request.purpose != purpose);
+    }
+
+    /// Nothing is due again before its usual wait from now.
+    pub(crate) fn postpone(&mut self, now: Duration, resend: &Resend) {
+        for request in self.waiting.values_mut() {
+            request.attempt.postpone(now, resend);
+        }
     }
 
     pub(crate) fn clear(&mut self) {

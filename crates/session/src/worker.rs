@@ -136,6 +136,24 @@ impl Worker {
         self.link.next_delivery(now)
     }
 
+    /// Whether a frame of the other end is here and was not delivered yet. Looks through what waits, the newest first.
+    #[must_use]
+    pub fn holds(&self, id: &str) -> bool {
+        self.link.inbox.holds(id)
+    }
+
+    /// Drops nothing that arrives while `holds`, whatever [`crate::LinkConfig::app_overflow`] says: for an application that cannot tell its peer of any more
+    /// drops now. Safe to repeat.
+    pub fn hold_back(&mut self, holds: bool, now: Now) {
+        self.link.hold_back(holds, now);
+    }
+
+    /// What was transmitted is still being written: it is not due again before its usual wait from now. To be said before [`Worker::tick`] for as long as
+    /// that is so; a large frame on a slow line would else be sent again and again before it has left once.
+    pub fn postpone(&mut self, now: Now) {
+        self.link.postpone(now);
+    }
+
     /// The next thing to do.
     pub fn next_output(&mut self) -> Option<Output> {
         self.link.next_output()

@@ -156,10 +156,19 @@ pub fn lasting_identity(path: &Path) -> Result<String, Error> {
         return Ok(id);
     }
     let id = uuid_of(random_bits()?);
+    // Written beside it first: a kill leaves none, and never one that says nothing.
+    let draft = path.with_added_extension(&id);
     let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(id.as_bytes())
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(id.as_bytes())?;
+        match fs::hard_link(&draft, path) {
+            // One without an identity in it: what a full disk leaves.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && read().is_none() => fs::rename(&draft, path),
+            linked => linked,
+        }
     });
+    // Best effort: what stays is a small file that nobody reads.
+    let _ = fs::remove_file(&draft);
     match made {
         Ok(()) => Ok(id),
         // Somebody else was quicker.
@@ -241,8 +250,8 @@ fn open_session(config: WorkerConfig, register: Register, now: Now) -> Result<(l
     let seed = random_bits()?;
     match longshore_session::Worker::new(config.clone(), seed, now) {
         Ok(session) => Ok((session, register)),
-        Err(EncodeError::TooLarge { size, max }) => {
-            tracing::warn!(size_bytes = size, size_bytes_max = max, "the manifests are more than a scheduler reads and are left out");
+        Err(error @ (EncodeError::TooLarge { .. } | EncodeError::TooHeavy { .. })) => {
+            tracing::warn!(%error, "the manifests are more than a scheduler reads and are left out");
             let register = Register { manifests: None, ..register };
             let config = WorkerConfig { register: register.clone(), ..config };
             Ok((longshore_session::Worker::new(config, seed, now).map_err(Error::TooMuch)?, register))

@@ -14,13 +14,13 @@ impl Gateway {
     /// # Errors
     /// Why it had no effect. If it was no frame or somebody else's, the connection is closed, as an output says.
     pub fn receive(&mut self, binding: Binding, bytes: &[u8], now: Now) -> Result<(), Ignored> {
-        let result = self.read(binding, bytes).and_then(|envelope| {
+        let result = self.read(binding, bytes).and_then(|(envelope, weight)| {
             self.heard_at = now.at;
             if envelope.is_control() {
                 let control = Control::read(&envelope)?;
                 return self.control(&envelope, control, binding, now);
             }
-            self.link.take(envelope, bytes.len(), self.phase(), now)
+            self.link.take(envelope, weight, self.phase(), now)
         });
         match &result {
             Err(error @ (Ignored::Malformed(_) | Ignored::BadControl(_) | Ignored::Foreign(_))) => {
@@ -32,15 +32,15 @@ impl Gateway {
         result
     }
 
-    fn read(&self, binding: Binding, bytes: &[u8]) -> Result<Envelope, Ignored> {
-        let envelope = self.link.read(binding, bytes)?;
+    fn read(&self, binding: Binding, bytes: &[u8]) -> Result<(Envelope, usize), Ignored> {
+        let (envelope, weight) = self.link.read(binding, bytes)?;
         if envelope.tenant != self.config.link.tenant {
             return Err(Ignored::Foreign("tenant"));
         }
         if envelope.sender.role != Role::Worker || envelope.sender.id != self.config.instance {
             return Err(Ignored::Foreign("sender"));
         }
-        Ok(envelope)
+        Ok((envelope, weight))
     }
 
     fn control(&mut self, envelope: &Envelope, control: Control, binding: Binding, now: Now) -> Result<(), Ignored> {

@@ -16,7 +16,7 @@ impl Worker {
     /// # Errors
     /// Why it had no effect; never a reason to close.
     pub fn receive(&mut self, binding: Binding, bytes: &[u8], now: Now) -> Result<(), Ignored> {
-        let envelope = self.link.read(binding, bytes)?;
+        let (envelope, weight) = self.link.read(binding, bytes)?;
         if envelope.is_control() {
             let control = Control::read(&envelope)?;
             return self.control(&envelope, control, now);
@@ -24,7 +24,7 @@ impl Worker {
         if envelope.kind == crate::HELLO && envelope.session_seq.is_none() {
             return self.hello(&envelope, now);
         }
-        self.link.take(envelope, bytes.len(), self.phase(), now)
+        self.link.take(envelope, weight, self.phase(), now)
     }
 
     /// The other end is a Longshore. Heard before the session is open it would be forgotten there, so then it is not acknowledged and comes again.

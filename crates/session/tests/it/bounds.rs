@@ -24,7 +24,7 @@ fn a_flood_at_an_application_that_reads_nothing_is_bounded_under_every_policy() 
             let _ = worker.receive(binding, &numbered(number), now(ms(1)));
             n_dropped += drain(|| worker.next_output()).into_iter().filter(|output| matches!(output, Output::Dropped(_))).count();
             let stats = worker.stats();
-            assert!(stats.app_queue <= 100 && stats.held <= 64 && stats.received_bytes < 164 * 500, "{policy:?}: {stats:?}");
+            assert!(stats.app_queue <= 100 && stats.held <= 64 && stats.received_bytes < 164 * 4000, "{policy:?}: {stats:?}");
         }
         let heard: Vec<_> =
             std::iter::from_fn(|| worker.next_delivery(now(ms(2)))).map(|envelope| envelope.payload["n"].as_u64().unwrap()).collect();
@@ -41,12 +41,12 @@ fn a_flood_at_an_application_that_reads_nothing_is_bounded_under_every_policy() 
 fn bytes_are_bounded_too() {
     for policy in [Overflow::Block, Overflow::DropNew, Overflow::DropOldest] {
         let mut config = worker_config();
-        (config.link.app_bytes_max, config.link.app_overflow) = (5000, policy);
+        (config.link.app_bytes_max, config.link.app_overflow) = (50_000, policy);
         let (mut worker, binding) = open_worker(config);
         for number in 1..=1000 {
             let _ = worker.receive(binding, &numbered(number), now(ms(1)));
             drain(|| worker.next_output());
-            assert!(worker.stats().received_bytes <= 5000 + 2 * 500, "{policy:?}: {:?}", worker.stats());
+            assert!(worker.stats().received_bytes <= 50_000 + 2 * 4000, "{policy:?}: {:?}", worker.stats());
         }
     }
 }
@@ -196,7 +196,7 @@ fn what_is_held_over_many_sessions_is_bounded_in_frames_and_bytes() {
     for policy in [Overflow::Block, Overflow::DropNew, Overflow::DropOldest] {
         let mut config = worker_config();
         (config.link.app_frames_max, config.link.app_overflow, config.link.ack_repeats) = (10, policy, Vec::new());
-        config.link.app_bytes_max = 100_000;
+        config.link.app_bytes_max = 400_000;
         let (mut worker, mut binding) = open_worker(config);
         for session in 1..=200 {
             // In turn, and beyond a hole.
@@ -206,7 +206,7 @@ fn what_is_held_over_many_sessions_is_bounded_in_frames_and_bytes() {
             }
             let stats = worker.stats();
             assert!(
-                stats.app_queue + stats.held <= 10 + 2 * 64 && stats.received_bytes <= 101_000,
+                stats.app_queue + stats.held <= 10 + 2 * 64 && stats.received_bytes <= 404_000,
                 "{policy:?}, session {session}: {stats:?}"
             );
             binding = reopen(&mut worker, binding, session);
@@ -226,4 +226,48 @@ fn reopen(worker: &mut Worker, binding: Binding, session: u64) -> Binding {
     worker.receive(binding, &accept(&format!("s-{session}"), false), now(ms(session))).unwrap();
     drain(|| worker.next_output());
     binding
+}
+
+#[test]
+fn what_is_held_back_is_dropped_under_no_policy_and_waits_for_its_sender_to_wait() {
+    for policy in [Overflow::Block, Overflow::DropNew, Overflow::DropOldest] {
+        let mut config = worker_config();
+        (config.link.app_frames_max, config.link.app_overflow, config.link.ack_repeats) = (10, policy, Vec::new());
+        let (mut worker, binding) = open_worker(config);
+        worker.hold_back(true, now(ms(0)));
+        let taken = (1..=1000).filter(|number| worker.receive(binding, &numbered(*number), now(ms(0))).is_ok()).count();
+        // What was not taken was not acknowledged, neither by its id nor by its number.
+        let by_id = frames(&drain(|| worker.next_output())).iter().filter(|ack| ack.ack.is_some()).count();
+        assert_eq!((taken, by_id, worker.stats().received_upto, worker.stats().dropped), (74, 74, 10, 0), "{policy:?}");
+        assert!(worker.holds("d-74") && !worker.holds("d-75"));
+        worker.hold_back(false, now(ms(1)));
+        let outputs = drain(|| worker.next_output());
+        let dropped: Vec<_> =
+            outputs.iter().filter_map(|output| if let Output::Dropped(of) = output { Some(of.id.clone()) } else { None }).collect();
+        let expected: Vec<_> = match policy {
+            Overflow::Block => Vec::new(),
+            Overflow::DropNew => (11..=74).map(|n| format!("d-{n}")).collect(),
+            Overflow::DropOldest => (1..=64).map(|n| format!("d-{n}")).collect(),
+        };
+        assert_eq!(dropped, expected, "{policy:?}");
+        // The peer hears that it may go on.
+        assert_eq!(frames(&outputs).len(), usize::from(policy != Overflow::Block));
+    }
+}
+
+#[test]
+fn what_is_still_being_written_is_not_sent_again() {
+    let (mut worker, _) = default_worker();
+    worker.send(message(0), now(ms(0))).unwrap();
+    drain(|| worker.next_output());
+    // Four times as long as all attempts take.
+    for at in (0..65_000).step_by(150) {
+        worker.postpone(now(ms(at)));
+        worker.tick(now(ms(at)));
+        let again = frames(&drain(|| worker.next_output())).into_iter().filter(|frame| frame.session_seq.is_some()).count();
+        assert_eq!((again, worker.phase()), (0, Phase::Open), "{at}");
+    }
+    let due = worker.next_deadline().unwrap();
+    worker.tick(now(due));
+    assert_eq!(frames(&drain(|| worker.next_output())).len(), 1);
 }

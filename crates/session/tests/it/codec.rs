@@ -125,6 +125,24 @@ fn size_and_depth_are_bounded_both_ways() {
 }
 
 #[test]
+fn what_takes_far_more_memory_than_its_text_is_refused_both_ways() {
+    const FRAME_MAX: usize = 16 << 20;
+    let frame = |piece: &str, n_pieces: usize| GOOD.replace(r#"[1,"NaN"]"#, &format!("[{}0]", piece.repeat(n_pieces)));
+    for (piece, n_most) in [(r#"{"":0},"#, 350_000), ("[0],", 1_200_000)] {
+        let bomb = frame(piece, FRAME_MAX / piece.len() - 100);
+        assert!(bomb.len() <= FRAME_MAX && matches!(decode(bomb.as_bytes(), FRAME_MAX), Err(DecodeError::TooHeavy { .. })), "{piece}");
+        // The same in a string is a text.
+        let text = GOOD.replace("NaN", &piece.repeat(FRAME_MAX / piece.len() / 2).replace('"', "\\\""));
+        assert!(decode(text.as_bytes(), FRAME_MAX).is_ok(), "{piece}");
+        assert!(decode(frame(piece, n_most / 10).as_bytes(), FRAME_MAX).is_ok(), "{piece}");
+    }
+    let rows: Vec<_> = (0..420_000).map(|_| json!({"": 0})).collect();
+    let envelope = decode(GOOD.as_bytes(), MAX).unwrap();
+    let heavy = Envelope { payload: Payload::from_iter([("rows".to_owned(), Value::Array(rows))]), ..envelope };
+    assert!(matches!(encode(&heavy, FRAME_MAX), Err(EncodeError::TooHeavy { .. })));
+}
+
+#[test]
 fn a_list_is_never_taken_for_an_object() {
     let list = r#"["biz.x","1","2025-12-24T10:00:00Z","t",{"role":"worker","id":"w"},{}]"#;
     assert!(matches!(decode(list.as_bytes(), MAX), Err(DecodeError::NoObject)));
