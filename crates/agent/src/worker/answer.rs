@@ -77,9 +77,10 @@ pub(crate) fn of_error(of: &Of, code: &str, message: &str, more: Payload, id: St
     Kept { id, kind: kind::ERROR.to_owned(), payload, corr: Some(corr.clone()), seq: of.seq }
 }
 
-/// Whether an answer says that its task was not done, so that it may be run again.
-pub(crate) fn is_cancelled(kept: &Kept) -> bool {
-    kept.kind == kind::ERROR && kept.payload.get("code").and_then(Value::as_str) == Some(code::CANCELLED)
+/// Whether a task has ended with this answer. Any other says that it was not done, so that it is tried when it is sent again.
+pub(crate) fn is_final(kept: &Kept) -> bool {
+    let code = kept.payload.get("code").and_then(Value::as_str);
+    kept.kind != kind::ERROR || code.is_some_and(|code| [code::FAILURE, code::TIMEOUT, code::RESOURCE].contains(&code))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -15,11 +15,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::settings::Settings;
+use super::socket::Metered;
 
 /// How long a dial may take, all its steps together.
 const DIAL_WITHIN: Duration = Duration::from_secs(15);
@@ -29,7 +31,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// An upgraded connection.
-pub(crate) type WebSocket = WebSocketStream<Box<dyn Duplex>>;
+pub(crate) type WebSocket = WebSocketStream<Metered<Box<dyn Duplex>>>;
 
 /// Why the settings give no way to a scheduler.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +100,8 @@ impl Dialer {
         };
         let request = self.url.into_client_request().map_err(|error| DialFault::of(&error))?;
         let config = WebSocketConfig::default().max_message_size(Some(self.frame_bytes_max)).max_frame_size(Some(self.frame_bytes_max));
-        let (socket, _) = client_async_with_config(request, stream, Some(config)).await.map_err(|error| DialFault::of(&error))?;
+        let (socket, _) =
+            client_async_with_config(request, Metered::new(stream), Some(config)).await.map_err(|error| DialFault::of(&error))?;
         Ok(socket)
     }
 }
@@ -111,8 +114,10 @@ pub(crate) struct DialFault {
 }
 
 impl DialFault {
+    /// In TLS 1.3 a refused certificate is heard of with the first read after the handshake.
     fn of_io(error: &io::Error) -> Self {
-        Self { failure: Failure::Network, reason: error.to_string() }
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        Self { failure: if tls.is_some_and(is_refusal) { Failure::Auth } else { Failure::Network }, reason: error.to_string() }
     }
 
     /// A certificate that is refused is a refusal of credentials, whoever refuses it.
@@ -127,9 +132,13 @@ impl DialFault {
         let status = match error {
             WebSocketError::Http(response) => Some(response.status().as_u16()),
             WebSocketError::Io(error) => return Self::of_io(error),
+            // Cut short by somebody who ends or begins just now, which says nothing of what it speaks.
             WebSocketError::ConnectionClosed
             | WebSocketError::AlreadyClosed
-            | WebSocketError::Tls(_)
+            | WebSocketError::Protocol(ProtocolError::HandshakeIncomplete | ProtocolError::ResetWithoutClosingHandshake) => {
+                return Self { failure: Failure::Network, reason };
+            }
+            WebSocketError::Tls(_)
             | WebSocketError::Capacity(_)
             | WebSocketError::Protocol(_)
             | WebSocketError::WriteBufferFull(_)
@@ -140,6 +149,23 @@ impl DialFault {
         };
         Self { failure: Failure::of(status, &reason), reason }
     }
+}
+
+/// Whether the other end refuses our certificate.
+fn is_refusal(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let refusals = [
+        Alert::CertificateRequired,
+        Alert::NoCertificate,
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::UnknownCA,
+        Alert::AccessDenied,
+    ];
+    refusals.iter().any(|refusal| *error == rustls::Error::AlertReceived(*refusal))
 }
 
 /// The SHA-256 of the client certificate, as its fingerprint is usually written.

@@ -121,7 +121,8 @@ pub(crate) struct Journal {
     entries: BTreeMap<Key, (Entry, usize)>,
     settled: VecDeque<Key>,
     settled_bytes: usize,
-    is_writable: bool,
+    /// Everything that is kept is in the file.
+    is_whole: bool,
     _lock: File,
 }
 
@@ -150,7 +151,7 @@ impl Journal {
             entries: BTreeMap::new(),
             settled: VecDeque::new(),
             settled_bytes: 0,
-            is_writable: true,
+            is_whole: true,
             _lock: lock,
         };
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -166,9 +167,13 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether the last write succeeded.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.is_writable
+    /// Whether everything that is kept is on disk. What could not be written is tried again; to be asked now and then.
+    pub(crate) fn check(&mut self) -> bool {
+        if !self.is_whole && self.rewrite().is_ok() {
+            tracing::info!(path = %self.path.display(), "the journal is whole again");
+            self.is_whole = true;
+        }
+        self.is_whole
     }
 
     /// What was handed over and not settled, oldest key first.
@@ -180,7 +185,7 @@ impl Journal {
         self.entries.get(key).map(|(entry, _)| entry)
     }
 
-    /// Replaces what was noted of it. A fault is told to the log and by [`Journal::is_writable`]; work goes on.
+    /// Replaces what was noted of it. A fault is told to the log and by [`Journal::check`]; work goes on.
     pub(crate) fn note(&mut self, key: Key, entry: Entry) {
         let record = Record { v: VERSION, key, entry: Some(entry) };
         let size = self.append(&record);
@@ -253,11 +258,12 @@ impl Journal {
         let written = serde_json::to_writer(&mut line, record).map_err(io::Error::other).and_then(|()| self.file.write_all(&line));
         self.bytes += line.len() as u64;
         if let Err(error) = &written
-            && self.is_writable
+            && self.is_whole
         {
             tracing::error!(%error, path = %self.path.display(), "cannot write to the journal: what runs is lost if the worker is killed now");
         }
-        self.is_writable = written.is_ok();
+        // What an earlier write has missed is not there because this one succeeded.
+        self.is_whole &= written.is_ok();
         line.len()
     }
 
@@ -270,10 +276,19 @@ impl Journal {
         }
     }
 
-    /// The file with nothing but what is kept, the settled ones in their order.
+    /// The file with nothing but what is kept, the settled ones in their order. One that fails leaves the file as it is, and nothing beside it.
     fn rewrite(&mut self) -> io::Result<()> {
         let draft = self.path.with_extension("draft");
-        let mut file = io::BufWriter::new(OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?);
+        let written = self.write_draft(&draft).and_then(|bytes| fs::rename(&draft, &self.path).map(|()| bytes));
+        let bytes = written.inspect_err(|_| drop(fs::remove_file(&draft)))?;
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.bytes = bytes;
+        self.rewrite_at = 2 * bytes + SLACK_BYTES;
+        Ok(())
+    }
+
+    fn write_draft(&self, draft: &Path) -> io::Result<u64> {
+        let mut file = io::BufWriter::new(OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(draft)?);
         let mut bytes = 0;
         let live = self.entries.iter().filter(|(_, (entry, _))| !entry.is_settled).map(|(key, (entry, _))| (key, entry));
         let settled = self.settled.iter().filter_map(|key| self.entries.get(key).map(|(entry, _)| (key, entry)));
@@ -284,12 +299,7 @@ impl Journal {
             bytes += line.len() as u64 + 1;
         }
         file.flush()?;
-        drop(file);
-        fs::rename(&draft, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
-        self.bytes = bytes;
-        self.rewrite_at = 2 * bytes + SLACK_BYTES;
-        Ok(())
+        Ok(bytes)
     }
 }
 
@@ -354,6 +364,36 @@ mod tests {
             seen.insert(journal.get(&key(1)).map(|entry| (entry.answer.is_some(), entry.is_settled)));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [None, Some((false, false)), Some((true, false)), Some((true, true))]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_when_that_is_possible_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        let good = std::mem::replace(&mut journal.file, File::open(dir.path().join("tasks")).unwrap());
+        journal.note(key(1), running());
+        journal.file = good;
+        // A write that succeeds does not make good what an earlier one has missed.
+        journal.note(key(2), running());
+        assert!(!journal.is_whole);
+        assert!(journal.check() && journal.check());
+        journal.note(key(3), running());
+        drop(journal);
+        let journal = Journal::open(dir.path()).unwrap();
+        assert_eq!(journal.unsettled(), [(key(1), running()), (key(2), running()), (key(3), running())]);
+    }
+
+    #[test]
+    fn a_rewrite_that_fails_leaves_the_file_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        journal.note(key(1), running());
+        fs::create_dir(dir.path().join("tasks.draft")).unwrap();
+        assert!(journal.rewrite().is_err());
+        journal.note(key(2), running());
+        drop(journal);
+        fs::remove_dir(dir.path().join("tasks.draft")).unwrap();
+        assert_eq!(Journal::open(dir.path()).unwrap().unsettled().len(), 2);
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub(crate) async fn perform(
     End { result, last_words }
 }
 
-async fn limited(limit: Option<Duration>) {
+/// Ends after that time, if there is one.
+pub(super) async fn limited(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,

@@ -68,6 +68,11 @@ impl<T> Queues<T> {
         queue.frames.remove(at)
     }
 
+    /// The one of a kind that has waited longest.
+    pub(crate) fn first(&self, kind: &str) -> Option<&T> {
+        self.queues.get(kind)?.frames.front()
+    }
+
     /// Takes everything of a kind.
     pub(crate) fn take_all(&mut self, kind: &str) -> Vec<T> {
         self.queues.get_mut(kind).map(|queue| queue.frames.drain(..).collect()).unwrap_or_default()

@@ -40,10 +40,14 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 const FLUSH_NOW: Duration = Duration::from_secs(2);
 /// With more than this in the session's outbox, feedback is left with the handlers.
 const FEEDBACK_OUTBOX_MAX: usize = 128;
-/// With more than this unsent, nothing more is taken from the session: each may have to be refused.
+/// With more than this unsent, nothing more is taken from the session, and it drops nothing: each may have to be refused.
 const UNSENT_MAX: usize = 1024;
-/// With more than this unsent, refusals are told to the log only: a peer that floods and takes no answers is not owed one for each.
-const REFUSALS_MAX: usize = 16 << 10;
+/// What runs past the deadline of a drain was asked to stop, and is asked again after this: it may have begun just then.
+const STOP_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long a task that is not taken while the worker drains is kept before it is given back.
+const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
+/// As many as that at once; the oldest make room.
+const GIVE_BACK_MAX: usize = 1024;
 /// Words of tasks on their way here.
 const FROM_TASKS_MAX: usize = 64;
 /// A disk that is fuller than this makes a worker unwell: neither its journal nor its tasks' data have room.
@@ -52,7 +56,7 @@ const DISK_PERCENT_MAX: f64 = 99.0;
 /// What an ended piece of work was.
 pub(super) enum Ended {
     Task(Key, End),
-    Command { kind: &'static str, name: String, version: String, result: Result<Payload, Payload>, inventory: Inventory },
+    Command { kind: &'static str, name: String, version: String, result: Result<Payload, Payload>, inventory: Option<Inventory> },
 }
 
 /// What a message was, so that its acknowledgement has a meaning.
@@ -91,11 +95,17 @@ pub(super) struct Runner {
     pub(super) to_begin: BTreeMap<Key, ToBegin>,
     pub(super) running: BTreeMap<Key, Running>,
     pub(super) work: JoinSet<Ended>,
+    /// Of the package command that runs.
+    pub(super) stop_command: Option<CancellationToken>,
+    /// Package commands that came so far.
+    pub(super) n_commands: u64,
     pub(super) waits: Waits,
     pub(super) to_runner: mpsc::Sender<FromTask>,
     pub(super) said: BTreeMap<String, Said>,
     /// What found no room in the session's outbox.
     unsent: VecDeque<(Message, Option<Said>)>,
+    /// What is to be said at its time.
+    later: VecDeque<(Duration, Message, Said)>,
     from_tasks: mpsc::Receiver<FromTask>,
     dialer: Option<Dialer>,
     dialling: Option<BoxFuture<'static, Result<WebSocket, DialFault>>>,
@@ -163,10 +173,13 @@ impl Runner {
             to_begin: BTreeMap::new(),
             running: BTreeMap::new(),
             work: JoinSet::new(),
+            stop_command: None,
+            n_commands: 0,
             waits: Waits::default(),
             to_runner,
             said: BTreeMap::new(),
             unsent: VecDeque::new(),
+            later: VecDeque::new(),
             from_tasks,
             dialer,
             dialling: None,
@@ -200,7 +213,10 @@ impl Runner {
             }
             let event = self.next_event(&drain, has_drained, &stop, has_stopped).await;
             match event {
-                Event::Received(received) => self.received(received),
+                Event::Received(received) => {
+                    self.received(received);
+                    self.hear_some();
+                }
                 Event::Dialled(result) => self.dialled(result),
                 Event::Ended(ended) => self.ended(ended),
                 Event::FromTask(word) => self.heard(word),
@@ -237,6 +253,7 @@ impl Runner {
             self.route();
             self.perform_outputs();
             let has_sent = self.send_unsent();
+            self.hold_back();
             let has_begun = self.unsent.is_empty() && self.begin_more();
             if !has_sent && !has_begun {
                 break;
@@ -250,40 +267,46 @@ impl Runner {
 
     async fn next_event(&mut self, drain: &CancellationToken, has_drained: bool, stop: &CancellationToken, has_stopped: bool) -> Event {
         let deadline = self.deadline();
-        // Left with the handlers while the peer takes nothing, so that it is coalesced there.
-        let takes_words = self.unsent.is_empty() && self.session.stats().outbox < FEEDBACK_OUTBOX_MAX;
+        let takes_words = self.takes_words();
         let sleep = tokio::time::sleep_until((self.began + deadline).into());
         tokio::select! {
+            // What ends by itself comes first: a peer that never stops sending keeps nobody from it.
             biased;
             () = stop.cancelled(), if !has_stopped => Event::Stop,
             () = drain.cancelled(), if !has_drained => Event::Drain,
-            event = of_socket(&mut self.socket) => event,
-            result = dialled_of(&mut self.dialling) => Event::Dialled(result),
+            () = sleep => Event::Tick,
             Some(ended) = self.work.join_next() => match ended {
                 Ok(ended) => Event::Ended(ended),
                 // Its panics are caught inside; what is left is a runtime that ends.
                 Err(_) => Event::Tick,
             },
+            event = of_socket(&mut self.socket) => event,
+            result = dialled_of(&mut self.dialling) => Event::Dialled(result),
             Some(word) = self.from_tasks.recv(), if takes_words => Event::FromTask(word),
             Some(_) = self.closing.join_next() => Event::Flushed,
-            () = sleep => Event::Tick,
         }
     }
 
     fn deadline(&self) -> Duration {
         let now = self.began.elapsed();
         let ending = match self.ending {
-            Ending::Draining { until, .. } => Some(until.max(now + Duration::from_millis(10))),
-            Ending::No | Ending::Flushing => None,
+            // A handler that does not stop is asked again.
+            Ending::Draining { until, .. } if !self.work.is_empty() => Some(until.max(now + STOP_AGAIN_AFTER)),
+            Ending::Draining { .. } | Ending::No | Ending::Flushing => None,
         };
+        let later = self.later.front().map(|(due, ..)| *due);
         let idle = Some(now + Duration::from_secs(60));
-        [self.session.next_deadline(), ending, self.waits.deadline(now), idle].into_iter().flatten().min().unwrap_or(now)
+        [self.session.next_deadline(), ending, later, self.waits.deadline(now), idle].into_iter().flatten().min().unwrap_or(now)
     }
 
     fn tick(&mut self) {
         let now = self.now();
+        if self.socket.as_ref().is_some_and(Socket::is_writing) {
+            self.session.postpone(now);
+        }
         self.session.tick(now);
         self.expire_waits();
+        self.say_what_is_due();
         self.queues.retire(now.at);
         if let Ending::Draining { until, .. } = self.ending
             && until <= now.at
@@ -317,6 +340,7 @@ impl Runner {
         let Some(binding) = self.socket.as_ref().map(|socket| socket.binding) else { return };
         self.vitals.received_at = Some(Instant::now());
         let now = self.now();
+        self.hold_back();
         match self.session.receive(binding, bytes, now) {
             Ok(()) => {
                 self.route();
@@ -330,8 +354,18 @@ impl Runner {
                     self.note_waiting(bytes);
                 }
             }
-            Err(ignored) => tracing::debug!(error = %chain(&ignored), "a frame had no effect"),
+            // No deeper: the words of the reader may hold some of the frame.
+            Err(ignored) => {
+                let why = std::error::Error::source(&ignored).map(ToString::to_string);
+                tracing::debug!(error = %ignored, why, "a frame had no effect");
+            }
         }
+    }
+
+    /// A peer that takes no answers is handed no more of them: what it sends waits, under every policy, and then it waits itself.
+    fn hold_back(&mut self) {
+        let now = self.now();
+        self.session.hold_back(self.unsent.len() >= UNSENT_MAX, now);
     }
 
     fn dialled(&mut self, result: Result<WebSocket, DialFault>) {
@@ -409,7 +443,7 @@ impl Runner {
 
     fn acknowledged(&mut self, id: &str) {
         match self.said.remove(id) {
-            Some(Said::Answer(key)) => self.settled(&key),
+            Some(Said::Answer(key)) => self.settled(&key, id),
             Some(Said::Next(request)) => self.waits.request_arrived(&request),
             None => {}
         }
@@ -421,9 +455,19 @@ impl Runner {
         self.send_unsent();
     }
 
-    /// Whether one more refusal may wait.
-    pub(super) fn has_room_for_refusal(&self) -> bool {
-        self.unsent.len() < REFUSALS_MAX
+    /// Says it after a while; at once if the worker says its last words.
+    pub(super) fn say_later(&mut self, message: Message, said: Said) {
+        self.later.push_back((self.now().at.saturating_add(GIVE_BACK_AFTER), message, said));
+        self.say_what_is_due();
+    }
+
+    fn say_what_is_due(&mut self) {
+        let now = self.now().at;
+        while self.later.len() > GIVE_BACK_MAX || self.later.front().is_some_and(|(due, ..)| *due <= now || self.ending == Ending::Flushing)
+        {
+            let Some((_, message, said)) = self.later.pop_front() else { return };
+            self.say(message, Some(said));
+        }
     }
 
     fn send_unsent(&mut self) -> bool {
@@ -467,11 +511,13 @@ impl Runner {
             Ending::Draining { until: earlier, ends } => Ending::Draining { until: until.min(earlier), ends: ends || asks_to_end },
         };
         self.give_back_waiting();
+        // Others are preferred from now on, not from the next one on.
+        self.heartbeat();
     }
 
     fn stop_all(&mut self) {
-        for running in self.running.values() {
-            running.stop.cancel();
+        for stop in self.running.values().map(|running| &running.stop).chain(&self.stop_command) {
+            stop.cancel();
         }
     }
 
@@ -481,6 +527,7 @@ impl Runner {
             let now = self.now();
             let within = if until <= now.at { FLUSH_NOW } else { FLUSH_WITHIN };
             self.ending = Ending::Flushing;
+            self.say_what_is_due();
             // Nobody acknowledges anything where there is no scheduler.
             self.session.finish(if self.dialer.is_some() { now.at.saturating_add(within) } else { now.at }, now);
         }
@@ -516,7 +563,7 @@ impl Runner {
         metrics.extend(self.vitals.round_trip.map(|time| ("latency_ms".to_owned(), (time.as_secs_f64() * 1000.0).into())));
         metrics.extend(self.vitals.connection_error.clone().map(|error| ("conn_error".to_owned(), error.into())));
         metrics.extend(self.handlers.metrics());
-        let is_well = self.journal.is_writable() && disk.is_some_and(|disk| disk < DISK_PERCENT_MAX) && !self.is_ending();
+        let is_well = self.journal.check() && disk.is_some_and(|disk| disk < DISK_PERCENT_MAX) && !self.is_ending();
         self.session.heartbeat(is_well, metrics, Some(self.has_drifted()), self.now());
     }
 
@@ -526,13 +573,29 @@ impl Runner {
             is_draining: self.is_ending(),
             running: self.tasks.n_begun(),
             queued: self.queues.counts().1,
-            unacknowledged: self.session.stats().outbox + self.unsent.len(),
+            unacknowledged: self.session.stats().outbox + self.unsent.len() + self.later.len(),
         };
         self.view.send_if_modified(|seen| {
             let is_new = *seen != view;
             *seen = view;
             is_new
         });
+    }
+
+    /// Whether feedback is taken. It is left with the handlers while the peer takes nothing, so that it is coalesced there.
+    fn takes_words(&self) -> bool {
+        self.unsent.is_empty() && self.session.stats().outbox < FEEDBACK_OUTBOX_MAX
+    }
+
+    /// The turn of what tasks say, between frames of a peer that never stops sending.
+    fn hear_some(&mut self) {
+        for _ in 0..FRAMES_AT_ONCE {
+            if !self.takes_words() {
+                return;
+            }
+            let Ok(word) = self.from_tasks.try_recv() else { return };
+            self.heard(word);
+        }
     }
 
     /// Everything that a task has said so far, taken now: its end must not overtake it.

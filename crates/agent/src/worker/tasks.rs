@@ -123,10 +123,14 @@ impl Tasks {
         self.held.contains_key(key)
     }
 
-    /// Whether a task that was taken and has not begun may begin now.
+    /// Whether a task that was taken and has not begun may begin now: there is a slot that nobody needs who goes on after `next()`.
     pub(crate) fn may_begin(&self, key: &Key) -> bool {
-        self.resuming.is_empty()
+        !self.resuming.iter().any(|key| self.fits(key))
             && self.held.get(key).is_some_and(|held| held.state == State::Waiting && self.has_slot(&held.claims.node_type))
+    }
+
+    fn fits(&self, key: &Key) -> bool {
+        self.held.get(key).is_some_and(|held| self.has_slot(&held.claims.node_type))
     }
 
     fn has_slot(&self, node_type: &str) -> bool {
@@ -206,7 +210,7 @@ impl Tasks {
 
     /// The next one that goes on after its `next()`.
     pub(crate) fn resume(&mut self) -> Option<Key> {
-        let at = self.resuming.iter().position(|key| self.held.get(key).is_some_and(|held| self.has_slot(&held.claims.node_type)))?;
+        let at = self.resuming.iter().position(|key| self.fits(key))?;
         let key = self.resuming.remove(at)?;
         self.occupy(&key);
         Some(key)
@@ -336,6 +340,22 @@ mod tests {
         assert!(!tasks.may_begin(&key(3)));
         tasks.release(&key(1));
         assert!(tasks.may_begin(&key(3)));
+    }
+
+    #[test]
+    fn one_that_waits_for_a_slot_of_its_type_keeps_no_other_type_from_beginning() {
+        let per_node = BTreeMap::from([("middleware".to_owned(), 1)]);
+        let mut tasks = Tasks::new(Limits { inflight: Some(3), per_node, ..Limits::default() });
+        assert!(begun(&mut tasks, 1, "middleware"));
+        tasks.enter_next(&key(1));
+        assert!(begun(&mut tasks, 2, "middleware"));
+        tasks.leave_next(&key(1));
+        assert_eq!(tasks.resume(), None);
+        assert!(begun(&mut tasks, 3, "other"));
+        tasks.release(&key(2));
+        assert!(!begun(&mut tasks, 4, "other"));
+        assert_eq!(tasks.resume(), Some(key(1)));
+        assert!(begun(&mut tasks, 4, "other"));
     }
 
     #[test]

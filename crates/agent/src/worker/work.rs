@@ -1,20 +1,22 @@
 //! What the loop does with tasks and package commands: takes them, begins them, and answers.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use longshore_session::codec::decode;
 use longshore_session::{Envelope, Message, Payload};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Of, is_cancelled, of_end, of_error};
+use super::answer::{Of, is_final, of_end, of_error};
 use super::frames::{Dispatch, NextRequest, NextResponse, PackageCommand, code, kind, object};
 use super::handlers::{Fault, FaultKind, Install, Inventory, NextCall, Task};
 use super::journal::{Entry, Kept, Key};
 use super::next;
-use super::perform::{FromTask, perform};
+use super::perform::{FromTask, limited, perform};
 use super::queues::Queued;
 use super::run::{Ended, Runner, Running, Said};
 use super::tasks::{Claims, Refused};
@@ -30,7 +32,12 @@ pub(super) struct ToBegin {
 #[derive(Debug)]
 pub(super) enum Item {
     Task(Key),
-    Command { kind: &'static str, command: PackageCommand },
+    Command {
+        kind: &'static str,
+        command: PackageCommand,
+        /// Counts commands of both kinds: what came first is done first.
+        n: u64,
+    },
 }
 
 impl Runner {
@@ -57,7 +64,8 @@ impl Runner {
             }
             Ok(_) if self.is_ending() => self.refuse_command(command, &envelope.payload, "the worker takes no more work"),
             Ok(read) => {
-                let item = Item::Command { kind: command, command: read };
+                self.n_commands += 1;
+                let item = Item::Command { kind: command, command: read, n: self.n_commands };
                 let now = self.now().at;
                 if let Queued::Dropped(item) = self.queues.put(command, item, now) {
                     self.overloaded(item);
@@ -73,25 +81,25 @@ impl Runner {
             Ok(dispatch) => dispatch,
             Err(problem) => {
                 let message = format!("the dispatch cannot be read: {problem}");
-                return self.refuse(&of_payload(envelope), code::INVALID, &message, Payload::new());
+                return self.refuse_unread(&of_payload(envelope), code::INVALID, &message);
             }
         };
         let of = Of::dispatch(&dispatch, &envelope.id, envelope.seq);
-        if !self.takes(kind::DISPATCH) {
-            return self.refuse(&of, code::UNSUPPORTED, "this worker takes no tasks: payload_types leaves them out", Payload::new());
-        }
         let key = key_of(&dispatch, envelope);
         if self.tasks.is_held(&key) {
             tracing::debug!(task = key.task, "a task came again while it is here");
             return;
         }
         match self.journal.get(&key).map(|entry| (entry.answer.clone(), entry.is_settled)) {
-            Some((Some(answer), false)) if !is_cancelled(&answer) => return,
+            Some((Some(answer), false)) if is_final(&answer) => return,
             Some((Some(answer), true)) => return self.answer_again(&key, &answer, &of),
             Some(_) | None => {}
         }
+        if !self.takes(kind::DISPATCH) {
+            return self.refuse(&key, &of, code::UNSUPPORTED, "this worker takes no tasks: payload_types leaves them out", Payload::new());
+        }
         if self.is_ending() {
-            return self.refuse(&of, code::CANCELLED, "the worker takes no more work", Payload::new());
+            return self.give_back(&key, &of);
         }
         let now = self.now().at;
         let claims = Claims {
@@ -104,7 +112,7 @@ impl Runner {
             Err(Refused::Known) => return,
             Err(Refused::Exclusive) => {
                 let message = "another task runs under its concurrency key";
-                return self.refuse(&of, code::CONCURRENCY, message, Payload::new());
+                return self.refuse(&key, &of, code::CONCURRENCY, message, Payload::new());
             }
             Err(Refused::Cooldown(left)) => return self.refuse_cooldown(&key, &of, left),
         }
@@ -126,17 +134,28 @@ impl Runner {
     fn refuse_cooldown(&mut self, key: &Key, of: &Of, left: Duration) {
         let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let message = format!("its handler has failed too often in a row and is left alone for another {ms} ms");
-        self.journal.forget(key);
-        self.refuse(of, code::COOLDOWN, &message, Payload::from_iter([("retry_after_ms".to_owned(), ms.into())]));
+        self.refuse(key, of, code::COOLDOWN, &message, Payload::from_iter([("retry_after_ms".to_owned(), ms.into())]));
     }
 
-    /// Tells that something is not done. Nothing is kept of it.
-    fn refuse(&mut self, of: &Of, code: &str, message: &str, more: Payload) {
-        if !self.has_room_for_refusal() {
-            return tracing::error!(task = of.task, code, "a task was refused, and the scheduler takes no answers");
-        }
+    /// Tells that a task is not done. That is kept until the other end has it, and no longer.
+    fn refuse(&mut self, key: &Key, of: &Of, code: &str, message: &str, more: Payload) {
         tracing::info!(task = of.task, code, "a task was refused");
-        self.say(of_error(of, code, message, more, random_id()).message(), None);
+        self.answer(key, of, of_error(of, code, message, more, random_id()));
+    }
+
+    /// Somebody else is to do it. Said after a while: the existing scheduler hands it out again at once, to this worker if it has no other.
+    fn give_back(&mut self, key: &Key, of: &Of) {
+        tracing::info!(task = of.task, "a task is given back");
+        let kept = of_error(of, code::CANCELLED, "the worker takes no more work", Payload::new(), random_id());
+        let message = kept.message();
+        self.journal.note(key.clone(), Entry { node: of.node.clone(), answer: Some(kept), is_settled: false });
+        self.say_later(message, Said::Answer(key.clone()));
+    }
+
+    /// Tells that something is not done that nobody can tell from another, so that nothing is kept of it.
+    fn refuse_unread(&mut self, of: &Of, code: &str, message: &str) {
+        tracing::info!(task = of.task, code, "a task was refused");
+        self.say(of_error(of, code, message, Payload::new(), random_id()).message(), None);
     }
 
     /// The session had no room for it.
@@ -147,11 +166,15 @@ impl Runner {
                     .map(|dispatch| (key_of(&dispatch, envelope), Of::dispatch(&dispatch, &envelope.id, envelope.seq)));
                 match held {
                     Ok((key, _)) if self.tasks.is_held(&key) => {}
+                    // Asked once more after it was done, it has its answer.
                     Ok((key, of)) => {
-                        self.journal.forget(&key);
-                        self.refuse(&of, code::OVERLOADED, "the worker has no room for it", Payload::new());
+                        match self.journal.get(&key).and_then(|entry| entry.answer.clone().map(|answer| (answer, entry.is_settled))) {
+                            Some((answer, false)) if is_final(&answer) => {}
+                            Some((answer, true)) => self.answer_again(&key, &answer, &of),
+                            Some(_) | None => self.refuse(&key, &of, code::OVERLOADED, "the worker has no room for it", Payload::new()),
+                        }
                     }
-                    Err(_) => self.refuse(&of_payload(envelope), code::OVERLOADED, "the worker has no room for it", Payload::new()),
+                    Err(_) => self.refuse_unread(&of_payload(envelope), code::OVERLOADED, "the worker has no room for it"),
                 }
             }
             kind::INSTALL | "package.install" => self.refuse_command(kind::INSTALL, &envelope.payload, "the worker has no room for it"),
@@ -173,12 +196,11 @@ impl Runner {
         match item {
             Item::Task(key) => {
                 self.tasks.release(&key);
-                self.journal.forget(&key);
                 if let Some(ToBegin { of, .. }) = self.to_begin.remove(&key) {
-                    self.refuse(&of, code::OVERLOADED, "the worker has no room for it", Payload::new());
+                    self.refuse(&key, &of, code::OVERLOADED, "the worker has no room for it", Payload::new());
                 }
             }
-            Item::Command { kind, command } => {
+            Item::Command { kind, command, .. } => {
                 let payload =
                     Payload::from_iter([("name".to_owned(), command.name.into()), ("version".to_owned(), command.version.into())]);
                 self.refuse_command(kind, &payload, "the worker has no room for it");
@@ -189,7 +211,8 @@ impl Runner {
     /// A frame that was let into the session and waits there: it is acknowledged, so it is noted before that leaves.
     pub(super) fn note_waiting(&mut self, bytes: &[u8]) {
         let Ok(envelope) = decode(bytes, FRAME_BYTES_MAX) else { return };
-        if envelope.kind != kind::DISPATCH {
+        // It may have been taken already, before what waits.
+        if envelope.kind != kind::DISPATCH || !self.session.holds(&envelope.id) {
             return;
         }
         if let Ok(dispatch) = Dispatch::read(&envelope) {
@@ -210,7 +233,7 @@ impl Runner {
         let now = self.now().at;
         if self.tasks.n_commands() == 0
             && self.tasks.has_any_slot()
-            && let Some(item) = self.queues.take(kind::UNINSTALL, now, |_| true).or_else(|| self.queues.take(kind::INSTALL, now, |_| true))
+            && let Some(item) = self.next_command(now)
         {
             self.begin_command(item);
             has_begun = true;
@@ -225,6 +248,16 @@ impl Runner {
             has_begun = true;
         }
         has_begun
+    }
+
+    /// The package command that came first.
+    fn next_command(&mut self, now: Duration) -> Option<Item> {
+        let place = |kind: &str| match self.queues.first(kind) {
+            Some(Item::Command { n, .. }) => *n,
+            Some(Item::Task(_)) | None => u64::MAX,
+        };
+        let first = if place(kind::UNINSTALL) < place(kind::INSTALL) { kind::UNINSTALL } else { kind::INSTALL };
+        self.queues.take(first, now, |_| true)
     }
 
     fn begin(&mut self, key: Key, now: Duration) {
@@ -272,7 +305,9 @@ impl Runner {
                 }
                 self.task_ended(&key, end.result);
             }
-            Ended::Command { kind, name, version, result, inventory } => self.command_ended(kind, &name, &version, result, &inventory),
+            Ended::Command { kind, name, version, result, inventory } => {
+                self.command_ended(kind, &name, &version, result, inventory.as_ref())
+            }
         }
     }
 
@@ -296,15 +331,11 @@ impl Runner {
         self.say(message, Some(Said::Answer(key.clone())));
     }
 
-    /// The other end has the answer.
-    pub(super) fn settled(&mut self, key: &Key) {
-        // It may be here again already, after it was given back.
-        if self.tasks.is_held(key) {
-            return;
-        }
-        match self.journal.get(key).and_then(|entry| entry.answer.as_ref()).map(is_cancelled) {
-            Some(true) => self.journal.forget(key),
-            Some(false) => self.journal.settle(key),
+    /// The other end has the answer of that id. A task that was not done may be here again by now, or have ended with another.
+    pub(super) fn settled(&mut self, key: &Key, id: &str) {
+        match self.journal.get(key).and_then(|entry| entry.answer.as_ref()).filter(|answer| answer.id == id).map(is_final) {
+            Some(true) => self.journal.settle(key),
+            Some(false) => self.journal.forget(key),
             None => {}
         }
     }
@@ -353,7 +384,7 @@ impl Runner {
         }
         for (queue, reason) in [(kind::INSTALL, "the worker takes no more work"), (kind::UNINSTALL, "the worker takes no more work")] {
             for item in self.queues.take_all(queue) {
-                if let Item::Command { kind, command } = item {
+                if let Item::Command { kind, command, .. } = item {
                     self.refuse_command(kind, &object_of(&command), reason);
                 }
             }
@@ -406,6 +437,7 @@ impl Runner {
     }
 
     fn next_response(&mut self, envelope: &Envelope) {
+        let request = envelope.payload.get("requestId").and_then(Value::as_str).or(envelope.corr.as_deref()).unwrap_or_default();
         match NextResponse::deserialize(Value::Object(envelope.payload.clone())) {
             Ok(response) => {
                 let answer = match response.error {
@@ -421,7 +453,11 @@ impl Runner {
                 };
                 self.next_answered(&response.request_id, answer);
             }
-            Err(error) => tracing::warn!(%error, "an answer to next() cannot be read"),
+            // The words of the error may hold some of the answer: they are for the handler, not for the log.
+            Err(error) => {
+                tracing::warn!(request, "an answer to next() cannot be read");
+                self.next_answered(request, Err(next::error("next_failed", &format!("the answer cannot be read: {error}"))));
+            }
         }
     }
 
@@ -446,7 +482,7 @@ impl Runner {
     }
 
     fn begin_command(&mut self, item: Item) {
-        let Item::Command { kind, command } = item else { return };
+        let Item::Command { kind, command, .. } = item else { return };
         let address = match (kind, &command.version, &command.url) {
             (kind::INSTALL, Some(version), Some(url)) => Some((version.clone(), url.clone())),
             (kind::INSTALL, ..) => {
@@ -455,6 +491,8 @@ impl Runner {
             _ => None,
         };
         self.tasks.command_began();
+        let stop = CancellationToken::new();
+        self.stop_command = Some(stop.clone());
         let (handlers, limit) = (Arc::clone(&self.handlers), self.settings.timeout());
         let base = self.settings.scheduler_rest_base_url.clone();
         self.work.spawn(async move {
@@ -469,22 +507,37 @@ impl Runner {
                     None => handlers.uninstall(command.name, command.version).await,
                 }
             };
-            let result = match limit {
-                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                    let error = format!("it took longer than the {} ms that dispatch_timeout_seconds allows", limit.as_millis());
-                    Err(Payload::from_iter([("error".to_owned(), error.into())]))
-                }),
-                None => work.await,
+            let failed = |error: String| Err(Payload::from_iter([("error".to_owned(), error.into())]));
+            let result = tokio::select! {
+                done = AssertUnwindSafe(work).catch_unwind() => {
+                    done.unwrap_or_else(|_| failed("the worker met a fault of its own while it did this".to_owned()))
+                }
+                () = limited(limit) => {
+                    let ms = limit.unwrap_or_default().as_millis();
+                    failed(format!("it took longer than the {ms} ms that dispatch_timeout_seconds allows"))
+                }
+                () = stop.cancelled() => failed("the worker ended before it was done".to_owned()),
             };
             let looking = Arc::clone(&handlers);
-            let inventory = tokio::task::spawn_blocking(move || looking.inventory()).await.unwrap_or_default();
+            // What cannot be looked at is taken to be as it was.
+            let inventory = tokio::task::spawn_blocking(move || looking.inventory()).await.ok();
             Ended::Command { kind, name, version, result, inventory }
         });
     }
 
-    fn command_ended(&mut self, command: &'static str, name: &str, version: &str, result: Result<Payload, Payload>, inventory: &Inventory) {
+    fn command_ended(
+        &mut self,
+        command: &'static str,
+        name: &str,
+        version: &str,
+        result: Result<Payload, Payload>,
+        inventory: Option<&Inventory>,
+    ) {
         self.tasks.command_ended();
-        self.refresh(inventory);
+        self.stop_command = None;
+        if let Some(inventory) = inventory {
+            self.refresh(inventory);
+        }
         // There is no word for a package that was removed: the details say it, and so does what is registered.
         let (status, mut details) = match result {
             Ok(details) => ("installed", details),

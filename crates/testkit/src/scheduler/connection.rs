@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
@@ -16,6 +19,8 @@ use super::strict::check;
 use super::{Order, Orders, Shared};
 
 static NEXT: AtomicUsize = AtomicUsize::new(1);
+
+type Socket = WebSocketStream<TcpStream>;
 
 /// Why a connection ends from here.
 enum End {
@@ -45,31 +50,12 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     }
     let connection = NEXT.fetch_add(1, Ordering::Relaxed);
     let (orders, mut todo) = mpsc::unbounded_channel();
-    let (mut sink, mut stream) = socket.split();
-    let end = loop {
-        tokio::select! {
-            biased;
-            order = todo.recv() => match order {
-                Some(Order::Send(text)) => {
-                    if sink.send(Message::text(text)).await.is_err() {
-                        break End::Cut;
-                    }
-                }
-                Some(Order::Close(code, reason)) => break End::Close(code, reason),
-                Some(Order::Cut) | None => break End::Cut,
-                Some(Order::Stall(time)) => tokio::time::sleep(time).await,
-            },
-            message = stream.next() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    if let Err(end) = take(text.as_str(), connection, &orders, &shared) {
-                        break end;
-                    }
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Binary(_) | Message::Frame(_))) => break End::Close(1011, "internal error".to_owned()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break End::Cut,
-            },
-        }
+    let (stall, stalled) = watch::channel(Instant::now());
+    let (mut sink, stream) = socket.split();
+    // Side by side, as the existing scheduler has it: whoever reads only when nothing is left to be said waits for a worker that does the same.
+    let end = tokio::select! {
+        end = say_all(&mut sink, &mut todo, &stall) => end,
+        end = hear_all(stream, stalled, connection, &orders, &shared) => end,
     };
     if let End::Close(code, reason) = end {
         // What was to be said before the close is said.
@@ -81,9 +67,53 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     shared.state().gone(connection);
 }
 
+async fn say_all(sink: &mut SplitSink<Socket, Message>, todo: &mut mpsc::UnboundedReceiver<Order>, stall: &watch::Sender<Instant>) -> End {
+    loop {
+        match todo.recv().await {
+            Some(Order::Send(text)) => {
+                if sink.send(Message::text(text)).await.is_err() {
+                    return End::Cut;
+                }
+            }
+            Some(Order::Close(code, reason)) => return End::Close(code, reason),
+            Some(Order::Cut) | None => return End::Cut,
+            Some(Order::Stall(time)) => drop(stall.send_replace(Instant::now() + time)),
+        }
+    }
+}
+
+async fn hear_all(
+    mut stream: SplitStream<Socket>,
+    mut stalled: watch::Receiver<Instant>,
+    connection: usize,
+    orders: &Orders,
+    shared: &Shared,
+) -> End {
+    loop {
+        let until = *stalled.borrow_and_update();
+        tokio::select! {
+            biased;
+            _ = stalled.changed() => {}
+            () = tokio::time::sleep_until(until.into()), if until > Instant::now() => {}
+            message = stream.next(), if until <= Instant::now() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    if let Err(end) = take(text.as_str(), connection, orders, shared) {
+                        return end;
+                    }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Binary(_) | Message::Frame(_))) => return End::Close(1011, "internal error".to_owned()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Cut,
+            },
+        }
+    }
+}
+
 fn take(text: &str, connection: usize, orders: &Orders, shared: &Shared) -> Result<(), End> {
     let mut state = shared.state();
-    state.received.push(text.to_owned());
+    if shared.options.keeps {
+        state.received.push(text.to_owned());
+    }
     let complain = |state: &mut super::state::State, problem: String| {
         state.complaints.push(problem);
         Err(End::Close(1011, "internal error".to_owned()))
@@ -106,6 +136,7 @@ fn take(text: &str, connection: usize, orders: &Orders, shared: &Shared) -> Resu
     let acknowledge = || say("control.ack", &json!({"ok": true, "for": id}), json!({"ack": {"for": id}}));
     let instance = envelope["sender"]["id"].as_str().unwrap_or_default();
     let kind = envelope["type"].as_str().unwrap_or_default();
+    *state.n_received.entry(kind.to_owned()).or_default() += 1;
     match kind {
         "control.handshake" => {
             let token = payload["auth"]["token"].as_str().unwrap_or_default();
@@ -133,17 +164,16 @@ fn take(text: &str, connection: usize, orders: &Orders, shared: &Shared) -> Resu
         _ if !state.is_current(connection) => return reset("E.AUTH.HANDSHAKE_REQUIRED"),
         "control.register" => {
             acknowledge();
-            if let Some(accept) = state.register(payload) {
+            if let Some(accept) = state.register(payload).filter(|_| shared.options.accepts) {
                 say("control.session.accept", &accept, json!({}));
                 state.send_waiting(shared.options.window);
             }
         }
         "control.ack" => {
             state.acknowledged(&envelope, &shared.options);
-            state.frames.push(envelope);
         }
         _ if kind.starts_with("control.") => state.frames.push(envelope),
-        _ => state.numbered(envelope, shared.options.window),
+        _ => state.numbered(envelope, &shared.options),
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ mod strict;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -38,6 +38,10 @@ pub struct SchedulerOptions {
     pub frame_bytes_max: usize,
     /// Whether sessions are resumed at all.
     pub resumes: bool,
+    /// Whether frames are kept to be looked at; without, they are only counted.
+    pub keeps: bool,
+    /// Whether a registration is ever answered with an acceptance.
+    pub accepts: bool,
 }
 
 impl Default for SchedulerOptions {
@@ -50,6 +54,8 @@ impl Default for SchedulerOptions {
             redispatch_after: Duration::from_secs(1),
             frame_bytes_max: 16 << 20,
             resumes: true,
+            keeps: true,
+            accepts: true,
         }
     }
 }
@@ -183,10 +189,16 @@ impl Scheduler {
         self.shared.state().refuses_with = status;
     }
 
-    /// Frames of a kind that were passed on, in order.
+    /// Frames of a kind that were passed on, in order; acknowledgements are among [`Scheduler::received`] only.
     #[must_use]
     pub fn frames(&self, kind: &str) -> Vec<Value> {
         self.shared.state().frames.iter().filter(|frame| frame["type"] == kind).cloned().collect()
+    }
+
+    /// How many frames of a kind came, passed on or not.
+    #[must_use]
+    pub fn n_received(&self, kind: &str) -> usize {
+        self.shared.state().n_received.get(kind).copied().unwrap_or(0)
     }
 
     /// All the text that was received, unread.
@@ -211,7 +223,13 @@ impl Scheduler {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
         let state = self.shared.state();
-        (state.n_connections, state.n_sessions, state.n_resumed)
+        (state.dialled.len(), state.n_sessions, state.n_resumed)
+    }
+
+    /// When each connection came.
+    #[must_use]
+    pub fn dialled(&self) -> Vec<Instant> {
+        self.shared.state().dialled.clone()
     }
 
     /// Whether a worker is registered and connected.
@@ -258,7 +276,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
-        shared.state().n_connections += 1;
+        shared.state().dialled.push(Instant::now());
         connections.spawn(connection::serve(stream, Arc::clone(&shared)));
         while connections.try_join_next().is_some() {}
     }

@@ -1,6 +1,6 @@
 //! What the stand-in knows: its one session at a time, its windows, and what it has dispatched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -21,13 +21,14 @@ pub struct Dispatched {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) n_connections: usize,
+    pub(super) dialled: Vec<Instant>,
     pub(super) n_sessions: usize,
     pub(super) n_resumed: usize,
     pub(super) closes_at_once: bool,
     pub(super) refuses_with: Option<u16>,
     pub(super) frames: Vec<Value>,
     pub(super) received: Vec<String>,
+    pub(super) n_received: BTreeMap<String, usize>,
     pub(super) complaints: Vec<String>,
     pub(super) registered: Vec<Value>,
     pub(super) dispatched: Vec<Dispatched>,
@@ -35,7 +36,7 @@ pub(super) struct State {
     current: Option<(usize, Orders)>,
     pending: Vec<Pending>,
     /// Dispatches that wait for a session or for the window.
-    waiting: Vec<Value>,
+    waiting: VecDeque<Value>,
     n_dispatches: u64,
 }
 
@@ -138,7 +139,8 @@ impl State {
     }
 
     /// A numbered frame: held or dropped, passed on in order, and acknowledged in any case.
-    pub(super) fn numbered(&mut self, frame: Value, window: u64) {
+    pub(super) fn numbered(&mut self, frame: Value, options: &SchedulerOptions) {
+        let window = options.window;
         let Some(session) = self.session.as_mut() else { return };
         let number = frame["session_seq"].as_u64().unwrap_or(0);
         let (id, asks) = (frame["id"].clone(), frame["ack"]["request"] == true);
@@ -148,7 +150,7 @@ impl State {
         }
         while let Some(frame) = session.held.remove(&(session.base + 1)) {
             session.base += 1;
-            self.frames.push(frame);
+            self.frames.extend(Some(frame).filter(|_| options.keeps));
         }
         let bits = session.held.keys().map(|held| held - session.base - 1).filter(|bit| *bit < 64).fold(0_u64, |bits, bit| bits | 1 << bit);
         let mut payload = json!({"ok": true, "ack_seq": session.base, "ack_bitmap": bits, "recv_window": window});
@@ -184,16 +186,15 @@ impl State {
     fn queue_dispatch(&mut self, task: Value, seq: u64) {
         let id = format!("biz.exec.dispatch-{}", Uuid::now_v7());
         let frame = json!({"id": id, "corr": task["task_id"], "seq": seq, "payload": task});
-        self.waiting.push(frame);
+        self.waiting.push_back(frame);
     }
 
     /// Sends what fits into the window.
     pub(super) fn send_waiting(&mut self, window: u64) {
         while self.is_open()
-            && !self.waiting.is_empty()
             && self.session.as_ref().is_some_and(|session| session.next <= session.acked + window)
+            && let Some(frame) = self.waiting.pop_front()
         {
-            let frame = self.waiting.remove(0);
             let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
             let task = frame["payload"]["task_id"].as_str().unwrap_or_default().to_owned();
             self.dispatched.push(Dispatched { task, id: text("id"), seq: frame["seq"].as_u64().unwrap_or(0) });

@@ -1,14 +1,21 @@
-//! One open connection: a task that reads and one that writes, so that neither waits for the other.
+//! One open connection: a task that reads and one that writes, so that neither waits for the other. `reading` also finds out that nobody is there any more.
 
-use std::time::{Duration, Instant};
+mod meter;
+mod reading;
+mod writing;
 
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
 use longshore_session::Binding;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_tungstenite::tungstenite::Bytes;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use meter::Metered;
 
 use super::dial::WebSocket;
 
@@ -18,10 +25,6 @@ const RECEIVED_MAX: usize = 64;
 const WRITTEN_MAX: usize = 64;
 /// How long the last frames and the closing one may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-/// Between pings.
-const PING_EVERY: Duration = Duration::from_secs(20);
-/// A connection over which nothing comes for this long is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What came.
 #[derive(Debug)]
@@ -51,6 +54,10 @@ pub(crate) struct Socket {
     written: mpsc::Sender<Write>,
     /// What found no room on the way to the writing task.
     waiting: std::collections::VecDeque<Write>,
+    /// What the writing task was handed and the connection has not taken whole.
+    n_unwritten: Arc<AtomicUsize>,
+    /// Nobody reads any more.
+    is_deaf: CancellationToken,
     is_over: bool,
     _reader: AbortOnDropHandle<()>,
     writer: Option<AbortOnDropHandle<()>>,
@@ -59,17 +66,25 @@ pub(crate) struct Socket {
 impl Socket {
     /// `received_max` frames may wait for the session; 0 is a small number.
     pub(crate) fn new(binding: Binding, socket: WebSocket, received_max: usize) -> Self {
+        let meter = socket.get_ref().meter();
         let (sink, stream) = socket.split();
         let (received_tx, received) = mpsc::channel(if received_max == 0 { RECEIVED_MAX } else { received_max });
         let (written, written_rx) = mpsc::channel(WRITTEN_MAX);
         let (ping_tx, ping_rx) = mpsc::channel(1);
-        let reader = owned(read(stream, received_tx, ping_tx));
-        let writer = owned(write(sink, written_rx, ping_rx));
+        let (n_unwritten, is_deaf) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let deaf = is_deaf.clone();
+        let reader = owned(async move {
+            let _deaf = deaf.drop_guard();
+            reading::read(stream, received_tx, ping_tx, meter, reading::USUAL).await;
+        });
+        let writer = owned(writing::write(sink, written_rx, ping_rx, Arc::clone(&n_unwritten)));
         Self {
             binding,
             received,
             written,
             waiting: std::collections::VecDeque::new(),
+            n_unwritten,
+            is_deaf,
             is_over: false,
             _reader: reader,
             writer: Some(writer),
@@ -79,6 +94,11 @@ impl Socket {
     /// Whether the peer takes what is written: while it does not, nothing more is read, so that answers do not pile up.
     pub(crate) fn is_taking(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether something that was sent has not left yet.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.waiting.is_empty() || self.n_unwritten.load(Ordering::Relaxed) > 0
     }
 
     /// The next thing that came; after the end, never. Cancel-safe.
@@ -126,26 +146,39 @@ impl Socket {
 
     fn flush(&mut self) {
         while let Some(write) = self.waiting.pop_front() {
+            // Counted first: the writing task may be done with it before this goes on.
+            self.n_unwritten.fetch_add(1, Ordering::Relaxed);
             match self.written.try_send(write) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(write)) => return self.waiting.push_front(write),
+                Err(mpsc::error::TrySendError::Full(write)) => {
+                    self.n_unwritten.fetch_sub(1, Ordering::Relaxed);
+                    return self.waiting.push_front(write);
+                }
                 // The reader tells of the end.
                 Err(mpsc::error::TrySendError::Closed(_)) => return self.waiting.clear(),
             }
         }
     }
 
-    /// Hands on what waits, as the peer takes it. Never ready while nothing waits. Cancel-safe.
+    /// Hands on what waits, as the peer takes it, or lets go of it once the connection has ended. Never ready while nothing waits. Cancel-safe.
     pub(crate) async fn drain(&mut self) {
         if self.waiting.is_empty() {
             std::future::pending::<()>().await;
         }
-        let Ok(permit) = self.written.reserve().await else { return self.waiting.clear() };
-        match self.waiting.pop_front() {
-            Some(write) => permit.send(write),
-            None => drop(permit),
-        }
-        self.flush();
+        let goes_on = tokio::select! {
+            biased;
+            place = self.written.reserve() => match (place, self.waiting.pop_front()) {
+                (Ok(place), Some(write)) => {
+                    self.n_unwritten.fetch_add(1, Ordering::Relaxed);
+                    place.send(write);
+                    true
+                }
+                (Ok(_), None) => true,
+                (Err(_), _) => false,
+            },
+            () = self.is_deaf.cancelled() => false,
+        };
+        if goes_on { self.flush() } else { self.waiting.clear() }
     }
 
     /// Says the last words, if the peer takes them in time.
@@ -169,110 +202,108 @@ fn owned(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
     AbortOnDropHandle::new(tokio::task::spawn(task))
 }
 
-async fn read(mut stream: SplitStream<WebSocket>, received: mpsc::Sender<Received>, pings: mpsc::Sender<()>) {
-    let mut next_ping = tokio::time::interval(PING_EVERY);
-    next_ping.tick().await;
-    let (mut heard_at, mut pinged_at) = (Instant::now(), None);
-    loop {
-        let message = tokio::select! {
-            message = stream.next() => message,
-            _ = next_ping.tick() => {
-                if heard_at.elapsed() > SILENCE_MAX {
-                    let reason = format!("timed out: nothing was heard for {} s", SILENCE_MAX.as_secs());
-                    let _ = received.send(Received::Closed { code: None, reason }).await;
-                    return;
+#[cfg(test)]
+mod tests {
+    use futures::SinkExt;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::super::dial::Duplex;
+    use super::*;
+
+    type Far = WebSocketStream<tokio::io::DuplexStream>;
+
+    /// Both ends of a line that holds a kibibyte.
+    pub(super) async fn ends() -> (WebSocket, Far) {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let near: Box<dyn Duplex> = Box::new(near);
+        let near = WebSocketStream::from_raw_socket(Metered::new(near), Role::Client, None).await;
+        (near, WebSocketStream::from_raw_socket(far, Role::Server, None).await)
+    }
+
+    fn binding() -> Binding {
+        let now = longshore_session::Now { at: Duration::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let config = longshore_session::GatewayConfig::new("t", "w");
+        let mut gateway = longshore_session::Gateway::new(config, 1, now);
+        let hail = r#"{"type":"control.handshake","id":"1","ts":"2025-12-24T10:00:00Z","tenant":"t","sender":{"role":"worker","id":"w"},
+            "payload":{"protocol":1,"auth":{"mode":"token","token":"t"},"worker":{"worker_name":"w","version":"1","hostname":"h"}}}"#;
+        let link = longshore_session::LinkConfig::of_gateway("t");
+        let greeting = longshore_session::Greeting::read(hail.as_bytes(), &link).unwrap();
+        let admission = longshore_session::Admission {
+            session_id: "s".to_owned(),
+            session_token: longshore_session::control::Token("t".to_owned()),
+            expires_at: None,
+        };
+        gateway.greet(&greeting, admission, longshore_session::Socket::New, now).unwrap()
+    }
+
+    #[tokio::test]
+    async fn frames_wait_up_to_what_is_set_and_then_their_sender_waits() {
+        for (set, most) in [(2, 2), (5, 5), (0, RECEIVED_MAX)] {
+            let (near, mut far) = ends().await;
+            let mut socket = Socket::new(binding(), near, set);
+            // Each is larger than the line, so what was sent has been read.
+            let text = "x".repeat(2 << 10);
+            let n_sent = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&n_sent);
+            let sending = owned(async move {
+                loop {
+                    far.send(Message::text(text.clone())).await.unwrap();
+                    counted.fetch_add(1, Ordering::Relaxed);
                 }
-                pinged_at = Some(Instant::now());
-                let _ = pings.try_send(());
-                continue;
+            });
+            // One more is in the reader's hand, and the next one on the line.
+            while n_sent.load(Ordering::Relaxed) < most + 1 {
+                tokio::task::yield_now().await;
             }
-        };
-        heard_at = Instant::now();
-        let event = match message {
-            Some(Ok(Message::Text(text))) => Received::Frame(text.into()),
-            Some(Ok(Message::Binary(bytes))) => Received::Frame(bytes),
-            Some(Ok(Message::Pong(_))) => match pinged_at.take() {
-                Some(at) => Received::RoundTrip(at.elapsed()),
-                None => continue,
-            },
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Close(frame))) => closed(frame),
-            Some(Err(error)) => Received::Closed { code: None, reason: reason(&error) },
-            None => Received::Closed { code: None, reason: "the connection was closed".to_owned() },
-        };
-        let is_end = matches!(event, Received::Closed { .. });
-        if received.send(event).await.is_err() || is_end {
-            return;
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!((n_sent.load(Ordering::Relaxed), socket.n_received()), (most + 1, most), "{set}");
+            for _ in 0..10 {
+                assert!(matches!(socket.next().await, Received::Frame(_)));
+            }
+            drop(sending);
         }
     }
-}
 
-fn closed(frame: Option<CloseFrame>) -> Received {
-    match frame {
-        Some(frame) => Received::Closed { code: Some(frame.code.into()), reason: frame.reason.as_str().to_owned() },
-        None => Received::Closed { code: None, reason: "closed without a word".to_owned() },
-    }
-}
-
-/// What the error says, without any of the frame: that may hold secrets.
-fn reason(error: &Error) -> String {
-    match error {
-        Error::Capacity(capacity) => format!("too large: {capacity}"),
-        Error::WriteBufferFull(_) => "the write buffer is full".to_owned(),
-        Error::ConnectionClosed
-        | Error::AlreadyClosed
-        | Error::Io(_)
-        | Error::Tls(_)
-        | Error::Protocol(_)
-        | Error::Utf8(_)
-        | Error::AttackAttempt
-        | Error::Url(_)
-        | Error::Http(_)
-        | Error::HttpFormat(_) => error.to_string(),
-    }
-}
-
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut written: mpsc::Receiver<Write>, mut pings: mpsc::Receiver<()>) {
-    loop {
-        let write = tokio::select! {
-            biased;
-            write = written.recv() => write,
-            Some(()) = pings.recv() => {
-                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-        };
-        let done = match write {
-            Some(Write::Frame(text)) => {
-                let mut fed = sink.feed(Message::text(text)).await;
-                // What waits as well goes out with it, in one write.
-                while fed.is_ok() {
-                    match written.try_recv() {
-                        Ok(Write::Frame(text)) => fed = sink.feed(Message::text(text)).await,
-                        Ok(Write::Close(code, reason)) => {
-                            let _ = sink.send(Message::Close(Some(CloseFrame { code: code.into(), reason: short(&reason).into() }))).await;
-                            return;
-                        }
-                        Err(_) => break,
-                    }
-                }
-                if fed.is_ok() { sink.flush().await } else { fed }
-            }
-            Some(Write::Close(code, reason)) => {
-                let _ = sink.send(Message::Close(Some(CloseFrame { code: code.into(), reason: short(&reason).into() }))).await;
-                return;
-            }
-            None => return,
-        };
-        if done.is_err() {
-            return;
+    #[tokio::test]
+    async fn what_was_sent_is_being_written_until_the_connection_has_taken_it() {
+        let (near, mut far) = ends().await;
+        let mut socket = Socket::new(binding(), near, 0);
+        assert!(!socket.is_writing());
+        for _ in 0..2 * WRITTEN_MAX {
+            socket.send("x".repeat(100));
         }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(socket.is_writing() && !socket.is_taking());
+        let mut n_heard = 0;
+        while n_heard < 2 * WRITTEN_MAX {
+            tokio::select! {
+                _ = far.next() => n_heard += 1,
+                () = socket.drain() => {}
+            }
+        }
+        while socket.is_writing() {
+            tokio::task::yield_now().await;
+        }
+        assert!(socket.is_taking());
     }
-}
 
-/// A close frame takes no more than this.
-fn short(reason: &str) -> String {
-    reason[..reason.floor_char_boundary(120)].to_owned()
+    #[tokio::test]
+    async fn what_waits_is_let_go_of_when_nobody_is_there_any_more() {
+        let (near, far) = ends().await;
+        let mut socket = Socket::new(binding(), near, 0);
+        for _ in 0..2 * WRITTEN_MAX {
+            socket.send("x".repeat(100));
+        }
+        drop(far);
+        while !socket.is_taking() {
+            socket.drain().await;
+        }
+        assert!(matches!(socket.next().await, Received::Closed { .. }));
+    }
 }

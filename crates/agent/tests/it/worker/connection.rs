@@ -217,6 +217,43 @@ async fn heartbeats_say_what_is_so() {
 }
 
 #[tokio::test]
+async fn no_frame_and_no_request_has_an_id_that_another_process_gave() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    for n in 0..3 {
+        let running = bench.ready().await;
+        let mut task = Scheduler::task("r", &format!("t-{n}"), &json!({"next": null, "feedback": 3}));
+        (task["middleware_chain"], task["chain_index"]) = (json!(["a", "b"]), json!(0));
+        bench.scheduler.dispatch(&task);
+        bench.until("a request", || bench.scheduler.frames("biz.exec.next.request").len() == n + 1).await;
+        running.kill().await;
+    }
+    let requests: BTreeSet<_> =
+        bench.scheduler.frames("biz.exec.next.request").iter().map(|frame| frame["payload"]["requestId"].to_string()).collect();
+    assert_eq!(requests.len(), 3);
+    // A frame that is sent again is the same text, and an answer that is given back keeps its id on purpose.
+    let texts: BTreeSet<_> = bench.scheduler.received().into_iter().filter(|text| !text.contains(r#""type":"biz.exec.error""#)).collect();
+    let id = |text: &String| serde_json::from_str::<Value>(text).unwrap()["id"].as_str().unwrap().to_owned();
+    let ids: Vec<_> = texts.iter().map(id).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+    assert!(ids.iter().all(|id| uuid::Uuid::parse_str(id).is_ok()));
+}
+
+#[tokio::test]
+async fn after_a_cut_changes_are_registered_and_drains_are_kept_to() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let mut running = bench.ready().await;
+    bench.scheduler.cut();
+    bench.until("another connection", || bench.scheduler.counts().0 == 2).await;
+    bench.open(&mut running).await;
+    bench.scheduler.send("biz.pkg.install", &json!({"name": "p", "version": "1", "url": "file:///p"}), None);
+    bench.until("the package", || bench.scheduler.registered().unwrap()["packages"][0]["name"] == "p").await;
+    bench.scheduler.send_control("control.drain", &json!({}));
+    bench.dispatch("t", json!({}));
+    assert_eq!(bench.code("t").await, "E.RUNNER.CANCELLED");
+    assert!(running.view().is_draining && running.handlers.seen().started.is_empty());
+}
+
+#[tokio::test]
 async fn two_workers_of_one_identity_on_one_host_are_refused_by_name() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     let running = bench.ready().await;

@@ -142,6 +142,22 @@ async fn the_schedulers_drain_is_kept_to_and_the_worker_stays() {
 }
 
 #[tokio::test]
+async fn a_draining_worker_says_so_at_once_and_does_not_spin_with_a_scheduler_that_has_no_other() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    bench.scheduler.send_control("control.drain", &json!({}));
+    // The next regular one is half a minute away.
+    bench.until("a heartbeat", || bench.scheduler.frames("control.heartbeat").iter().any(|beat| beat["payload"]["healthy"] == false)).await;
+    let began = std::time::Instant::now();
+    for n in 0..3 {
+        bench.dispatch(&format!("t-{n}"), json!({}));
+        assert_eq!(bench.code(&format!("t-{n}")).await, "E.RUNNER.CANCELLED");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(running.handlers.seen().started.is_empty());
+}
+
+#[tokio::test]
 async fn a_worker_that_never_met_its_scheduler_ends_when_asked() {
     let bench = Bench::new(SchedulerOptions::default()).await.set("scheduler_ws_url", json!("ws://127.0.0.1:1/"));
     let mut running = bench.start();

@@ -199,54 +199,17 @@ async fn calls_of_next_that_are_refused_late_or_impossible_fail_with_their_code(
     answer["error"] = json!({"code": "next_duplicate", "message": "twice"});
     bench.scheduler.send("biz.exec.next.response", &answer, None);
     assert_eq!(bench.answer("refused").await["payload"]["message"], "next_duplicate: twice");
+    chained("unreadable", Value::Null);
+    bench.until("a request", || bench.scheduler.frames("biz.exec.next.request").len() == 3).await;
+    let request = bench.scheduler.frames("biz.exec.next.request").remove(2)["payload"]["requestId"].clone();
+    bench.scheduler.send("biz.exec.next.response", &json!({"requestId": request, "result": "a text"}), None);
+    assert!(bench.answer("unreadable").await["payload"]["message"].as_str().unwrap().starts_with("next_failed: the answer cannot be read"));
     // A new session means that an answer may be lost.
     chained("lost", Value::Null);
-    bench.until("a request", || bench.scheduler.frames("biz.exec.next.request").len() == 3).await;
+    bench.until("a request", || bench.scheduler.frames("biz.exec.next.request").len() == 4).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     bench.scheduler.cut();
     assert!(bench.answer("lost").await["payload"]["message"].as_str().unwrap().starts_with("next_cancelled"));
-}
-
-#[tokio::test]
-async fn packages_are_installed_and_removed_with_an_event_and_a_new_registration() {
-    let bench = Bench::new(SchedulerOptions::default()).await.set("scheduler_rest_base_url", json!("http://scheduler:1/api/v1"));
-    let running = bench.ready().await;
-    let events = || bench.scheduler.frames("biz.pkg.event").into_iter().map(|frame| frame["payload"].clone()).collect::<Vec<_>>();
-    bench.scheduler.send(
-        "biz.pkg.install",
-        &json!({"name": "p", "version": "1.0.0", "url": "packages/p.zip", "sha256": "abc"}),
-        Some("c-1"),
-    );
-    bench.until("an event", || events().len() == 1).await;
-    assert_eq!(
-        (&events()[0]["status"], &events()[0]["name"], &events()[0]["version"]),
-        (&json!("installed"), &json!("p"), &json!("1.0.0"))
-    );
-    assert_eq!(running.handlers.seen().installs[0].url, "http://scheduler:1/api/v1/packages/p.zip");
-    assert_eq!(bench.scheduler.registered().unwrap()["packages"], json!([{"name": "p", "version": "1.0.0", "status": "installed"}]));
-    // By the documents' name, and refused in every way there is.
-    bench.scheduler.send("package.install", &json!({"name": "q", "version": "1.0.0", "url": "file:///q", "sha256": "wrong"}), None);
-    bench.until("an event", || events().len() == 2).await;
-    assert_eq!((&events()[1]["status"], &events()[1]["details"]["error"]), (&json!("failed"), &json!("its sha256 is another one")));
-    for bad in [
-        json!({"name": "q", "version": "1.0.0"}),
-        json!({"name": "q", "url": "file:///q"}),
-        json!({"name": "q", "odd": 1}),
-        json!({"version": "1"}),
-    ] {
-        let n = events().len();
-        bench.scheduler.send("biz.pkg.install", &bad, None);
-        bench.until("an event", || events().len() == n + 1).await;
-        assert_eq!(events()[n]["status"], "failed", "{bad}");
-    }
-    let n = events().len();
-    bench.scheduler.send("biz.pkg.uninstall", &json!({"name": "p"}), None);
-    bench.until("an event", || events().len() == n + 1).await;
-    assert_eq!((&events()[n]["status"], &events()[n]["details"]["action"]), (&json!("installed"), &json!("uninstall")));
-    assert_eq!(bench.scheduler.registered().unwrap()["packages"], json!([]));
-    bench.scheduler.send("package.uninstall", &json!({"name": "p", "version": "1.0.0"}), None);
-    bench.until("an event", || events().len() == n + 2).await;
-    assert_eq!(events()[n + 1]["status"], "failed");
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! The worker at a stand-in of the existing scheduler, over a real WebSocket. Handlers are the tests' own: what they do is said in their parameters.
 
+mod commands;
 mod connection;
 mod ending;
+mod flood;
 mod flow;
 mod limits;
+mod refusals;
 mod settings;
 mod tls;
 
@@ -145,8 +148,12 @@ impl Handlers for TestHandlers {
     }
 
     async fn install(&self, install: Install) -> Result<Payload, Payload> {
+        self.seen().installs.push(install.clone());
+        assert!(!install.url.ends_with("panic"), "as asked");
+        if install.url.ends_with("gate") {
+            self.gate.cancelled().await;
+        }
         let mut seen = self.seen();
-        seen.installs.push(install.clone());
         if install.sha256.as_deref() == Some("wrong") {
             return Err(object(json!({"error": "its sha256 is another one"})));
         }
@@ -265,6 +272,13 @@ impl Bench {
     async fn code(&self, task: &str) -> String {
         let answer = self.answer(task).await;
         answer["payload"]["code"].as_str().unwrap_or_else(|| panic!("{answer} is no error")).to_owned()
+    }
+
+    /// A dispatch as it is sent again, without a number.
+    fn again(&self, task: &str, id: &str, seq: u64, parameters: &Value) {
+        let frame = json!({"type": "biz.exec.dispatch", "id": id, "ts": "2025-12-24T10:00:00Z", "tenant": "default",
+            "sender": {"role": "scheduler", "id": "s"}, "payload": Scheduler::task("r", task, parameters), "corr": task, "seq": seq, "ack": {"request": true}});
+        self.scheduler.send_text(&frame.to_string());
     }
 
     async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {

@@ -1,5 +1,7 @@
 //! What settings change that has no test of its own elsewhere.
 
+use longshore_testkit::Disk;
+
 use super::*;
 
 #[tokio::test]
@@ -84,8 +86,123 @@ async fn frames_are_sent_again_as_often_and_as_quickly_as_set() {
     bench.scheduler.stall(Duration::from_millis(600));
     bench.answer("t").await;
     bench.until("another session", || bench.scheduler.counts().1 >= 2).await;
-    let sent = bench.scheduler.received().iter().filter(|text| text.contains("biz.exec.result")).count();
+    let sent = bench.scheduler.received().iter().filter(|text| text.contains(r#""type":"biz.exec.result""#)).count();
     assert!((2..=4).contains(&sent), "{sent}");
+}
+
+/// The acknowledgements that a worker has said, in order.
+fn acks(bench: &Bench) -> Vec<Value> {
+    let read = |text: &String| serde_json::from_str::<Value>(text).unwrap();
+    bench.scheduler.received().iter().map(read).filter(|frame| frame["type"] == "control.ack").collect()
+}
+
+#[tokio::test]
+async fn as_many_frames_are_under_way_in_each_direction_as_set() {
+    // The scheduler would take a hundred.
+    let bench = Bench::new(SchedulerOptions { window: 100, ..Default::default() }).await;
+    let bench = bench
+        .set("session_window_size", json!(4))
+        .set("dispatch_queue_max", json!(1))
+        .set("session_app_queue_max", json!(1))
+        .set("concurrency_max_parallel", json!(1));
+    let running = bench.ready().await;
+    bench.dispatch("t", json!({"gate": true}));
+    bench.until("it is acknowledged", || acks(&bench).iter().any(|ack| ack["payload"]["ack_seq"] == 1)).await;
+    assert!(acks(&bench).iter().all(|ack| ack["payload"]["recv_window"] == 4));
+    // One waits in its queue, one in the session's, four in the window; what is beyond is not acknowledged.
+    for n in 0..8 {
+        bench.dispatch(&format!("more-{n}"), json!({"gate": true}));
+    }
+    let of = |n: usize| bench.scheduler.dispatched()[1 + n].id.clone();
+    let numbers = || acks(&bench).into_iter().filter(|ack| ack["payload"]["ack_seq"] == 3).collect::<Vec<_>>();
+    bench.until("all were judged", || numbers().len() >= 7).await;
+    let by_id = |n: usize| acks(&bench).iter().any(|ack| ack["ack"]["for"] == of(n).as_str());
+    assert_eq!((0..8).map(by_id).collect::<Vec<_>>(), [true, true, true, true, true, true, false, false]);
+    // The other direction: nobody acknowledges, so no more than four answers leave.
+    let bench = Bench::new(SchedulerOptions { window: 0, ..Default::default() }).await.set("session_window_size", json!(4));
+    drop(running);
+    let running = bench.ready().await;
+    for n in 0..8 {
+        bench.again(&format!("t-{n}"), &format!("d-{n}"), n, &json!({}));
+    }
+    bench.until("all have ended", || running.view().unacknowledged == 8).await;
+    let sent = || {
+        let results = bench.scheduler.received().into_iter().filter(|text| text.contains(r#""type":"biz.exec.result""#));
+        results.map(|text| serde_json::from_str::<Value>(&text).unwrap()["session_seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    // They are sent again, and still no other.
+    bench.until("two rounds", || sent().len() >= 8).await;
+    assert!(sent().iter().all(|number| (1..=4).contains(number)), "{:?}", sent());
+}
+
+#[tokio::test]
+async fn an_acceptance_is_waited_for_as_long_as_set() {
+    let bench = Bench::new(SchedulerOptions { accepts: false, ..Default::default() }).await.set("session_accept_timeout_seconds", json!(1));
+    let began = std::time::Instant::now();
+    let running = bench.start();
+    bench.until("two more tries", || bench.scheduler.counts().1 >= 3).await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!running.view().is_open);
+    // With more patience there is one try.
+    let bench =
+        Bench::new(SchedulerOptions { accepts: false, ..Default::default() }).await.set("session_accept_timeout_seconds", json!(100));
+    let running = bench.start();
+    bench.until("a registration", || bench.scheduler.registered().is_some()).await;
+    bench.scheduler.send_control("control.drain", &json!({}));
+    assert_eq!((bench.scheduler.counts().1, running.view().is_open), (1, false));
+}
+
+#[tokio::test]
+async fn waits_between_dials_are_spread_as_set() {
+    let waits = async |jitter: f64, n_waits: usize| {
+        let bench = Bench::new(SchedulerOptions::default()).await;
+        bench.scheduler.refuse_upgrades(Some(500));
+        let bench = bench
+            .set("reconnect_jitter", json!(jitter))
+            .set("reconnect_base_delay_seconds", json!(0.15))
+            .set("reconnect_max_delay_seconds", json!(0.15));
+        let _running = bench.start();
+        bench.until("the dials", || bench.scheduler.dialled().len() > n_waits).await;
+        let dials = bench.scheduler.dialled();
+        dials.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()
+    };
+    // A wait may take longer than it should, and never less.
+    let even = waits(0.0, 4).await;
+    assert!(even.iter().all(|wait| *wait >= Duration::from_millis(145)), "{even:?}");
+    // Nearly every second one is as short as this.
+    let spread = waits(1.0, 16).await;
+    assert!(spread.iter().any(|wait| *wait < Duration::from_millis(140)), "{spread:?}");
+}
+
+#[tokio::test]
+async fn a_worker_whose_disk_is_full_says_that_it_is_unwell_until_it_is_not_and_loses_nothing() {
+    let disk = match Disk::mount("1m") {
+        Ok(disk) => disk,
+        Err(why) => return eprintln!("not run: {why}"),
+    };
+    let bench = Bench::new(SchedulerOptions::default()).await.set("state_dir", json!(disk.path()));
+    let bench = bench.set("heartbeat_interval_seconds", json!(1)).set("heartbeat_jitter_seconds", json!(1));
+    let running = bench.ready().await;
+    let says = |bench: &Bench| bench.scheduler.frames("control.heartbeat").last().is_some_and(|beat| beat["payload"]["healthy"] == true);
+    bench.until("a heartbeat of one that is well", || says(&bench)).await;
+    disk.fill();
+    bench.dispatch("t", json!({"gate": true}));
+    bench.until("it runs all the same", || running.view().running == 1).await;
+    bench.until("a heartbeat of one that is not", || !says(&bench)).await;
+    disk.make_room();
+    bench.until("a heartbeat of one that is well again", || says(&bench)).await;
+    // What could not be written then is there now.
+    running.kill().await;
+    let running = bench.ready().await;
+    assert_eq!(bench.code("t").await, "E.RUNNER.CANCELLED");
+    running.kill().await;
+    // A full disk below the tasks' data is the same to them.
+    let bench = bench.set("state_dir", Value::Null).set("data_dir", json!(disk.path().join("data")));
+    let n = bench.scheduler.frames("control.heartbeat").len();
+    disk.fill();
+    let _running = bench.start();
+    bench.until("a heartbeat", || bench.scheduler.frames("control.heartbeat").len() > n).await;
+    assert!(!says(&bench));
 }
 
 #[tokio::test]
@@ -116,6 +233,11 @@ async fn an_identity_lasts_and_one_that_cannot_be_kept_is_another_each_time() {
     assert_eq!((first.len(), longshore_agent::worker::lasting_identity(&path).unwrap()), (36, first.clone()));
     std::fs::write(&path, "  given \n").unwrap();
     assert_eq!(longshore_agent::worker::lasting_identity(&path).unwrap(), "given");
+    // What a full disk or a kill may leave of one is made good.
+    std::fs::write(&path, "").unwrap();
+    let made = longshore_agent::worker::lasting_identity(&path).unwrap();
+    assert_eq!((made.len(), longshore_agent::worker::lasting_identity(&path).unwrap()), (36, made.clone()));
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     let nowhere = path.join("below a file");
     assert_ne!(longshore_agent::worker::lasting_identity(&nowhere).unwrap(), longshore_agent::worker::lasting_identity(&nowhere).unwrap());
 }
