@@ -176,6 +176,8 @@ async fn agent(
         labels: Vec::new(),
         max_jobs: 4,
         state_dir,
+        workspaces_dir: None,
+        jobs_dir: None,
         supervisor: SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() },
         heartbeat_every: Duration::from_secs(10),
         backoff: longshore_model::retry::standard_backoff(),

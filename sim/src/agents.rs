@@ -60,6 +60,8 @@ impl Seat {
             labels,
             max_jobs: usize::try_from(rng.between(1, 4)).unwrap_or(1),
             state_dir: PathBuf::from("/nonexistent/longshore-sim"),
+            workspaces_dir: None,
+            jobs_dir: None,
             supervisor: SupervisorCommand { program: PathBuf::new(), args: Vec::new() },
             heartbeat_every: HEARTBEAT_LASTS / 3,
             backoff: standard_backoff(),
