@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore_client::Client;
 use longshore_model::wire::rest::JobRequest;
 use longshore_model::{ExecutionState, JobStatus};
-use longshore_testkit::eventually;
+use longshore_testkit::{NatsServer, Random, eventually};
 use serde_json::json;
 
 use crate::fleet::{Fleet, PATIENCE};
@@ -86,4 +86,77 @@ async fn a_job_whose_agent_stays_away_ends_by_itself_before_its_claim_and_nobody
     let ended = fleet.client.job(job.id, Some(Duration::from_secs(20))).await.unwrap();
     assert!(matches!(ended.executions[0].state, ExecutionState::Lost | ExecutionState::Failed), "{:?}", ended.executions[0]);
     assert!(!up.exists(), "it went on");
+}
+
+/// A bundle with a few hundred files, stored.
+async fn bundle(fleet: &Fleet) -> String {
+    let source = tempfile::tempdir().unwrap();
+    for n in 0..300 {
+        std::fs::write(source.path().join(n.to_string()), vec![b'x'; 1000]).unwrap();
+    }
+    let mut packed = Vec::new();
+    let info = longshore_exec::bundle::pack(source.path(), &longshore_exec::bundle::PackOptions::default(), &mut packed, &mut |_, _| {});
+    let info = info.unwrap();
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(packed)]);
+    fleet.client.put_bundle(&info.sha256, info.size, body).await.unwrap();
+    info.sha256
+}
+
+/// `LONGSHORE_TEST_KILLS` sets another number of kills: 200 for the long form.
+#[tokio::test]
+async fn kills_of_an_agent_at_any_point_of_its_workspace_jobs_lose_none_and_leave_nothing() {
+    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let n_kills = setting("LONGSHORE_TEST_KILLS").unwrap_or(8);
+    let seed = setting("LONGSHORE_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}, {n_kills} kills");
+    let mut random = Random::new(seed);
+    // A machine that is busy with other tests must not use up a job's patience, which is half a claim.
+    let mut fleet = Fleet::start_with(NatsServer::start().await, "60s", 1).await;
+    let (sha256, witness) = (bundle(&fleet).await, fleet.dir.path().join("witness"));
+    let witnessed = || std::fs::read_to_string(&witness).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let mut jobs = Vec::new();
+    for _ in 0..n_kills {
+        for _ in 0..2 {
+            let (n, file) = (jobs.len(), witness.display());
+            let script = format!("echo {n} begins >> {file}; for f in *; do echo more >> $f; echo line $f; done; sleep 0.1");
+            let args = json!({ "bundle": sha256, "steps": [script, format!("echo {n} ends >> {file}")] });
+            let request = JobRequest { target: "host-0".into(), ..Client::request("workspace.run", args) };
+            jobs.push(fleet.client.submit(&request, None).await.unwrap().id);
+        }
+        // Any point will do; none is waited for.
+        tokio::time::sleep(Duration::from_millis(random.below(400) as u64)).await;
+        fleet.agents[0].kill_and_restart().await;
+    }
+    let mut n_resumed = 0;
+    for (n, job) in jobs.iter().enumerate() {
+        let ended = fleet.client.job(*job, Some(PATIENCE)).await.unwrap();
+        let execution = &ended.executions[0];
+        let count = |word: &str| witnessed().iter().filter(|line| **line == format!("{n} {word}")).count();
+        match (count("begins"), count("ends")) {
+            (1, 1) => {
+                assert_eq!((ended.status, execution.attempts), (JobStatus::Completed, 1), "{n}: {execution:?}");
+                assert_eq!(execution.result.as_ref().unwrap()["files"]["modified"].as_array().map(Vec::len), Some(300), "{n}");
+                n_resumed += 1;
+            }
+            // Killed between its start's record and its own process: nobody can know, and it is said.
+            (0, 0) => assert!(ended.status == JobStatus::Failed, "{n}: {execution:?}"),
+            other => panic!("{n} ran in part or twice: {other:?}, {execution:?}"),
+        }
+    }
+    println!("{n_resumed} of {} jobs ran, each once and to its end", jobs.len());
+    assert!(n_resumed * 2 > jobs.len(), "{n_resumed} of {}", jobs.len());
+    let place = fleet.dir.path().join("agent-0/agent");
+    eventually("a clean host", PATIENCE, async || {
+        let left = ["workspaces", "tmp", "output", "bundles"].map(|dir| std::fs::read_dir(place.join(dir)).map_or(0, Iterator::count));
+        (left == [0; 4] && !carries(&place.join("workspaces"))).then_some(())
+    })
+    .await;
+}
+
+/// Whether a process belongs to a job whose directory is, or was, below this one.
+fn carries(workspaces: &std::path::Path) -> bool {
+    let place = workspaces.canonicalize().unwrap();
+    let of_ours = |text: &[u8]| text.windows(place.as_os_str().len()).any(|part| part == place.as_os_str().as_encoded_bytes());
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries.into_iter().any(|entry| std::fs::read(entry.path().join("environ")).is_ok_and(|text| of_ours(&text)))
 }

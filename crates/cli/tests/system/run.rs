@@ -174,12 +174,14 @@ async fn what_is_left_out_is_what_was_asked_for_and_only_what_is_wanted_comes_ba
 #[tokio::test]
 async fn large_directories_go_up_and_come_back_in_little_memory() {
     const MIB: u64 = 1024 * 1024;
+    // Goes over the broker as next to nothing, and the noise as it is.
+    const SPARSE: u64 = 300;
     let mut fleet = Fleet::start(1).await;
     let (agent, controller) = (fleet.agents[0].process().pid(), fleet.controller.process().pid());
     let user = User::of(&fleet);
     let source = tempfile::tempdir().unwrap();
-    std::fs::File::create(source.path().join("sparse")).unwrap().set_len(300 * MIB).unwrap();
-    let noise = std::process::Command::new("head").args(["-c", "192M", "/dev/urandom"]).output().unwrap().stdout;
+    std::fs::File::create(source.path().join("sparse")).unwrap().set_len(SPARSE * MIB).unwrap();
+    let noise = std::process::Command::new("head").args(["-c", "260M", "/dev/urandom"]).output().unwrap().stdout;
     std::fs::write(source.path().join("noise"), &noise).unwrap();
     let began = std::time::Instant::now();
     let (url, token_file) = (fleet.controller.said("url"), fleet.controller.said("token_file"));
@@ -198,11 +200,11 @@ async fn large_directories_go_up_and_come_back_in_little_memory() {
     };
     assert!(status.success(), "{}", process.output());
     let (agent, controller) = (peak_mib(agent).unwrap(), peak_mib(controller).unwrap());
-    println!("492 MiB up and down in {:?}; peaks in MiB: run {peak}, agent {agent}, controller {controller}", began.elapsed());
+    println!("560 MiB up and down in {:?}; peaks in MiB: run {peak}, agent {agent}, controller {controller}", began.elapsed());
     let results = user.dir.path().join("results");
     assert!(std::fs::read(results.join("noise-2")).unwrap() == noise, "it differs");
-    assert_eq!(std::fs::metadata(results.join("sparse-2")).unwrap().len(), 300 * MIB);
-    assert!(peak < 128 && agent < 180 && controller < 180, "peaks in MiB: run {peak}, agent {agent}, controller {controller}");
+    assert_eq!(std::fs::metadata(results.join("sparse-2")).unwrap().len(), SPARSE * MIB);
+    assert!(peak < 128 && agent < 100 && controller < 100, "peaks in MiB: run {peak}, agent {agent}, controller {controller}");
 }
 
 pub(crate) fn peak_mib(pid: u32) -> Option<u64> {

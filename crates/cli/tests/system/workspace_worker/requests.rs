@@ -41,6 +41,24 @@ async fn the_first_worker_on_an_empty_server_serves_at_once_and_ends() {
 }
 
 #[tokio::test]
+async fn a_step_of_a_worker_that_waits_until_each_line_was_read_in_its_log_goes_on() {
+    const LINES: usize = 20;
+    let place = Place::new().await;
+    let read = place.file("read").display().to_string();
+    place.job("x", &[&format!("for n in $(seq {LINES}); do echo line $n; until test -e {read}.$n; do sleep 0.005; done; done")]);
+    place.prepare("").await;
+    let _worker = place.worker("");
+    place.send(&json!({ "id": "x" })).await;
+    let log = place.jobs().join("x/results/step_0.log");
+    for n in 1..=LINES {
+        let written: Vec<String> = (1..=n).map(|n| format!("line {n}")).collect();
+        longshore_testkit::eventually("the line is there", super::PATIENCE, async || (lines(&log) == written).then_some(())).await;
+        fs::write(format!("{read}.{n}"), "").unwrap();
+    }
+    assert_eq!(place.response("x", 1).await["status"], "success");
+}
+
+#[tokio::test]
 async fn a_failed_step_is_a_result_and_no_job_is_no_error() {
     let place = Place::new().await;
     place.job("bad", &["echo before", "exit 3", "echo after"]);
