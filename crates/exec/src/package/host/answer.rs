@@ -53,8 +53,8 @@ pub(super) fn failed(payload: &[u8]) -> Answer {
         "not_encodable" => HandlerError::new(ErrorKind::BadReturn, format!("what the handler returned cannot be sent: {message}")),
         "not_loaded" => {
             let what = if type_name.is_empty() { message } else { format!("{type_name}: {message}") };
-            let type_name = Some(type_name).filter(|name| !name.is_empty());
-            HandlerError { type_name, ..HandlerError::new(ErrorKind::NotLoaded, format!("Handler not registered: {what}")) }
+            let named = HandlerError::raised(type_name, "").type_name.filter(|name| !name.is_empty());
+            HandlerError { type_name: named, ..HandlerError::new(ErrorKind::NotLoaded, format!("Handler not registered: {what}")) }
         }
         _ if type_name.is_empty() => HandlerError { kind: ErrorKind::Raised, ..HandlerError::new(ErrorKind::Raised, message) },
         _ => HandlerError::raised(type_name, message),

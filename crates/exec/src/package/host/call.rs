@@ -238,7 +238,8 @@ impl HandlerError {
     }
 
     pub(crate) fn raised(type_name: impl Into<String>, message: impl Into<String>) -> Self {
-        let (type_name, message) = (type_name.into(), message.into());
+        let (mut type_name, message) = (type_name.into(), message.into());
+        type_name.truncate(type_name.floor_char_boundary(TYPE_NAME_BYTES_MAX));
         let message = if message.trim().is_empty() { type_name.clone() } else { message };
         Self { type_name: Some(type_name), ..Self::new(ErrorKind::Raised, message) }
     }
@@ -246,6 +247,8 @@ impl HandlerError {
 
 /// Bytes of an error's message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the name of an exception's type.
+const TYPE_NAME_BYTES_MAX: usize = 256;
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,10 @@
 //!   from a program:  {"kind":"returned","call":1,"payload":{"value":{…}}}    also: failed, feedback, next, stopping
 //! ```
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::frame::{self, Frame, FromHost, Nonsense, ToHost};
@@ -55,9 +58,17 @@ impl Codec {
                 while let Some(end) = bytes[at..].iter().position(|byte| *byte == b'\n') {
                     let line = bytes[at..at + end].trim_ascii();
                     if !line.is_empty() {
-                        let read = serde_json::from_slice::<Line>(line).map_err(|error| Nonsense::Line(error.to_string()))?;
-                        let payload = read.payload.to_string();
-                        take(&Frame { kind: read.kind.into(), call: read.call, payload: payload.as_bytes() });
+                        match serde_json::from_slice::<Line>(line) {
+                            Ok(read) => {
+                                let payload = read.payload.to_string();
+                                take(&Frame { kind: read.kind.into(), call: read.call, payload: payload.as_bytes() });
+                            }
+                            // Whose it is can still be read: then it is the fault of that task only, which is told when it reads it again.
+                            Err(error) => {
+                                let (kind, call) = Head::of(line).ok_or_else(|| Nonsense::Line(error.to_string()))?;
+                                take(&Frame { kind: kind.into(), call, payload: line });
+                            }
+                        }
                     }
                     at += end + 1;
                 }
@@ -76,6 +87,40 @@ struct Line {
     call: u32,
     #[serde(default)]
     payload: Value,
+}
+
+/// What is read of a line whose payload cannot be: as far as it goes.
+#[derive(Default)]
+struct Head {
+    kind: Option<Kind>,
+    call: Option<u32>,
+}
+
+impl Head {
+    fn of(line: &[u8]) -> Option<(Kind, u32)> {
+        let mut head = Self::default();
+        let _ends_where_it_cannot_be_read = serde_json::Deserializer::from_slice(line).deserialize_map(&mut head);
+        Some((head.kind?, head.call?))
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Head {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a frame")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "kind" => self.kind = Some(map.next_value()?),
+                "call" => self.call = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Deserialize)]
@@ -116,6 +161,7 @@ fn word(kind: ToHost) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer::Answer;
     use super::*;
 
     #[test]
@@ -129,6 +175,19 @@ mod tests {
             assert!(Codec::Lines.decode(nonsense.as_bytes(), 100, |_| ()).is_err(), "{nonsense}");
         }
         assert!(Codec::Lines.decode(&[b'x'; 200], 100, |_| ()).is_err());
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_read_is_the_fault_of_its_call() {
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        for payload in ["NaN", "1e999", "\"\\ud800\"", deep.as_str(), "{\"a\":}"] {
+            let line = format!("{{\"kind\":\"returned\",\"call\":3,\"payload\":{{\"value\":{payload}}}}}\n");
+            let mut seen = Vec::new();
+            Codec::Lines
+                .decode(line.as_bytes(), 10_000, |frame| seen.push((frame.kind, frame.call, super::super::answer::returned(frame.payload))))
+                .unwrap();
+            assert!(matches!(seen.as_slice(), [(FromHost::Returned, 3, Answer::Failed(_))]), "{payload}: {seen:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The tasks' data directories: made before a task, and gone when the policy says so.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -21,8 +21,8 @@ const NAME_BYTES_MAX: usize = 200;
 pub(crate) struct DataDirs {
     root: PathBuf,
     policy: DataPolicy,
-    /// Those of tasks that run.
-    in_use: Mutex<BTreeSet<(String, String)>>,
+    /// Those of tasks that run, and how many: two ids may be cleaned to one name, and one task may come twice.
+    in_use: Mutex<BTreeMap<(String, String), usize>>,
 }
 
 /// The data directory of a task that runs.
@@ -45,10 +45,14 @@ impl DataDirs {
     pub(crate) fn make(&self, run_id: &str, task_id: &str) -> io::Result<DataDir<'_>> {
         let name = (component(run_id, "run"), component(task_id, "task"));
         let path = self.root.join(&name.0).join(&name.1);
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        *self.in_use().entry(name.clone()).or_default() += 1;
         let made = DataDir { dirs: self, name, path };
         fs::create_dir_all(&made.path)?;
         Ok(made)
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, BTreeMap<(String, String), usize>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes what the policy lets go. Blocks; safe to repeat, and beside tasks that run.
@@ -61,8 +65,7 @@ impl DataDirs {
         for run in names_in(&self.root) {
             for task in names_in(&self.root.join(&run)) {
                 let name = (run.clone(), task.clone());
-                if is_old(&self.root.join(&run).join(&task)) && !self.in_use.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
-                {
+                if is_old(&self.root.join(&run).join(&task)) && !self.in_use().contains_key(&name) {
                     self.remove(&name);
                 }
             }
@@ -87,10 +90,16 @@ impl DataDirs {
 
 impl Drop for DataDir<'_> {
     fn drop(&mut self) {
+        let mut in_use = self.dirs.in_use();
+        if let Some(tasks @ 2..) = in_use.get_mut(&self.name) {
+            *tasks -= 1;
+            return;
+        }
+        // Held meanwhile: a task of the same name that begins now finds it gone, and not going.
         if self.dirs.policy == DataPolicy::Remove {
             self.dirs.remove(&self.name);
         }
-        self.dirs.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        in_use.remove(&self.name);
     }
 }
 
@@ -157,6 +166,13 @@ mod tests {
 
         let removing = DataDirs::new(dir.path().to_owned(), DataPolicy::Remove);
         let path = removing.make("r", "t").unwrap().path.clone();
+        assert!(!path.exists());
+        // Two that are cleaned to one name: the first to end leaves the other its own.
+        let (one, other) = (removing.make("r", "a:b").unwrap(), removing.make("r", "a_b").unwrap());
+        drop(one);
+        assert!(other.path.exists());
+        let path = other.path.clone();
+        drop(other);
         assert!(!path.exists());
         let keeping = DataDirs::new(dir.path().to_owned(), DataPolicy::Keep);
         let path = keeping.make("r", "t").unwrap().path.clone();

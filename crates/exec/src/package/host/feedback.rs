@@ -20,6 +20,10 @@ pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 const CHUNKS_MAX: usize = 16 * 1024;
 /// Keys of metrics and of metadata that wait.
 const KEYS_MAX: usize = 1024;
+/// Bytes of metadata that wait, unless one piece alone has more.
+const METADATA_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a message or a stage.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// What a handler says while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -89,6 +93,26 @@ pub enum Channel {
     Custom,
 }
 
+impl Feedback {
+    /// The same without what no reader takes: it comes from a program that may say anything.
+    pub(crate) fn sound(self) -> Self {
+        let text = |text: Option<String>| {
+            let mut text = text.filter(|text| !text.is_empty())?;
+            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+            Some(text)
+        };
+        let mut metrics = self.metrics;
+        metrics.retain(|_, value| value.is_number());
+        Self {
+            stage: text(self.stage),
+            progress: self.progress.filter(|progress| (0.0..=1.0).contains(progress)),
+            message: text(self.message),
+            metrics,
+            ..self
+        }
+    }
+}
+
 /// Both ends of one task's feedback.
 #[must_use]
 pub fn channel() -> (FeedbackSender, FeedbackReceiver) {
@@ -115,6 +139,7 @@ struct Shared {
 struct Slot {
     waiting: Option<Feedback>,
     chunk_bytes: usize,
+    metadata_bytes: usize,
     sender_gone: bool,
     receiver_gone: bool,
 }
@@ -139,8 +164,8 @@ impl FeedbackSender {
         if slot.receiver_gone {
             return Room::Enough;
         }
-        let Slot { waiting, chunk_bytes, .. } = &mut *slot;
-        merge(waiting.get_or_insert_default(), newer, chunk_bytes);
+        let Slot { waiting, chunk_bytes, metadata_bytes, .. } = &mut *slot;
+        merge(waiting.get_or_insert_default(), newer, chunk_bytes, metadata_bytes);
         let room = if slot.chunk_bytes >= CHUNK_BYTES_PAUSE { Room::Full } else { Room::Enough };
         drop(slot);
         self.0.something.notify_one();
@@ -180,6 +205,7 @@ impl FeedbackReceiver {
                 if let Some(mut feedback) = slot.waiting.take() {
                     let rest = split(&mut feedback);
                     slot.chunk_bytes = rest.iter().map(weight).sum();
+                    slot.metadata_bytes = 0;
                     if !rest.is_empty() {
                         slot.waiting = Some(Feedback { chunks: rest, ..Feedback::default() });
                     }
@@ -206,13 +232,17 @@ impl Drop for FeedbackReceiver {
     }
 }
 
-fn merge(into: &mut Feedback, newer: Feedback, chunk_bytes: &mut usize) {
+fn merge(into: &mut Feedback, newer: Feedback, chunk_bytes: &mut usize, metadata_bytes: &mut usize) {
     let Feedback { stage, progress, message, chunks, metrics, metadata, dropped_chunks } = newer;
     into.stage = stage.or(into.stage.take());
     into.progress = progress.or(into.progress);
     into.message = message.or(into.message.take());
     overlay(&mut into.metrics, metrics);
-    overlay(&mut into.metadata, metadata);
+    let bytes = metadata.iter().map(|(key, value)| key.len() + value.to_string().len()).sum::<usize>();
+    if *metadata_bytes == 0 || *metadata_bytes + bytes <= METADATA_BYTES_MAX {
+        *metadata_bytes += bytes;
+        overlay(&mut into.metadata, metadata);
+    }
     into.dropped_chunks += dropped_chunks;
     for chunk in chunks {
         let bytes = weight(&chunk);
@@ -312,6 +342,28 @@ mod tests {
         }
         assert_eq!(first.dropped_chunks + kept, sent);
         assert!(kept * piece.len() as u64 <= CHUNK_BYTES_MAX as u64);
+    }
+
+    #[test]
+    fn what_no_reader_takes_is_left_out() {
+        let said = serde_json::json!({ "stage": "", "progress": 7, "message": "x".repeat(100_000), "metrics": { "a": 1, "b": "two" } });
+        let sound = serde_json::from_value::<Feedback>(said).unwrap().sound();
+        assert_eq!((sound.stage, sound.progress, sound.metrics.len()), (None, None, 1));
+        assert_eq!(sound.message.unwrap().len(), TEXT_BYTES_MAX);
+        let good = Feedback { stage: Some("s".to_owned()), progress: Some(1.0), ..text("t") };
+        assert_eq!(good.clone().sound(), good);
+    }
+
+    #[tokio::test]
+    async fn metadata_that_nobody_takes_costs_bounded_memory() {
+        let (sender, mut receiver) = channel();
+        let large = Value::from("x".repeat(1 << 20));
+        for n in 0..6 {
+            sender.push(Feedback { metadata: Map::from_iter([(n.to_string(), large.clone())]), ..Feedback::default() });
+        }
+        assert_eq!(receiver.recv().await.unwrap().metadata.len(), 3);
+        sender.push(Feedback { metadata: Map::from_iter([("next".to_owned(), large)]), ..Feedback::default() });
+        assert_eq!(receiver.recv().await.unwrap().metadata.len(), 1);
     }
 
     #[tokio::test]

@@ -14,8 +14,10 @@ mod death;
 mod feedback;
 mod frame;
 mod normal;
+mod outbox;
 mod pool;
 mod process;
+mod relay;
 mod resources;
 mod settings;
 mod start;
@@ -236,7 +238,7 @@ impl Hosts {
         let mut begun = loop {
             let host = tokio::select! {
                 biased;
-                over = limit.over() => return Err(over.error(limit, true)),
+                over = limit.over() => return Err(over.before_it_began(limit)),
                 host = inner.pool.host(&inner.grounds, installed, key) => host?,
             };
             match host.begin(&mut door, payload) {
@@ -339,6 +341,17 @@ impl Over {
         };
         HandlerError { verified, ..error }
     }
+    /// For a task that no host has seen.
+    fn before_it_began(self, limit: &Limit<'_>) -> HandlerError {
+        match self {
+            Self::Stopped => self.error(limit, true),
+            Self::TimedOut => {
+                let timeout = longshore_model::unit::Span(limit.timeout.unwrap_or_default());
+                HandlerError::new(ErrorKind::TimedOut, format!("no handler host was ready for the task within {timeout}"))
+            }
+        }
+    }
+
 }
 
 /// Makes a directory of ours, and gives its real path.

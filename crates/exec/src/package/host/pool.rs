@@ -22,7 +22,7 @@ use super::resources::Resources;
 use super::settings::HostSettings;
 use super::start::{self, Start, stdin_pipe};
 use super::target::Runtime;
-use super::warm::{Patience, Warm};
+use super::warm::{Bounds, Warm};
 use crate::package::Installed;
 use crate::process::{Launcher, Program};
 
@@ -86,37 +86,41 @@ impl Pool {
     /// It could not be started.
     pub(crate) async fn host(&self, grounds: &Arc<Grounds>, installed: &Installed, key: &Key) -> Result<Arc<Warm>, HandlerError> {
         let entry = self.entry(key, installed);
-        if let Some(warm) = entry.open() {
-            return Ok(warm);
-        }
-        let _alone = entry.starting.lock().await;
-        if let Some(warm) = entry.open() {
-            return Ok(warm);
-        }
-        // A caller that left while its host started leaves that to the next one.
-        let begun = held(&entry.warm).clone().filter(|warm| warm.is_starting());
-        let warm = match begun {
-            Some(warm) => warm,
-            None => {
-                let not_before = held(&entry.deaths).not_before;
-                if let Some(not_before) = not_before {
-                    sleep_until(not_before).await;
-                }
-                let place = self.place().await;
-                let warm = begin(grounds, installed, key, &entry, place, &self.freed)?;
-                *held(&entry.warm) = Some(Arc::clone(&warm));
-                warm
+        loop {
+            if let Some(warm) = entry.open() {
+                return Ok(warm);
             }
-        };
-        tokio::select! {
-            () = warm.ready.cancelled() => {}
-            died = timeout(grounds.settings.start_max, warm.kill.cancelled()) => {
-                if died.is_err() {
-                    warm.condemn(format!("was not ready within {}", longshore_model::unit::Span(grounds.settings.start_max)));
-                }
+            let _alone = entry.starting.lock().await;
+            if let Some(warm) = entry.open() {
+                return Ok(warm);
             }
+            // A caller that left while its host started leaves that to the next one.
+            let begun = held(&entry.warm).clone().filter(|warm| warm.is_starting());
+            let warm = match begun {
+                Some(warm) => warm,
+                None => {
+                    let not_before = held(&entry.deaths).not_before;
+                    if let Some(not_before) = not_before {
+                        sleep_until(not_before).await;
+                    }
+                    let place = self.place().await;
+                    let warm = begin(grounds, installed, key, &entry, place, &self.freed)?;
+                    *held(&entry.warm) = Some(Arc::clone(&warm));
+                    warm
+                }
+            };
+            tokio::select! {
+                () = warm.ready.cancelled() => {}
+                () = warm.kill.cancelled() => {}
+            }
+            if warm.is_open() {
+                return Ok(warm);
+            }
+            if let Some(error) = warm.stillborn().await {
+                return Err(error);
+            }
+            // It was let go before it took a call, as its package was installed anew: that is no reason to fail this one.
         }
-        if warm.is_open() { Ok(warm) } else { Err(warm.stillborn().await) }
     }
 
     fn entry(&self, key: &Key, installed: &Installed) -> Arc<Entry> {
@@ -149,11 +153,18 @@ impl Pool {
             let freed = self.freed.notified();
             let idle = held(&self.entries).values().filter_map(|entry| held(&entry.warm).clone()).collect::<Vec<_>>();
             let oldest = idle.into_iter().filter_map(|warm| Some((warm.idle_since()?, warm))).min_by_key(|(since, _)| *since);
-            if let Some((_, warm)) = oldest {
-                warm.retire();
+            match oldest {
+                // One at a time: it has its grace to leave, and the place is free when it has.
+                Some((_, warm)) => {
+                    warm.retire();
+                    tokio::select! {
+                        () = warm.ended() => {}
+                        () = freed => {}
+                    }
+                }
+                // Idleness is looked at again now and then, as nobody tells of it.
+                None => drop(timeout(Duration::from_millis(50), freed).await),
             }
-            // Idleness is looked at again now and then, as nobody tells of it.
-            let _again = timeout(Duration::from_millis(50), freed).await;
         }
     }
 
@@ -231,8 +242,14 @@ fn begin(
     };
     let cwd = key.directory.to_str().ok_or_else(|| unavailable("the package's path is not UTF-8".to_owned()))?.to_owned();
     let program = Program { words, cwd: cwd.clone(), env: grounds.environment.clone() };
-    let patience = Patience { stop_grace: settings.stop_grace, patience: settings.patience, idle: settings.idle };
-    let warm = Arc::new(Warm::new(entry.label.clone(), codec, patience, sender, Arc::clone(&grounds.resources), grounds.tasks.clone()));
+    let bounds = Bounds {
+        output_bytes_max: settings.output_bytes_max,
+        stop_grace: settings.stop_grace,
+        patience: settings.patience,
+        idle: settings.idle,
+        start_max: settings.start_max,
+    };
+    let warm = Arc::new(Warm::new(entry.label.clone(), codec, bounds, sender, Arc::clone(&grounds.resources), grounds.tasks.clone()));
     match codec {
         Codec::Frames => {
             let hello = json!({

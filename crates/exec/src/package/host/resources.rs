@@ -12,6 +12,10 @@ use super::call::{ErrorKind, HandlerError};
 
 /// Resources that are known at a time; the oldest that nobody uses goes for a new one.
 const RESOURCES_MAX: usize = 10_000;
+/// Bytes of what is known of one. `python/resources.py` knows it too.
+const RESOURCE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of what is known of all.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -21,11 +25,13 @@ pub(crate) struct Resources(Mutex<State>);
 struct State {
     entries: BTreeMap<String, Entry>,
     registered: u64,
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     handle: Value,
+    bytes: usize,
     in_use: usize,
     /// The how many-th it was.
     number: u64,
@@ -47,6 +53,14 @@ enum News {
     Registered(Map<String, Value>),
 }
 
+impl State {
+    fn remove(&mut self, id: &str) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.bytes -= entry.bytes;
+        }
+    }
+}
+
 impl Resources {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,11 +68,15 @@ impl Resources {
 
     /// Takes what a host says of a resource.
     pub(crate) fn take(&self, payload: &[u8]) {
+        if payload.len() > RESOURCE_BYTES_MAX {
+            tracing::debug!(bytes = payload.len(), "a handler host registered a resource with too much to say of it");
+            return;
+        }
         let mut state = self.state();
         match serde_json::from_slice(payload) {
             Ok(News::Evicted { evicted }) => {
                 if state.entries.get(&evicted).is_some_and(|entry| entry.in_use == 0) {
-                    state.entries.remove(&evicted);
+                    state.remove(&evicted);
                 }
             }
             Ok(News::Registered(handle)) => {
@@ -66,11 +84,13 @@ impl Resources {
                 state.registered += 1;
                 let number = state.registered;
                 let in_use = state.entries.get(&id).map_or(0, |entry| entry.in_use);
-                state.entries.insert(id, Entry { handle: Value::Object(handle), in_use, number });
-                if state.entries.len() > RESOURCES_MAX {
+                state.remove(&id);
+                state.bytes += payload.len();
+                state.entries.insert(id, Entry { handle: Value::Object(handle), bytes: payload.len(), in_use, number });
+                while state.entries.len() > RESOURCES_MAX || state.bytes > BYTES_MAX {
                     let idle = state.entries.iter().filter(|(_, entry)| entry.in_use == 0);
-                    let oldest = idle.min_by_key(|(_, entry)| entry.number).map(|(id, _)| id.clone());
-                    oldest.map(|id| state.entries.remove(&id));
+                    let Some(oldest) = idle.min_by_key(|(_, entry)| entry.number).map(|(id, _)| id.clone()) else { break };
+                    state.remove(&oldest);
                 }
             }
             Err(error) => tracing::debug!(%error, "a handler host registered a resource that is none"),
@@ -154,5 +174,15 @@ mod tests {
         }
         assert_eq!(resources.usage().0, RESOURCES_MAX);
         assert!(resources.lease(&reference("0")).is_err());
+        let long = "x".repeat(RESOURCE_BYTES_MAX - 100);
+        for n in 0..BYTES_MAX / RESOURCE_BYTES_MAX + 20 {
+            resources.take(json!({ "resource_id": n.to_string(), "type": "t", "metadata": { "long": long } }).to_string().as_bytes());
+        }
+        let state = resources.state();
+        assert!(state.bytes <= BYTES_MAX && state.bytes == state.entries.values().map(|entry| entry.bytes).sum::<usize>());
+        drop(state);
+        let known = resources.usage().0;
+        resources.take(json!({ "resource_id": "huge", "type": "t", "metadata": { "long": long.repeat(2) } }).to_string().as_bytes());
+        assert_eq!(resources.usage().0, known);
     }
 }

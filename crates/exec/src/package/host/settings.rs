@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use longshore_model::limits::KILL_GRACE;
+use longshore_model::limits::{KILL_GRACE, LOG_BYTES_PER_STEP_MAX};
 
 use crate::SupervisorCommand;
 use crate::process::Limits;
@@ -50,6 +50,8 @@ pub struct HostSettings {
     pub file_bytes_max: Option<u64>,
     /// Bytes of one call's parameters, result or feedback as JSON. 64 MiB unless said.
     pub frame_bytes_max: usize,
+    /// Bytes of what a task of a warm host prints; more is cut. 64 MiB unless said.
+    pub output_bytes_max: u64,
 }
 
 /// What becomes of a task's data directory.
@@ -88,6 +90,7 @@ impl HostSettings {
             processes_max: Some(4096),
             file_bytes_max: Some(16 * GIB),
             frame_bytes_max: 64 << 20,
+            output_bytes_max: LOG_BYTES_PER_STEP_MAX,
         }
     }
 

@@ -124,7 +124,13 @@ pub(crate) async fn run(start: Start, warm: Arc<Warm>) -> Ending {
             // Looked through once, however many pieces a frame comes in.
             Event::Read(Ok(n)) if n > 0 && buffer.len() <= frame_bytes_max && !warm.codec.may_end_in(&buffer[buffer.len() - n..]) => {}
             Event::Read(Ok(n)) if n > 0 => match warm.codec.decode(&buffer, frame_bytes_max, |frame| warm.take(frame)) {
-                Ok(taken) => drop(buffer.drain(..taken)),
+                Ok(taken) => {
+                    drop(buffer.drain(..taken));
+                    if buffer.len() < READ_BYTES {
+                        // What one large answer needed is not kept for as long as its host lives.
+                        buffer.shrink_to(4 * READ_BYTES);
+                    }
+                }
                 Err(nonsense) => {
                     warm.condemn(format!("had to be ended: it wrote what is no frame ({nonsense})"));
                     stdout = None;

@@ -8,38 +8,40 @@
 //!
 //! A call is begun by writing one frame, by whoever makes it; one task for each host reads the answers and judges. A host that is
 //! condemned takes no new calls; those it has may go on for a while if its event loop still answers. Whatever happens to a host,
-//! each of its calls ends, at the latest with the facts of its death.
+//! each of its calls ends, at the latest with the facts of its death. What a call and its taker say to each other meanwhile is in
+//! [`super::relay`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use longshore_model::limits::LOG_RECORD_BYTES_MAX;
-use longshore_model::wire::log::LogStream;
-use serde::Deserialize;
+use longshore_model::unit::Span;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Answer, failed, returned};
-use super::call::{Door, ErrorKind, HandlerError, NextCall, NextError, NextRequest};
+use super::call::{Door, ErrorKind, HandlerError, NextCall};
 use super::codec::Codec;
 use super::death::{Death, Ending};
-use super::feedback::{Feedback, FeedbackSender, Room};
+use super::feedback::FeedbackSender;
 use super::frame::{Frame, FromHost, ToHost};
+use super::outbox::{Deaf, Outbox};
 use super::resources::Resources;
 use crate::Output;
 
 /// Calls of one host at a time.
 const CALLS_MAX: usize = 4096;
 /// Bytes that wait for a host that does not read before it is given no more.
-const WAITING_BYTES_MAX: usize = 256 << 20;
+const WAITING_BYTES_MAX: usize = 128 << 20;
 
 /// How long what a host wrote is read on after the grace of a call is over.
 const LAST_LOOK: Duration = Duration::from_millis(50);
+/// How long a host that has closed its input may take to end by itself, which would be the better explanation.
+const CLOSED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A host that runs.
 #[derive(Debug)]
@@ -47,9 +49,7 @@ pub(crate) struct Warm {
     /// Whose it is, for people: `name@version`.
     pub(crate) label: String,
     pub(crate) codec: Codec,
-    stop_grace: Duration,
-    patience: Duration,
-    idle: Duration,
+    bounds: Bounds,
     pipe: pipe::Sender,
     state: Mutex<State>,
     /// Something has changed that the watching task has to look at.
@@ -60,16 +60,19 @@ pub(crate) struct Warm {
     /// Its last process is gone, and that is noted.
     over: CancellationToken,
     resources: Arc<Resources>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     phase: Phase,
-    calls: BTreeMap<u32, Slot>,
+    pub(super) calls: BTreeMap<u32, Slot>,
     last_call: u32,
-    /// What the pipe did not take yet.
-    out: Vec<u8>,
+    out: Outbox,
+    /// Since when it is known that it reads no more.
+    closed: Option<Instant>,
+    /// It was asked to leave, for no fault of its own.
+    let_go: bool,
     idle_since: Instant,
     /// Why it had to be ended, if it had to.
     verdict: Option<String>,
@@ -81,20 +84,28 @@ struct State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Starting,
+    Starting { since: Instant },
     Ready,
     Condemned { since: Instant },
     Leaving { since: Instant },
     Ended,
 }
 
-struct Slot {
+/// A call that runs.
+pub(super) struct Slot {
     answer: oneshot::Sender<Answer>,
-    feedback: Option<Arc<FeedbackSender>>,
-    paused: bool,
-    next: Option<mpsc::Sender<NextCall>>,
-    output: Option<Arc<dyn Output>>,
+    pub(super) feedback: Option<Arc<FeedbackSender>>,
+    pub(super) paused: bool,
+    pub(super) next: Option<mpsc::Sender<NextCall>>,
+    /// Calls of `next()` that have no answer yet.
+    pub(super) asking: usize,
+    pub(super) output: Option<Arc<dyn Output>>,
+    /// Bytes of output that are taken yet; nothing once it was cut.
+    pub(super) output_left: Option<u64>,
     stop: Option<Stopping>,
+    /// Ends what waits on its behalf.
+    pub(super) over: CancellationToken,
+    _ends_them: DropGuard,
 }
 
 impl fmt::Debug for Slot {
@@ -117,53 +128,42 @@ struct Stopping {
 #[derive(Debug)]
 pub(crate) struct Gone;
 
-/// How long hosts are waited for.
+/// How long hosts are waited for, and how much is taken of them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Bounds {
+    pub(crate) output_bytes_max: u64,
     pub(crate) stop_grace: Duration,
     pub(crate) patience: Duration,
     pub(crate) idle: Duration,
+    pub(crate) start_max: Duration,
 }
 
 impl Warm {
     pub(super) fn new(
         label: String,
         codec: Codec,
-        patience: Patience,
+        bounds: Bounds,
         pipe: pipe::Sender,
         resources: Arc<Resources>,
         tasks: TaskTracker,
     ) -> Self {
-        let Patience { stop_grace, patience, idle } = patience;
         let state = State {
-            phase: Phase::Starting,
+            phase: Phase::Starting { since: Instant::now() },
             calls: BTreeMap::new(),
             last_call: 0,
-            out: Vec::new(),
+            out: Outbox::default(),
+            closed: None,
+            let_go: false,
             idle_since: Instant::now(),
             verdict: None,
             served: 0,
             ending: None,
         };
         let (ready, kill, over) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        Self {
-            label,
-            codec,
-            stop_grace,
-            patience,
-            idle,
-            pipe,
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            ready,
-            kill,
-            over,
-            resources,
-            tasks,
-        }
+        Self { label, codec, bounds, pipe, state: Mutex::new(state), changed: Notify::new(), ready, kill, over, resources, tasks }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,7 +181,19 @@ impl Warm {
         state.last_call = state.last_call.checked_add(1).unwrap_or(1);
         let call = state.last_call;
         let Door { feedback, next, output } = door.take().unwrap_or_default();
-        let slot = Slot { answer, feedback: feedback.map(Arc::new), paused: false, next, output, stop: None };
+        let over = CancellationToken::new();
+        let slot = Slot {
+            answer,
+            feedback: feedback.map(Arc::new),
+            paused: false,
+            next,
+            asking: 0,
+            output,
+            output_left: Some(self.bounds.output_bytes_max),
+            stop: None,
+            _ends_them: over.clone().drop_guard(),
+            over,
+        };
         state.calls.insert(call, slot);
         self.write(&mut state, ToHost::Call, call, payload);
         drop(state);
@@ -200,12 +212,21 @@ impl Warm {
         self.over.cancel();
     }
 
-    /// Why it never took a call. Waits for its end.
-    pub(super) async fn stillborn(&self) -> HandlerError {
-        self.over.cancelled().await;
+    /// Why it takes no call, though it was to be asked; nothing if it was let go, so that another may be started. Waits for the end of
+    /// one that died.
+    pub(super) async fn stillborn(&self) -> Option<HandlerError> {
+        if self.state().let_go {
+            return None;
+        }
+        self.ended().await;
         let error = self.state().ending.clone();
         let error = error.unwrap_or_else(|| HandlerError::new(ErrorKind::HostDied, "the handler host was given up"));
-        HandlerError { kind: ErrorKind::HostUnavailable, ..error }
+        Some(HandlerError { kind: ErrorKind::HostUnavailable, ..error })
+    }
+
+    /// Waits until its last process is gone. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        self.over.cancelled().await;
     }
 
     /// Whether it takes calls.
@@ -214,7 +235,7 @@ impl Warm {
     }
 
     pub(crate) fn is_starting(&self) -> bool {
-        self.state().phase == Phase::Starting
+        matches!(self.state().phase, Phase::Starting { .. })
     }
 
     /// Since when it has had nothing to do, if it has not.
@@ -227,8 +248,8 @@ impl Warm {
     pub(crate) fn retire(&self) {
         let mut state = self.state();
         match state.phase {
-            Phase::Starting | Phase::Ready => {
-                state.phase = Phase::Leaving { since: Instant::now() };
+            Phase::Starting { .. } | Phase::Ready => {
+                (state.phase, state.let_go) = (Phase::Leaving { since: Instant::now() }, true);
                 if state.calls.is_empty() {
                     self.write(&mut state, ToHost::Quit, 0, b"");
                 }
@@ -255,14 +276,34 @@ impl Warm {
         self.write(&mut self.state(), kind, call, payload);
     }
 
-    fn write(&self, state: &mut State, kind: ToHost, call: u32, payload: &[u8]) {
+    pub(super) fn write(&self, state: &mut State, kind: ToHost, call: u32, payload: &[u8]) {
         let frame = self.codec.encode(kind, call, payload);
-        // A pipe that fails belongs to a host that ends, which is noticed by its end.
-        let taken = if state.out.is_empty() { self.pipe.try_write(&frame).unwrap_or(0) } else { 0 };
-        if taken < frame.len() {
-            state.out.extend_from_slice(&frame[taken..]);
-            self.changed.notify_one();
+        match state.out.push(&self.pipe, &frame) {
+            Ok(true) => {}
+            Ok(false) => self.changed.notify_one(),
+            Err(deaf) => self.deaf(state, deaf),
         }
+    }
+
+    /// Nothing reaches it any more.
+    fn deaf(&self, state: &mut State, deaf: Deaf) {
+        match deaf {
+            // As a rule it is about to end; what that says of it is worth a moment.
+            Deaf::Closed => {
+                let since = *state.closed.get_or_insert_with(Instant::now);
+                if state.phase == Phase::Ready {
+                    state.phase = Phase::Condemned { since };
+                }
+            }
+            Deaf::Full => {
+                state.verdict.get_or_insert_with(|| "had to be ended: it does not read what it is sent".to_owned());
+                if state.phase != Phase::Ended {
+                    state.phase = Phase::Condemned { since: Instant::now() };
+                }
+                self.kill.cancel();
+            }
+        }
+        self.changed.notify_one();
     }
 
     /// Writes what waits, as far as the pipe takes it; waits for that. Cancel-safe.
@@ -271,12 +312,13 @@ impl Warm {
             std::future::pending::<()>().await;
         }
         let mut state = self.state();
-        let taken = self.pipe.try_write(&state.out).unwrap_or(0);
-        state.out.drain(..taken);
+        if let Err(deaf) = state.out.flush(&self.pipe) {
+            self.deaf(&mut state, deaf);
+        }
     }
 
     pub(super) fn has_unwritten(&self) -> bool {
-        !self.state().out.is_empty()
+        self.state().out.len() > 0
     }
 
     /// Takes a frame from the host.
@@ -285,7 +327,7 @@ impl Warm {
         match frame.kind {
             FromHost::Ready => {
                 let mut state = self.state();
-                if state.phase == Phase::Starting {
+                if matches!(state.phase, Phase::Starting { .. }) {
                     state.phase = Phase::Ready;
                     state.idle_since = Instant::now();
                 }
@@ -315,7 +357,7 @@ impl Warm {
             state.idle_since = Instant::now();
             match state.phase {
                 Phase::Leaving { .. } => self.write(&mut state, ToHost::Quit, 0, b""),
-                Phase::Starting | Phase::Ready | Phase::Condemned { .. } | Phase::Ended => {}
+                Phase::Starting { .. } | Phase::Ready | Phase::Condemned { .. } | Phase::Ended => {}
             }
         }
         let watched = state.phase != Phase::Ready || state.calls.is_empty();
@@ -326,81 +368,10 @@ impl Warm {
         }
     }
 
-    fn feedback(self: &Arc<Self>, call: u32, payload: &[u8]) {
-        let Ok(feedback) = serde_json::from_slice::<Feedback>(payload) else {
-            tracing::debug!(package = %self.label, "a handler host sent feedback that is none");
-            return;
-        };
-        let mut state = self.state();
-        let Some(slot) = state.calls.get_mut(&call) else { return };
-        let Some(sender) = slot.feedback.clone() else { return };
-        if sender.push(feedback) == Room::Enough || slot.paused {
-            return;
-        }
-        slot.paused = true;
-        self.write(&mut state, ToHost::Pause, call, b"");
-        drop(state);
-        let warm = Arc::clone(self);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = sender.room() => {}
-                () = warm.kill.cancelled() => return,
-            }
-            let mut state = warm.state();
-            if let Some(slot) = state.calls.get_mut(&call) {
-                slot.paused = false;
-                warm.write(&mut state, ToHost::Resume, call, b"");
-            }
-        });
-    }
-
-    fn printed(&self, call: u32, payload: &[u8]) {
-        #[derive(Deserialize)]
-        struct Printed {
-            stream: LogStream,
-            text: String,
-        }
-        let Some(output) = self.state().calls.get(&call).and_then(|slot| slot.output.clone()) else { return };
-        let Ok(Printed { stream, text }) = serde_json::from_slice(payload) else {
-            tracing::debug!(package = %self.label, "a handler host printed what is no text");
-            return;
-        };
-        text.as_bytes().chunks(LOG_RECORD_BYTES_MAX).for_each(|piece| output.write(0, stream, piece));
-    }
-
-    fn next(self: &Arc<Self>, call: u32, payload: &[u8]) {
-        #[derive(Deserialize)]
-        struct Asked {
-            number: u64,
-            request: NextRequest,
-        }
-        let Ok(Asked { number, request }) = serde_json::from_slice(payload) else {
-            tracing::debug!(package = %self.label, "a handler host sent a next() that is none");
-            return;
-        };
-        let (reply, answer) = oneshot::channel();
-        let sent = self.state().calls.get(&call).and_then(|slot| slot.next.as_ref()?.try_send(NextCall { request, reply }).ok());
-        let warm = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let reply = match sent {
-                None => Err(NextError::new("next_unavailable", "nobody here can run the next element of the chain")),
-                Some(()) => tokio::select! {
-                    answer = answer => answer.unwrap_or_else(|_| Err(NextError::new("next_cancelled", "the wait for the next element was given up"))),
-                    () = warm.kill.cancelled() => return,
-                },
-            };
-            let reply = match reply {
-                Ok(result) => serde_json::json!({ "number": number, "result": result }),
-                Err(error) => serde_json::json!({ "number": number, "error": error }),
-            };
-            warm.send(ToHost::Next, call, reply.to_string().as_bytes());
-        });
-    }
-
     /// Looks at what is overdue, and gives when to look again.
     pub(super) fn judge(&self, now: Instant) -> Option<Instant> {
         let mut state = self.state();
-        let State { phase, calls, idle_since, .. } = &mut *state;
+        let State { phase, calls, idle_since, closed, let_go, .. } = &mut *state;
         let mut again: Option<Instant> = None;
         let mut at = |moment: Instant| {
             if moment > now {
@@ -408,8 +379,8 @@ impl Warm {
             }
         };
         for stop in calls.values_mut().filter_map(|slot| slot.stop.as_mut()) {
-            if stop.since + self.stop_grace > now {
-                at(stop.since + self.stop_grace);
+            if stop.since + self.bounds.stop_grace > now {
+                at(stop.since + self.bounds.stop_grace);
             } else {
                 at(*stop.late.get_or_insert(now) + LAST_LOOK);
             }
@@ -423,38 +394,50 @@ impl Warm {
         {
             *phase = Phase::Condemned { since: now };
         }
-        let mut verdict = None;
+        let mut verdict: Option<String> = None;
         match *phase {
-            Phase::Starting | Phase::Ended => {}
+            Phase::Ended => {}
+            Phase::Starting { since } => {
+                if since + self.bounds.start_max <= now {
+                    verdict = Some(format!("was not ready within {}", Span(self.bounds.start_max)))
+                } else {
+                    at(since + self.bounds.start_max)
+                }
+            }
             Phase::Ready => {
                 if calls.is_empty() {
-                    if *idle_since + self.idle <= now {
-                        *phase = Phase::Leaving { since: now };
-                        at(now + self.stop_grace);
+                    if *idle_since + self.bounds.idle <= now {
+                        (*phase, *let_go) = (Phase::Leaving { since: now }, true);
+                        at(now + self.bounds.stop_grace);
                         self.write(&mut state, ToHost::Quit, 0, b"");
                     } else {
-                        at(*idle_since + self.idle);
+                        at(*idle_since + self.bounds.idle);
                     }
                 }
             }
             Phase::Leaving { since } => {
                 if calls.is_empty() {
-                    let leave = since.max(*idle_since) + self.stop_grace;
-                    if leave <= now { verdict = Some("had nothing to do and did not leave") } else { at(leave) }
+                    let leave = since.max(*idle_since) + self.bounds.stop_grace;
+                    if leave <= now { verdict = Some("had nothing to do and did not leave".to_owned()) } else { at(leave) }
                 }
+            }
+            Phase::Condemned { .. } if let Some(closed) = *closed => {
+                let end = closed + CLOSED_PATIENCE;
+                if end <= now { verdict = Some("had to be ended: it has closed its input and lives on".to_owned()) } else { at(end) }
             }
             Phase::Condemned { since } => {
                 if deaf {
-                    verdict = Some("had to be ended: a task did not stop when it was asked to, and its event loop does not answer");
-                } else if others == 0 || since + self.patience <= now {
-                    verdict = Some("had to be ended: a task did not stop when it was asked to");
+                    verdict =
+                        Some("had to be ended: a task did not stop when it was asked to, and its event loop does not answer".to_owned());
+                } else if others == 0 || since + self.bounds.patience <= now {
+                    verdict = Some("had to be ended: a task did not stop when it was asked to".to_owned());
                 } else {
-                    at(since + self.patience);
+                    at(since + self.bounds.patience);
                 }
             }
         }
         if let Some(verdict) = verdict {
-            state.verdict.get_or_insert_with(|| verdict.to_owned());
+            state.verdict.get_or_insert(verdict);
             self.kill.cancel();
         }
         again

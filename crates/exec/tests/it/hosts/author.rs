@@ -170,6 +170,20 @@ async fn next_runs_what_comes_after_as_often_as_it_is_called() {
 }
 
 #[tokio::test]
+async fn next_may_be_called_many_times_at_once() {
+    let (stand, package) = (Stand::new(), package("system"));
+    let (sender, mut receiver) = mpsc::channel(1);
+    let door = Door { next: Some(sender), ..Door::default() };
+    let call = Call { middleware_chain: Some(vec![json!("m")]), chain_index: Some(0), ..call("gather", json!({ "times": 100 })) };
+    let (outcome, ()) = tokio::join!(stand.run_call(&package, call, door), async {
+        while let Some(asked) = receiver.recv().await {
+            asked.reply.send(Ok(asked.request.payload)).unwrap();
+        }
+    });
+    assert_eq!(outcome.unwrap().result["results"], json!((0..100).map(|turn| json!({ "turn": turn })).collect::<Vec<_>>()));
+}
+
+#[tokio::test]
 async fn next_without_an_answer_raises_with_a_code() {
     let (stand, package) = (Stand::new(), package("system"));
     let chained = |node_type| Call { middleware_chain: Some(vec![json!("m")]), chain_index: Some(0), ..call(node_type, json!({})) };

@@ -104,6 +104,41 @@ async fn a_python_that_is_too_old_or_none_is_said() {
     assert!(message.contains("was not ready within 100ms"), "{message}");
 }
 
+/// An interpreter that is written in shell.
+fn interpreter(dir: &std::path::Path, script: &str) -> std::path::PathBuf {
+    let path = dir.join("python");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_host_that_never_is_ready_gives_its_place_back_though_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand = Stand::with(|settings| {
+        settings.python = interpreter(dir.path(), "sleep 1000");
+        (settings.hosts_max, settings.start_max) = (1, Duration::from_millis(300));
+    });
+    let impatient = Call { timeout: Some(Duration::from_millis(10)), ..call("well", json!({})) };
+    let error = stand.run_call(&package("hostile"), impatient, Door::default()).await.unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::TimedOut, "no handler host was ready for the task within 10ms"));
+    stand.result(&package("programs"), "lines", json!({})).await;
+}
+
+#[tokio::test]
+async fn a_package_that_is_replaced_while_its_host_starts_fails_no_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let begun = dir.path().join("begun");
+    let script = format!("if ! [ -e {0} ]; then touch {0}; sleep 1; fi\nexec python3 \"$@\"", begun.display());
+    let stand = Stand::with(|settings| settings.python = interpreter(dir.path(), &script));
+    let package = package("hostile");
+    let (result, ()) = tokio::join!(stand.result(&package, "well", json!({})), async {
+        eventually("the host starts", || begun.exists()).await;
+        stand.hosts.retire(&package);
+    });
+    assert!(result["pid"].is_number());
+}
+
 #[tokio::test]
 async fn two_workers_cannot_have_one_state_directory() {
     let stand = Stand::new();

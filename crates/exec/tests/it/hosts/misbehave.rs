@@ -247,6 +247,24 @@ async fn what_cannot_be_sent_fails_its_own_task() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_to_be_said_is_refused_where_it_is_said() {
+    let (stand, package) = (Stand::with(|settings| settings.frame_bytes_max = 2 << 20), package("hostile"));
+    let others = bystander(&stand, &package).await;
+    let (sender, receiver) = feedback_channel();
+    let door = Door { feedback: Some(sender), ..Door::default() };
+    let outcome = stand.run_call(&package, call("says_too_much", json!({})), door).await.unwrap();
+    drop(receiver);
+    let refused = outcome.result["refused"].as_array().unwrap();
+    for (said, words) in refused.iter().zip(["2097136 are the most", "feedback cannot be sent: an object", "65536 are the most"]) {
+        assert!(said.as_str().unwrap().contains(words), "{said}");
+    }
+    assert_eq!(refused.len(), 3);
+    let error = stand.run(&package, "raises", json!({ "what": "long_name" })).await.unwrap_err();
+    assert_eq!((error.type_name.unwrap().len(), error.message.as_str()), (256, "m"));
+    ends_well(&stand, others).await;
+}
+
+#[tokio::test]
 async fn whatever_is_raised_is_the_failure_of_its_own_task_with_type_and_words() {
     let (stand, package) = (Stand::new(), package("hostile"));
     let others = bystander(&stand, &package).await;

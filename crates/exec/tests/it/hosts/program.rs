@@ -1,14 +1,17 @@
 //! Handlers that are programs: a shell, a script, one that stays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_exec::Output;
 use longshore_exec::package::host::{Call, Door, ErrorKind, feedback_channel};
+use longshore_model::wire::log::LogStream;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Stand, call, object, package};
-use crate::support::{is_alive, pid_in};
+use crate::support::{Recorder, is_alive, pid_in};
 
 #[tokio::test]
 async fn a_shell_takes_one_object_and_gives_one() {
@@ -100,6 +103,54 @@ async fn a_program_that_stays_takes_a_line_for_each_call() {
     assert!(kind == ErrorKind::HostDied && message.contains("wrote what is no frame"), "{message}");
     let (kind, message) = stand.fault(&package, "lines", json!({ "do": "exit" })).await;
     assert!(kind == ErrorKind::HostDied && message.contains("exited with status 4") && message.contains("leaving"), "{message}");
+    stand.result(&package, "lines", json!({})).await;
+}
+
+#[tokio::test]
+async fn what_a_program_says_amiss_is_answered_or_the_fault_of_its_task() {
+    let (stand, package) = (Stand::patient(), package("programs"));
+    let cancel = CancellationToken::new();
+    let hangs = stand.hosts.run(&package, call("lines", json!({ "do": "hang" })), Door::default(), cancel.clone());
+    let (ended, ()) = tokio::join!(hangs, async {
+        let pid = pid_in(&stand.data("lines", "begun")).await;
+        let (kind, message) = stand.fault(&package, "lines", json!({ "do": "nan" })).await;
+        assert!(kind == ErrorKind::BadReturn && message.contains("cannot be sent"), "{message}");
+        // What belongs to no task is not answered.
+        assert_eq!(stand.result(&package, "lines", json!({ "do": "stray" })).await["pid"], pid);
+        let refused = stand.result(&package, "lines", json!({ "do": "bad_next" })).await;
+        assert_eq!(refused["error"]["code"], "next_invalid");
+        assert_eq!(stand.result(&package, "lines", json!({})).await["pid"], pid);
+        cancel.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled, "all of it harmed nobody else");
+}
+
+#[tokio::test]
+async fn what_a_program_prints_is_cut_here() {
+    let stand = Stand::with(|settings| settings.output_bytes_max = 100_000);
+    let (package, recorder) = (package("programs"), Arc::new(Recorder::default()));
+    let output: Arc<dyn Output> = recorder.clone();
+    let door = Door { output: Some(output), ..Door::default() };
+    stand.run_call(&package, call("lines", json!({ "do": "prints" })), door).await.unwrap();
+    let kept = recorder.text(LogStream::Stdout);
+    assert!(
+        kept.len() < 101_000
+            && kept.ends_with(
+                "x
+[longshore] more output than is kept: the rest is cut, the handler goes on
+"
+            ),
+        "{}",
+        kept.len()
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_reads_no_more_is_ended_and_its_tasks_are_told() {
+    let (stand, package) = (Stand::new(), package("programs"));
+    stand.result(&package, "lines", json!({ "do": "deaf" })).await;
+    let (kind, message) = stand.fault(&package, "lines", json!({})).await;
+    assert!(kind == ErrorKind::HostDied && message.contains("has closed its input and lives on"), "{message}");
     stand.result(&package, "lines", json!({})).await;
 }
 

@@ -232,6 +232,7 @@ def _error(what):
         "CancelledError": asyncio.CancelledError("own"),
         "Unspeakable": Unspeakable(),
         "surrogate": ValueError("\ud800"),
+        "long_name": type("N" * (3 << 20), (Exception,), {})("m"),
         "long": ValueError("x" * 1_000_000),
         "RecursionError": RecursionError("r"),
     }[what]
@@ -278,6 +279,20 @@ async def sends_feedback_politely(context):
     for step in range(context.params["count"]):
         await context.feedback.send(chunks=[{"text": "x" * 1000, "index": step}])
     return {}
+
+
+async def says_too_much(context):
+    refused = []
+    for say in (
+        lambda: context.feedback.send_nowait(chunks=[{"text": "x" * (3 << 20)}]),
+        lambda: context.feedback.send_nowait(metadata={"odd": object()}),
+        lambda: context.resource_registry.register(resource_id="r", resource_type="t", metadata={"long": "x" * (1 << 20)}),
+    ):
+        try:
+            say()
+        except ValueError as error:
+            refused.append(str(error))
+    return {"refused": refused}
 
 
 async def environment(context):

@@ -24,6 +24,7 @@ _HEAD = struct.Struct(">IBI")
 _READ_BYTES = 1 << 18
 # From 3.12 on a task may take its first step at once, which spares a turn of the event loop.
 _EAGER = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+_RESOURCE_BYTES_MAX = 64 * 1024
 _OUT_OF_MEMORY = b'{"kind":"raised","type":"MemoryError","message":"MemoryError","ms":0}'
 
 
@@ -43,7 +44,7 @@ def main(hello):
     except OSError:
         pass
     sys.path.insert(0, hello["directory"])
-    shims.install()
+    shims.install(hello["directory"])
     host = Host(hello, reader, writer)
     sys.stdout, sys.stderr = prints.Stream(sys.stdout, "stdout", host), prints.Stream(sys.stderr, "stderr", host)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
@@ -117,16 +118,25 @@ class Host:
 
     def feedback(self, call, piece):
         if call in self._publishers:
-            self._send("f", call, encode.dumps(piece))
+            self._send("f", call, self._said("feedback", piece, self._hello["frame_bytes_max"] - 16))
 
     def resource(self, wire):
-        self._send("s", 0, encode.dumps(wire))
+        self._send("s", 0, self._said("a resource", wire, _RESOURCE_BYTES_MAX))
+
+    @staticmethod
+    def _said(what, value, most):
+        # What cannot be sent is the mistake of who says it, and must not look like nonsense from this process.
+        try:
+            payload = encode.dumps(value)
+        except encode.NotEncodable as error:
+            raise ValueError("%s cannot be sent: %s" % (what, error)) from None
+        if len(payload) > most:
+            raise ValueError("%s has %d bytes, where %d are the most" % (what, len(payload), most))
+        return payload
 
     def ask_next(self, call, request, answer):
         number = next(self._next_numbers)
-        payload = encode.dumps({"number": number, "request": request})
-        if len(payload) > self._hello["frame_bytes_max"] - 16:
-            raise ValueError("next(): the request is larger than %d bytes" % self._hello["frame_bytes_max"])
+        payload = self._said("the request of next()", {"number": number, "request": request}, self._hello["frame_bytes_max"] - 16)
         self._nexts[number] = (call, answer)
         self._send("n", call, payload)
         return number
@@ -336,7 +346,7 @@ class Host:
             except BaseException:
                 message = ""
             message = message[:8192].encode("utf-8", "replace").decode("utf-8")
-            name = name.encode("utf-8", "replace").decode("utf-8")
+            name = name[:256].encode("utf-8", "replace").decode("utf-8")
             return json.dumps({"kind": kind, "type": name, "message": message, "ms": int(took * 1000)}).encode()
         except BaseException:
             return _OUT_OF_MEMORY

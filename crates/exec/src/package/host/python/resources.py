@@ -149,9 +149,11 @@ class ResourceRegistry:
         """A handle that the task came with."""
         with self._lock:
             handle = self._handles.get(wire["resource_id"])
-            if handle is None:
+            if handle is None or handle._wire() != wire:
+                # Another host may have registered it anew since this one saw it.
                 names = ("scope", "path", "metadata", "size_bytes", "expires_at", "created_at")
-                handle = ResourceHandle(wire["resource_id"], wire["type"], **{name: wire.get(name) for name in names})
-                self._handles[wire["resource_id"]] = handle
+                newer = ResourceHandle(wire["resource_id"], wire["type"], **{name: wire.get(name) for name in names})
+                newer.in_use = 0 if handle is None else handle.in_use
+                handle = self._handles[wire["resource_id"]] = newer
             handle.in_use += 1
             return handle

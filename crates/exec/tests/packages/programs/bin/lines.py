@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+import time
 
 
 def send(kind, call, payload):
@@ -39,6 +40,22 @@ for line in sys.stdin:
     elif params.get("do") == "hang":
         with open(os.path.join(payload["context"]["data_dir"], "begun"), "w") as file:
             file.write("%d\n" % os.getpid())
+    elif params.get("do") == "deaf":
+        os.close(0)
+        send("returned", call, {"value": {"deaf": True}})
+        time.sleep(1000)
+    elif params.get("do") == "nan":
+        send("returned", call, {"value": {"number": float("nan")}})
+    elif params.get("do") == "stray":
+        send("next", 7777, {"number": 1, "request": {"payload": {}, "host_ctx": {}, "middleware_ctx": {}}})
+        send("returned", call, {"value": {"pid": os.getpid()}})
+    elif params.get("do") == "prints":
+        for _ in range(3):
+            send("printed", call, {"stream": "stdout", "text": "x" * 50000})
+        send("returned", call, {"value": {}})
+    elif params.get("do") == "bad_next":
+        waiting[2] = (call, 2)
+        send("next", call, {"number": 2, "request": {"payload": 1}})
     elif params.get("do") == "next":
         waiting[1] = (call, 1)
         send("next", call, {"number": 1, "request": {"payload": {"a": 1}, "host_ctx": {}, "middleware_ctx": {}}})

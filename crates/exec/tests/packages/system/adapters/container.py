@@ -15,6 +15,10 @@ async def loop_middleware(context: ExecutionContext):
     return {"outputs": {"results": results}}
 
 
+async def gather(context: ExecutionContext):
+    return {"results": await asyncio.gather(*[context.next({"turn": turn}) for turn in range(context.params["times"])])}
+
+
 async def case_middleware(context: ExecutionContext):
     try:
         return {"outputs": await context.next()}
