@@ -1,4 +1,4 @@
-//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout|list|workspace`.
+//! Speed, measured against a floor in the same run: `cargo xtask bench jobs|fanout|list|workspace|worker`.
 //!
 //! The floor is the least that any job system on this broker must do: the same durable writes, sent and received with async-nats directly,
 //! no HTTP, no checks, no state. Figures are medians over rounds that alternate between the two, so that a machine whose speed drifts
@@ -10,12 +10,13 @@ mod floor;
 mod jobs;
 mod list;
 mod system;
+mod tasks;
 mod worker;
 mod workspace;
 
 use anyhow::{Context, bail};
 
-const NAMES: &str = "jobs, fanout, list, workspace";
+const NAMES: &str = "jobs, fanout, list, workspace, worker";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -31,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
             workspace::run(&settings)?;
             worker::run(&settings).await
         }
+        Some("worker") => tasks::run(&tasks::Settings::parse(args).context("usage: bench worker [--quick] [--existing COMMAND]")?).await,
         Some(other) => bail!("there is no benchmark {other:?}; there are: {NAMES}"),
         None => bail!("say which benchmark: {NAMES}"),
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::eventually::eventually;
@@ -260,15 +260,32 @@ impl Scheduler {
         eventually(&format!("an answer to {task}"), Duration::from_secs(30), async || self.answers(task).into_iter().next()).await
     }
 
+    /// Sends a task and waits for its first result or error, however long that takes. Told when it is there: who looks again and again
+    /// measures how often it looks.
+    ///
+    /// # Panics
+    /// The same task was asked for before and is not answered.
+    pub async fn ask(&self, task: &Value) -> Value {
+        let (told, answer) = oneshot::channel();
+        {
+            let mut state = self.shared.state();
+            let id = task["task_id"].as_str().unwrap_or_default().to_owned();
+            assert!(state.asked.insert(id, told).is_none(), "one asks for a task at a time: {task}");
+            state.dispatch(task, &self.shared.options);
+        }
+        answer.await.expect("whoever asks is answered, or waits")
+    }
+
+    /// The task that a frame is the result or the error of.
+    #[must_use]
+    pub fn answered(frame: &Value) -> Option<&str> {
+        state::answered(frame)
+    }
+
     /// All results and errors of a task, in order.
     #[must_use]
     pub fn answers(&self, task: &str) -> Vec<Value> {
-        let is_of = |frame: &Value| match frame["type"].as_str() {
-            Some("biz.exec.result") => frame["payload"]["task_id"] == task,
-            Some("biz.exec.error") => frame["payload"]["context"]["details"]["task_id"] == task || frame["corr"] == task,
-            _ => false,
-        };
-        self.shared.state().frames.iter().filter(|frame| is_of(frame)).cloned().collect()
+        self.shared.state().frames.iter().filter(|frame| Self::answered(frame) == Some(task)).cloned().collect()
     }
 }
 

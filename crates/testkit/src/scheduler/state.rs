@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Order, Orders, SchedulerOptions};
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) complaints: Vec<String>,
     pub(super) registered: Vec<Value>,
     pub(super) dispatched: Vec<Dispatched>,
+    /// Who waits for the first answer to a task.
+    pub(super) asked: BTreeMap<String, oneshot::Sender<Value>>,
     session: Option<Session>,
     current: Option<(usize, Orders)>,
     pending: Vec<Pending>,
@@ -150,6 +153,9 @@ impl State {
         }
         while let Some(frame) = session.held.remove(&(session.base + 1)) {
             session.base += 1;
+            if let Some(asked) = answered(&frame).and_then(|task| self.asked.remove(task)) {
+                let _ = asked.send(frame.clone());
+            }
             self.frames.extend(Some(frame).filter(|_| options.keeps));
         }
         let bits = session.held.keys().map(|held| held - session.base - 1).filter(|bit| *bit < 64).fold(0_u64, |bits, bit| bits | 1 << bit);
@@ -235,6 +241,15 @@ impl State {
 
     fn say(&self, kind: &str, payload: &Value, more: Value) {
         self.order(Order::Send(frame(kind, payload, more)));
+    }
+}
+
+/// The task that a frame is the result or the error of.
+pub(super) fn answered(frame: &Value) -> Option<&str> {
+    match frame["type"].as_str()? {
+        "biz.exec.result" => frame["payload"]["task_id"].as_str(),
+        "biz.exec.error" => frame["payload"]["context"]["details"]["task_id"].as_str().or_else(|| frame["corr"].as_str()),
+        _ => None,
     }
 }
 
