@@ -8,13 +8,12 @@ use longshore_exec::{Archive, Finished, Resumable, Task};
 use longshore_model::job::{Execution, Job};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
-use longshore_store::{Appended, ExecutionRecord, Revision};
+use longshore_store::{Appended, ExecutionRecord, Fence, Revision};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatcher::Key;
 use crate::execution::{Context, Settled, Worker};
 use crate::journal::Entry;
-use crate::turn::Fence;
 use crate::{output, resumption, transfer, turn};
 
 /// A claim that the ledger has.

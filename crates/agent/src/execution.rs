@@ -23,7 +23,7 @@ use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::wire::secret::Secrets;
 use longshore_model::{AgentId, ExecutionId, ExecutionState};
-use longshore_store::{Answered, Appended, Before, Delivery, Error, Revision, Store};
+use longshore_store::{Answered, Appended, Asked, Before, Delivery, Error, Revision, Store, Turnstile};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,6 @@ use crate::journal::Entry;
 use crate::outbox::Outbox;
 use crate::output::Spools;
 use crate::trust;
-use crate::turn::{Asked, Watch};
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -59,7 +58,7 @@ pub(crate) struct Context {
     pub(crate) facts: Known,
     /// Answers that the ledger does not have yet: an earlier process's, and those it would not take.
     pub(crate) owed: Mutex<BTreeMap<Key, Answer>>,
-    pub(crate) turns: Watch,
+    pub(crate) turns: Turnstile,
     pub(crate) load: Arc<Load>,
 }
 

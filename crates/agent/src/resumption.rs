@@ -80,7 +80,7 @@ pub(crate) async fn carry_on(ctx: Arc<Context>, kept: Kept, signals: Signals) ->
     let worker = Worker { ctx: ctx.clone(), key, claim, signals, checked: Ok(Secrets::default()) };
     let Some(concurrency_key) = &job.concurrency_key else { return worker.run(&job, attempt, None).await };
     let holder = Holder { job: key.0, execution: key.1, attempt: attempt.number };
-    match turn::kept(&ctx, concurrency_key, holder).await {
+    match longshore_store::turn_kept(&ctx.store, concurrency_key, holder).await {
         Ok(Some(fence)) => {
             let settled = worker.run(&job, attempt, Some(fence.revision)).await;
             fence.end(&job).await;

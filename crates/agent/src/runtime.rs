@@ -21,7 +21,6 @@ use crate::outbox::Outbox;
 use crate::output::{Source, Spools};
 use crate::recovery::{deliver_owed, recover};
 use crate::resumption::{self, Kept};
-use crate::turn::Watch;
 use crate::{Agent, Error as AgentError};
 use crate::{conditions, facts};
 
@@ -122,7 +121,7 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         bundles,
         facts,
         owed: Mutex::new(owed),
-        turns: Watch::default(),
+        turns: longshore_store::Turnstile::default(),
         load: load.clone(),
     });
     background.spawn(deliver_owed(ctx.clone(), silence.clone()));

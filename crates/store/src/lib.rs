@@ -20,6 +20,7 @@ pub mod memory;
 mod objects;
 mod registry;
 mod turns;
+mod turnstile;
 mod work;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectOwner, ObjectPage, ObjectReader, Objects, archive_name, bundle_name, result_name};
 pub use registry::{Newest, Registry, RegistryEvent, RegistryStream};
 pub use turns::{Turn, Turns};
+pub use turnstile::{Asked, Fence, Turnstile, turn_kept};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// Every store, shared by reference. Cheap to clone.
