@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::limits::EXECUTIONS_MAX;
-use longshore_model::operation::{Call, PackageRun};
+use longshore_model::operation::{Call, Operation, PackageRun};
 use longshore_model::wire::agent::{AgentState, Heartbeat};
 use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::SCHEMA;
@@ -90,11 +90,14 @@ pub(crate) enum Waits {
     ForAgents,
 }
 
+/// What every agent can do: for who wants to know whether there is one.
+const ANYTHING: Needs<'static> = Needs::Agent { operation: Operation::NodeStatusGet, dice: 0 };
+
 /// Who can do a job at all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Needs<'a> {
-    /// An agent of a host.
-    Agent,
+    /// An agent of a host, or a worker that performs the operation; of several workers, if there is no agent, `dice` decides.
+    Agent { operation: Operation, dice: u128 },
     /// A worker behind a gateway, with this node of this package. `dice` decides between several.
     Package { run: &'a PackageRun, dice: u128 },
 }
@@ -118,13 +121,13 @@ impl<'a> Needs<'a> {
             | Call::CommandExec(_)
             | Call::CommandShell { .. }
             | Call::WorkspaceRun { .. }
-            | Call::WithFacts(_) => Self::Agent,
+            | Call::WithFacts(_) => Self::Agent { operation: call.operation(), dice },
         }
     }
 
     fn are_met_by(self, heartbeat: &Heartbeat) -> bool {
         match (self, &heartbeat.worker) {
-            (Self::Agent, worker) => worker.is_none(),
+            (Self::Agent { operation, .. }, worker) => worker.as_ref().is_none_or(|worker| worker.performs(operation)),
             (Self::Package { run, .. }, Some(worker)) => worker.version_for(run).is_some(),
             (Self::Package { .. }, None) => false,
         }
@@ -134,7 +137,7 @@ impl<'a> Needs<'a> {
     fn unmet_by(self, heartbeat: &Heartbeat) -> NoTarget {
         let hostname = heartbeat.hostname.clone();
         match self {
-            Self::Agent => NoTarget::PackagesOnly { hostname },
+            Self::Agent { .. } => NoTarget::PackagesOnly { hostname },
             Self::Package { run, .. } => NoTarget::LacksPackage { hostname, wanted: wanted(run) },
         }
     }
@@ -281,44 +284,48 @@ impl Fleet {
             return Err(NoTarget::NotCurrent);
         }
         let is_able = |heartbeat: &Heartbeat| needs.are_met_by(heartbeat);
+        // Agents take what is for any of them from a queue, which workers do not reach.
+        let is_agent = |heartbeat: &Heartbeat| heartbeat.worker.is_none();
+        let queue = (waits == Waits::ForAgents).then(|| vec![ExecutionId::Any]);
         match (target, needs) {
             (Target::Host(name), _) => self.host(name, needs, waits).map(|agent| vec![ExecutionId::Agent(agent)]),
             // One worker is chosen now: `docs/adr/0019-workers-behind-a-gateway.md`.
-            (Target::Any, Needs::Package { run, dice }) => self.one_of(is_able, run, dice),
-            (Target::AnyOf(group), Needs::Package { run, dice }) => {
-                self.one_of(|heartbeat| is_able(heartbeat) && is_member(heartbeat, group), run, dice)
+            (Target::Any, Needs::Package { run, dice }) => {
+                self.one_of(is_able, dice).ok_or_else(|| NoTarget::NoPackage { wanted: wanted(run) })
             }
+            (Target::AnyOf(group), Needs::Package { run, dice }) => self
+                .one_of(|heartbeat| is_able(heartbeat) && is_member(heartbeat, group), dice)
+                .ok_or_else(|| NoTarget::NoPackage { wanted: wanted(run) }),
             (Target::All, Needs::Package { run, .. }) => self.each(is_able, || NoTarget::NoPackage { wanted: wanted(run) }),
-            (Target::Any | Target::AnyOf(_), Needs::Agent) if waits == Waits::ForAgents => Ok(vec![ExecutionId::Any]),
-            (Target::Any, Needs::Agent) if !self.ready().any(is_able) => Err(NoTarget::NobodyReady),
-            (Target::AnyOf(group), Needs::Agent) if !self.ready().any(|one| is_able(one) && is_member(one, group)) => {
-                Err(self.no_member(group))
+            (Target::Any, Needs::Agent { .. }) if self.ready().any(is_agent) => Ok(vec![ExecutionId::Any]),
+            (Target::AnyOf(group), Needs::Agent { .. }) if self.ready().any(|one| is_agent(one) && is_member(one, group)) => {
+                Ok(vec![ExecutionId::Any])
             }
-            (Target::Any | Target::AnyOf(_), Needs::Agent) => Ok(vec![ExecutionId::Any]),
-            (Target::All, Needs::Agent) => self.each(is_able, || NoTarget::NobodyReady),
+            (Target::Any, Needs::Agent { dice, .. }) => self.one_of(is_able, dice).or(queue).ok_or(NoTarget::NobodyReady),
+            (Target::AnyOf(group), Needs::Agent { dice, .. }) => {
+                self.one_of(|one| is_able(one) && is_member(one, group), dice).or(queue).ok_or_else(|| self.no_member(group))
+            }
+            (Target::All, Needs::Agent { .. }) => self.each(is_able, || NoTarget::NobodyReady),
             (Target::Group(group), _) => self.each(|heartbeat| is_able(heartbeat) && is_member(heartbeat, group), || self.no_member(group)),
         }
     }
 
     /// One worker of those that can do it: one with room, if there is one.
-    fn one_of(&self, is_wanted: impl Fn(&Heartbeat) -> bool, run: &PackageRun, dice: u128) -> Result<Vec<ExecutionId>, NoTarget> {
+    fn one_of(&self, is_wanted: impl Fn(&Heartbeat) -> bool, dice: u128) -> Option<Vec<ExecutionId>> {
         let able: Vec<&Heartbeat> = self.ready().filter(|heartbeat| is_wanted(heartbeat)).collect();
         let free: Vec<&Heartbeat> = able.iter().copied().filter(|heartbeat| heartbeat.running < heartbeat.max_jobs).collect();
         let among = if free.is_empty() { able } else { free };
         let place = dice.checked_rem(among.len() as u128).and_then(|place| usize::try_from(place).ok());
-        match place.and_then(|place| among.get(place)) {
-            Some(heartbeat) => Ok(vec![heartbeat.agent.into()]),
-            None => Err(NoTarget::NoPackage { wanted: wanted(run) }),
-        }
+        place.and_then(|place| among.get(place)).map(|heartbeat| vec![heartbeat.agent.into()])
     }
 
     /// Whether each of these can do work now.
     pub(crate) fn check(&self, executions: &[ExecutionId]) -> Result<(), NoTarget> {
         for execution in executions {
             match execution {
-                ExecutionId::Any => drop(self.resolve(&Target::Any, Needs::Agent, Waits::No)?),
+                ExecutionId::Any => drop(self.resolve(&Target::Any, ANYTHING, Waits::No)?),
                 ExecutionId::Agent(_) if !self.is_current => return Err(NoTarget::NotCurrent),
-                ExecutionId::Agent(agent) => drop(self.available_host(&HostName::from(*agent), Needs::Agent)?),
+                ExecutionId::Agent(agent) => drop(self.available_host(&HostName::from(*agent), ANYTHING)?),
             }
         }
         Ok(())
@@ -427,7 +434,7 @@ impl Fleet {
 
     /// An agent by its id or its host's name, whether or not it lives.
     pub(crate) fn find(&self, name: &HostName) -> Result<AgentId, NoTarget> {
-        match self.available_host(name, Needs::Agent) {
+        match self.available_host(name, ANYTHING) {
             Err(NoTarget::Offline { agent, .. } | NoTarget::Drained { agent, .. }) => Ok(agent),
             found => found,
         }
@@ -477,7 +484,12 @@ impl Fleet {
             worker || heartbeat.hostname.eq_ignore_ascii_case(name.as_str())
         };
         let is_able_there = self.living().any(|heartbeat| has_name(&heartbeat) && needs.are_met_by(heartbeat));
-        let is_named = |heartbeat: &&Heartbeat| has_name(heartbeat) && (!is_able_there || needs.are_met_by(heartbeat));
+        // Of those who can, an agent comes before workers of its host.
+        let is_agent = |heartbeat: &&Heartbeat| heartbeat.worker.is_none();
+        let is_agent_there = self.living().any(|heartbeat| has_name(&heartbeat) && needs.are_met_by(heartbeat) && is_agent(&heartbeat));
+        let is_named = |heartbeat: &&Heartbeat| {
+            has_name(heartbeat) && (!is_able_there || needs.are_met_by(heartbeat)) && (!is_agent_there || is_agent(heartbeat))
+        };
         let mut living = self.living().filter(is_named);
         match (living.next(), living.next()) {
             (Some(one), None) => self.takes_work(one),

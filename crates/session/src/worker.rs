@@ -123,6 +123,12 @@ impl Worker {
         self.link.stats()
     }
 
+    /// Whether the other end is a Longshore, as it has said: only then its `ext.longshore.*` frames mean anything.
+    #[must_use]
+    pub fn is_longshore(&self) -> bool {
+        self.link.is_longshore
+    }
+
     /// Takes a message to be delivered in order; it is kept over connections until the other end has passed it on. Tells its id.
     ///
     /// # Errors

@@ -83,6 +83,11 @@ pub(crate) fn is_final(kept: &Kept) -> bool {
     kept.kind != kind::ERROR || code.is_some_and(|code| [code::FAILURE, code::TIMEOUT, code::RESOURCE].contains(&code))
 }
 
+/// Whether an answer says that its task was given back, or ended by whoever sent it.
+pub(crate) fn is_cancelled(kept: &Kept) -> bool {
+    kept.kind == kind::ERROR && kept.payload.get("code").and_then(Value::as_str) == Some(code::CANCELLED)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

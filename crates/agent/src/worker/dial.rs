@@ -90,14 +90,33 @@ impl Dialer {
         }
     }
 
-    async fn connect(self) -> Result<WebSocket, DialFault> {
+    /// A connection to the same place for something else than a session. Cancel-safe: a dropped one leaves nothing.
+    pub(crate) async fn open(&self) -> Result<Box<dyn Duplex>, DialFault> {
+        match tokio::time::timeout(DIAL_WITHIN, self.stream()).await {
+            Ok(result) => result,
+            Err(_) => Err(DialFault { failure: Failure::Network, reason: format!("timed out after {} s", DIAL_WITHIN.as_secs()) }),
+        }
+    }
+
+    /// Its authority and its path.
+    pub(crate) fn place(&self) -> (String, String) {
+        let uri: Option<Uri> = self.url.parse().ok();
+        let authority = uri.as_ref().and_then(Uri::authority).map(ToString::to_string).unwrap_or_default();
+        (authority, uri.as_ref().map(|uri| uri.path().trim_end_matches('/').to_owned()).unwrap_or_default())
+    }
+
+    async fn stream(&self) -> Result<Box<dyn Duplex>, DialFault> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| DialFault::of_io(&error))?;
         // Frames are small and waited for.
         stream.set_nodelay(true).map_err(|error| DialFault::of_io(&error))?;
-        let stream: Box<dyn Duplex> = match self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name, stream).await.map_err(|error| DialFault::of_tls(&error))?),
+        Ok(match &self.tls {
+            Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await.map_err(|error| DialFault::of_tls(&error))?),
             None => Box::new(stream),
-        };
+        })
+    }
+
+    async fn connect(self) -> Result<WebSocket, DialFault> {
+        let stream = self.stream().await?;
         let request = self.url.into_client_request().map_err(|error| DialFault::of(&error))?;
         let config = WebSocketConfig::default().max_message_size(Some(self.frame_bytes_max)).max_frame_size(Some(self.frame_bytes_max));
         let (socket, _) =

@@ -15,6 +15,10 @@ pub(crate) mod kind {
     pub(crate) const INSTALL: &str = "biz.pkg.install";
     pub(crate) const UNINSTALL: &str = "biz.pkg.uninstall";
     pub(crate) const EVENT: &str = "biz.pkg.event";
+    /// Between two Longshores: one operation of the catalogue.
+    pub(crate) const OPERATION: &str = "ext.longshore.operation";
+    /// Between two Longshores: a task is to be ended.
+    pub(crate) const CANCEL: &str = "ext.longshore.cancel";
 }
 
 /// Codes of errors that a worker answers with.
@@ -38,6 +42,9 @@ pub(crate) mod code {
     /// A resource is on another worker, or nowhere.
     pub(crate) const RESOURCE: &str = "E.RESOURCE.MISSING";
 }
+
+/// What stands for a package where a task is an operation of the catalogue: no package can be called so.
+pub(crate) const OWN_PACKAGE: &str = "@longshore";
 
 /// `biz.exec.dispatch`: one task. Parameters may hold secrets, so `Debug` does not show them.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -73,11 +80,65 @@ impl std::fmt::Debug for Dispatch {
     }
 }
 
+/// `ext.longshore.operation`: one operation of the catalogue. Read by whoever performs it; here only what a task is known by.
+#[derive(Deserialize)]
+struct OperationNames {
+    run_id: String,
+    task_id: String,
+    node_id: String,
+    operation: String,
+}
+
+/// `ext.longshore.cancel`.
+#[derive(Deserialize)]
+pub(crate) struct Cancel {
+    pub(crate) run_id: String,
+    pub(crate) task_id: String,
+}
+
 impl Dispatch {
     /// Reads and checks it; the error says which field is wrong.
     pub(crate) fn read(envelope: &Envelope) -> Result<Self, String> {
+        let dispatch = if envelope.kind == kind::OPERATION { Self::of_operation(envelope)? } else { Self::of_package(envelope)? };
+        dispatch.check()?;
+        Ok(dispatch)
+    }
+
+    /// An operation is a task whose package is this program itself, and whose parameters are the whole frame.
+    fn of_operation(envelope: &Envelope) -> Result<Self, String> {
+        let payload = Value::Object(envelope.payload.clone());
+        let OperationNames { run_id, task_id, node_id, operation } =
+            serde_path_to_error::deserialize(payload).map_err(|error| error.to_string())?;
+        Ok(Self {
+            run_id,
+            task_id,
+            node_id,
+            node_type: operation,
+            package_name: OWN_PACKAGE.to_owned(),
+            package_version: env!("CARGO_PKG_VERSION").to_owned(),
+            parameters: envelope.payload.clone(),
+            constraints: Payload::new(),
+            priority: None,
+            host_node_id: None,
+            middleware_chain: None,
+            chain_index: None,
+            concurrency_key: None,
+            resource_refs: None,
+            affinity: None,
+        })
+    }
+
+    fn of_package(envelope: &Envelope) -> Result<Self, String> {
         let dispatch: Self =
             serde_path_to_error::deserialize(Value::Object(envelope.payload.clone())).map_err(|error| error.to_string())?;
+        if dispatch.package_name == OWN_PACKAGE {
+            return Err(format!("package_name is {OWN_PACKAGE:?}, which no package can have"));
+        }
+        Ok(dispatch)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let dispatch = self;
         let names = [
             ("run_id", &dispatch.run_id),
             ("task_id", &dispatch.task_id),
@@ -92,8 +153,7 @@ impl Dispatch {
         if let Some((field, _)) = names.into_iter().find(|(_, text)| text.len() > longshore_session::codec::NAME_BYTES_MAX) {
             return Err(format!("{field} is longer than {} bytes", longshore_session::codec::NAME_BYTES_MAX));
         }
-        dispatch.timeout_ms()?;
-        Ok(dispatch)
+        dispatch.timeout_ms().map(|_| ())
     }
 
     /// How long it may run, if it says so.

@@ -37,6 +37,11 @@ pub trait Handlers: Send + Sync + 'static {
     /// What is installed. May look at the disk.
     fn inventory(&self) -> Inventory;
 
+    /// What is said of it beside its packages, in words among the features of the worker.
+    fn features(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What heartbeats say of resources that handlers hold.
     fn metrics(&self) -> Payload {
         Payload::from_iter([("resource_handles".to_owned(), 0.into()), ("resource_bytes".to_owned(), 0.into())])

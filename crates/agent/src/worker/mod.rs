@@ -5,6 +5,7 @@
 //! - `tasks`: which tasks run, decided without a clock or a socket; `queues`: what waits; `perform`: one task; `answer`: what its end is told with.
 //! - `journal`: what a killed worker's successor has to know.
 //! - [`Handlers`]: whoever runs the packages' handlers. They never run inside this process.
+//! - [`Operations`]: the same, and for a controller the operations of the catalogue too.
 //!
 //! The invariant guarded here: whatever was acknowledged is answered, once, whatever breaks or is killed; and what was answered is not run again.
 
@@ -14,6 +15,7 @@ mod frames;
 mod handlers;
 mod journal;
 mod next;
+mod operations;
 mod packages;
 mod perform;
 mod queues;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 pub use dial::DialerError;
 pub use handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Status, Task};
 pub use journal::JournalError;
+pub use operations::{JobKeys, Operations, OperationsError};
 pub use packages::{PackageHandlers, PackagesError};
 use settings::{AuthMode, Settings, TransportKind, seconds};
 
@@ -104,7 +107,8 @@ impl Worker {
     /// See [`Error`].
     pub fn new(settings: Settings, instance: String, hostname: String, handlers: Arc<dyn Handlers>) -> Result<Self, Error> {
         let began = Instant::now();
-        let register = with_inventory(register(&settings), &handlers.inventory());
+        let mut register = with_inventory(register(&settings), &handlers.inventory());
+        register.capabilities.features.extend(handlers.features());
         let handshake = handshake(&settings, &instance, hostname)?;
         let config = session_config(&settings, &instance, handshake, register.clone());
         let now = Now { at: began.elapsed(), wall: jiff::Timestamp::now() };

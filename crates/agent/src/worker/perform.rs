@@ -9,11 +9,14 @@ use longshore_session::Payload;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::frames::OWN_PACKAGE;
 use super::handlers::{Door, Fault, FaultKind, Handlers, NextCall, Outcome, Task};
 use super::journal::Key;
 
 /// How long a handler that was asked to stop may take to do so.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The same for an operation, which ends its processes by itself and then brings back what they made.
+const STOP_GRACE_OF_OPERATIONS: Duration = Duration::from_secs(60);
 
 /// What a running task wants said.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub(crate) async fn perform(
     out: mpsc::Sender<FromTask>,
 ) -> End {
     let limit = task.timeout;
+    let grace = if task.package_name == OWN_PACKAGE { STOP_GRACE_OF_OPERATIONS } else { STOP_GRACE };
     // Two: a place for what comes, and one for the last words.
     let (feedback, mut feedback_rx) = mpsc::channel(2);
     let (next, mut next_rx) = mpsc::channel(4);
@@ -64,7 +68,7 @@ pub(crate) async fn perform(
                 let late = tokio::select! {
                     done = &mut work => Some(settled(done)),
                     () = &mut forward => None,
-                    () = tokio::time::sleep(STOP_GRACE) => None,
+                    () = tokio::time::sleep(grace) => None,
                 };
                 stopped(late, has_timed_out, limit)
             }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Of, is_final, of_end, of_error};
-use super::frames::{Dispatch, NextRequest, NextResponse, PackageCommand, code, kind, object};
+use super::answer::{Of, is_cancelled, is_final, of_end, of_error};
+use super::frames::{Cancel, Dispatch, NextRequest, NextResponse, PackageCommand, code, kind, object};
 use super::handlers::{Fault, FaultKind, Install, Inventory, NextCall, Task};
 use super::journal::{Entry, Kept, Key};
 use super::next;
@@ -52,6 +52,9 @@ impl Runner {
         tracing::trace!(kind = envelope.kind, id = envelope.id, "a frame was delivered");
         let command = match envelope.kind.as_str() {
             kind::DISPATCH => return self.offer(&envelope),
+            // Of a Longshore alone: no other may have anything done to this host but by packages.
+            kind::OPERATION if self.session.is_longshore() => return self.offer(&envelope),
+            kind::CANCEL if self.session.is_longshore() => return self.cancel(&envelope),
             kind::NEXT_RESPONSE => return self.next_response(&envelope),
             // The names of the documents, and those of the existing scheduler.
             kind::INSTALL | "package.install" => kind::INSTALL,
@@ -91,7 +94,7 @@ impl Runner {
             return;
         }
         match self.journal.get(&key).map(|entry| (entry.answer.clone(), entry.is_settled)) {
-            Some((Some(answer), false)) if is_final(&answer) => return,
+            Some((Some(answer), false)) if self.is_over(&answer) => return,
             Some((Some(answer), true)) => return self.answer_again(&key, &answer, &of),
             Some(_) | None => {}
         }
@@ -120,6 +123,32 @@ impl Runner {
         self.to_begin.insert(key.clone(), ToBegin { dispatch, of });
         if let Queued::Dropped(item) = self.queues.put(kind::DISPATCH, Item::Task(key), now) {
             self.overloaded(item);
+        }
+    }
+
+    /// Somebody wants a task ended. It is answered in any case: as given up, or with the end that it had.
+    fn cancel(&mut self, envelope: &Envelope) {
+        let Ok(Cancel { run_id, task_id }) = Cancel::deserialize(Value::Object(envelope.payload.clone())) else {
+            return tracing::warn!("a cancel names no task");
+        };
+        let of = Of { run: run_id.clone(), task: task_id.clone(), seq: envelope.seq, ..Of::default() };
+        let key = Key { run: run_id, task: task_id, seq: envelope.seq, dispatch: None };
+        if let Some(running) = self.running.get(&key) {
+            tracing::info!(run = key.run, task = key.task, "a task is to be ended");
+            return running.stop.cancel();
+        }
+        let now = self.now().at;
+        self.queues.take(kind::DISPATCH, now, |item| matches!(item, Item::Task(waiting) if *waiting == key));
+        self.tasks.release(&key);
+        let waiting = self.to_begin.remove(&key);
+        match self.journal.get(&key).and_then(|entry| entry.answer.clone().map(|answer| (answer, entry.is_settled))) {
+            // It is on its way.
+            Some((_, false)) => {}
+            Some((answer, true)) => self.answer_again(&key, &answer, &of),
+            None => {
+                let of = waiting.map_or(of, |waiting| waiting.of);
+                self.answer(&key, &of, of_error(&of, code::CANCELLED, "it was ended before it began", Payload::new(), random_id()));
+            }
         }
     }
 
@@ -161,7 +190,7 @@ impl Runner {
     /// The session had no room for it.
     pub(super) fn dropped(&mut self, envelope: &Envelope) {
         match envelope.kind.as_str() {
-            kind::DISPATCH => {
+            kind::DISPATCH | kind::OPERATION => {
                 let held = Dispatch::read(envelope)
                     .map(|dispatch| (key_of(&dispatch, envelope), Of::dispatch(&dispatch, &envelope.id, envelope.seq)));
                 match held {
@@ -169,7 +198,7 @@ impl Runner {
                     // Asked once more after it was done, it has its answer.
                     Ok((key, of)) => {
                         match self.journal.get(&key).and_then(|entry| entry.answer.clone().map(|answer| (answer, entry.is_settled))) {
-                            Some((answer, false)) if is_final(&answer) => {}
+                            Some((answer, false)) if self.is_over(&answer) => {}
                             Some((answer, true)) => self.answer_again(&key, &answer, &of),
                             Some(_) | None => self.refuse(&key, &of, code::OVERLOADED, "the worker has no room for it", Payload::new()),
                         }
@@ -211,8 +240,9 @@ impl Runner {
     /// A frame that was let into the session and waits there: it is acknowledged, so it is noted before that leaves.
     pub(super) fn note_waiting(&mut self, bytes: &[u8]) {
         let Ok(envelope) = decode(bytes, FRAME_BYTES_MAX) else { return };
+        let is_task = envelope.kind == kind::DISPATCH || (envelope.kind == kind::OPERATION && self.session.is_longshore());
         // It may have been taken already, before what waits.
-        if envelope.kind != kind::DISPATCH || !self.session.holds(&envelope.id) {
+        if !is_task || !self.session.holds(&envelope.id) {
             return;
         }
         if let Ok(dispatch) = Dispatch::read(&envelope) {
@@ -331,9 +361,16 @@ impl Runner {
         self.say(message, Some(Said::Answer(key.clone())));
     }
 
+    /// Whether a task comes no more once it was answered so. A scheduler sends again under the same name what was given back; a Longshore never
+    /// does: there it is another attempt, and this one is over.
+    fn is_over(&self, answer: &Kept) -> bool {
+        is_final(answer) || (self.session.is_longshore() && is_cancelled(answer))
+    }
+
     /// The other end has the answer of that id. A task that was not done may be here again by now, or have ended with another.
     pub(super) fn settled(&mut self, key: &Key, id: &str) {
-        match self.journal.get(key).and_then(|entry| entry.answer.as_ref()).filter(|answer| answer.id == id).map(is_final) {
+        let answer = self.journal.get(key).and_then(|entry| entry.answer.as_ref()).filter(|answer| answer.id == id);
+        match answer.map(|answer| self.is_over(answer)) {
             Some(true) => self.journal.settle(key),
             Some(false) => self.journal.forget(key),
             None => {}

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use longshore_agent::worker::JobKeys;
 use longshore_seal::{JobSigner, KeyError, OpeningKeys, SealingKey, TrustedKeys, generate_opening_key, generate_signing_key};
 
 use super::data::unusable;
@@ -99,6 +100,14 @@ pub(crate) fn of_agent(settings: &Settings, dir: &Path) -> Result<(Option<Openin
         None => read(dir, TRUSTED)?.map(|text| TrustedKeys::parse(&text).map_err(damaged(dir, TRUSTED))).transpose()?,
     };
     Ok((opening, trusted))
+}
+
+/// What a worker opens secrets with and whom it trusts: the files that its settings name.
+pub(crate) fn of_worker(opening: Option<&Path>, trusted: Option<&Path>) -> Result<JobKeys, Failure> {
+    let text = |path: &Path| std::fs::read_to_string(path).map_err(|error| unusable(path, &error));
+    let opening = opening.map(|path| OpeningKeys::parse(&text(path)?).map_err(unfit("job_opening_keys_file"))).transpose()?;
+    let trusted = trusted.map(|path| TrustedKeys::parse(&text(path)?).map_err(unfit("job_trusted_keys_file"))).transpose()?;
+    Ok(JobKeys { opening, trusted })
 }
 
 fn secret(key: &'static str, secret: Option<&Secret>) -> Result<Option<String>, Failure> {

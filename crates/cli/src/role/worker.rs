@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use longshore_agent::worker::settings::{LogLevel, Settings};
-use longshore_agent::worker::{self, Door, Handlers, Outcome, PackageHandlers, Task};
+use longshore_agent::worker::settings::{LogLevel, Settings, TransportKind};
+use longshore_agent::worker::{self, Door, Handlers, Operations, Outcome, PackageHandlers, Task};
 use longshore_exec::SupervisorCommand;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::logging;
 use super::shutdown::{Signals, Tokens};
 use super::worker_settings::WorkerFlags;
+use super::{job_keys, logging};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -75,11 +75,15 @@ impl Start {
             Some(instance) => instance,
             None => worker::lasting_identity(Path::new(IDENTITY)).map_err(failed)?,
         };
-        let handlers = Arc::new(open(&settings, &instance)?);
+        let packages = Arc::new(open(&settings, &instance)?);
+        let operations = operations(&settings, &instance, Arc::clone(&packages) as Arc<dyn Handlers>)?;
+        let handlers = match &operations {
+            Some(operations) => Arc::clone(operations) as Arc<dyn Handlers>,
+            None => Arc::clone(&packages) as Arc<dyn Handlers>,
+        };
         let name = settings.worker_name.clone();
         let hostname = longshore_exec::host_name();
-        let worker =
-            worker::Worker::new(settings, instance.clone(), hostname, Arc::clone(&handlers) as Arc<dyn Handlers>).map_err(failed)?;
+        let worker = worker::Worker::new(settings, instance.clone(), hostname, handlers).map_err(failed)?;
         super::start::tell(app, &json!({ "worker": name, "instance": instance }), || format!("worker {name} ({instance}) is started"))?;
         let tokens = Tokens::default();
         let mut work = std::pin::pin!(worker.run(tokens.drain.clone(), tokens.stop.clone()));
@@ -99,7 +103,10 @@ impl Start {
                 }
             }
         };
-        handlers.close().await;
+        packages.close().await;
+        if let Some(operations) = operations {
+            operations.close().await;
+        }
         ended.map_err(|error| match &error {
             worker::Error::Refused(_) => Failure::new(Exit::NotAllowed, "the worker ended")
                 .caused_by(&error)
@@ -177,14 +184,31 @@ impl RunNode {
 }
 
 fn open(settings: &Settings, instance: &str) -> Result<PackageHandlers, Failure> {
-    let program =
-        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
-    let supervisor = SupervisorCommand { program, args: vec!["__supervise".into()] };
-    PackageHandlers::open(settings, instance, supervisor).map_err(|error| {
+    PackageHandlers::open(settings, instance, supervisor()?).map_err(|error| {
         Failure::new(Exit::Failed, "packages cannot be run here")
             .caused_by(&error)
             .hint("packages_dir, data_dir and state_dir name the directories; another worker with the same instance id has to end first")
     })
+}
+
+/// Who performs operations for a controller; nobody, if the settings say so or there is no controller.
+fn operations(settings: &Settings, instance: &str, packages: Arc<dyn Handlers>) -> Result<Option<Arc<Operations>>, Failure> {
+    if !settings.host_operations || settings.transport == TransportKind::Dummy {
+        return Ok(None);
+    }
+    let keys = job_keys::of_worker(settings.job_opening_keys_file.as_deref(), settings.job_trusted_keys_file.as_deref())?;
+    let opened = Operations::open(settings, instance, supervisor()?, keys, packages);
+    opened.map(|operations| Some(Arc::new(operations))).map_err(|error| {
+        Failure::new(Exit::Failed, "operations cannot be performed here")
+            .caused_by(&error)
+            .hint("another worker with the same instance id has to end first; with host_operations=false none are performed")
+    })
+}
+
+fn supervisor() -> Result<SupervisorCommand, Failure> {
+    let program =
+        std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, "this program cannot find itself").caused_by(&error))?;
+    Ok(SupervisorCommand { program, args: vec!["__supervise".into()] })
 }
 
 fn level(level: LogLevel) -> &'static str {

@@ -102,6 +102,8 @@ impl WorkerFlags {
             &mut settings.tls_cert_file,
             &mut settings.tls_key_file,
             &mut settings.package_wheels_dir,
+            &mut settings.job_opening_keys_file,
+            &mut settings.job_trusted_keys_file,
         ] {
             *path = path.as_deref().map(absolute).transpose()?;
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its fleet ends here")]
 
 mod agents;
+mod attached;
 mod audit;
 mod concurrency;
 mod controllers;

@@ -12,12 +12,18 @@ use longshore_model::access::Caller;
 use longshore_model::job::Submission;
 use longshore_model::limits::BUNDLE_BYTES_MAX;
 use longshore_model::wire::rest::BundleView;
-use longshore_store::{ObjectInfo, bundle_name};
+use longshore_store::{ObjectInfo, ObjectReader, bundle_name};
 use sha2::{Digest, Sha256};
 use tokio::sync::RwLockReadGuard;
 use tokio_util::io::StreamReader;
 
+use super::patience::{IDLE_MAX, Patient};
 use super::{App, Error, permit};
+
+/// An object for a reader beside the API; fails if the store brings nothing for long.
+pub(crate) fn patient(content: ObjectReader) -> Patient {
+    Patient::new(content, IDLE_MAX, std::future::pending())
+}
 
 /// How long an upload may make no progress.
 const STALLED_FOR: Duration = Duration::from_secs(60);
@@ -65,7 +71,7 @@ pub(crate) async fn put(
         return Ok(view);
     }
     let verdict = Arc::new(Mutex::new(None));
-    let checked = check(content, sha256.to_owned(), Arc::clone(&verdict));
+    let checked = checked(content, sha256.to_owned(), Arc::clone(&verdict));
     // In a task of its own: a client that goes away ends the content, and the store then removes what it had taken of it.
     let (objects, name) = (Arc::clone(&app.store.objects), bundle_name(sha256));
     let storing = app.streams.spawn(async move { objects.put(&name, Box::pin(StreamReader::new(checked))).await });
@@ -97,9 +103,13 @@ struct Checker<S> {
 
 /// Passes the content on. Breaks the stream instead of ending it when the digest is another than announced, so that nothing under
 /// this name ever becomes visible that does not have it.
-fn check<S>(content: S, announced: String, verdict: Arc<Mutex<Option<Error>>>) -> impl Stream<Item = io::Result<Bytes>> + Send
+pub(crate) fn checked<S>(
+    content: S,
+    announced: String,
+    verdict: Arc<Mutex<Option<Error>>>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
 where
-    S: Stream<Item = io::Result<Bytes>> + Send,
+    S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
     let checker = Checker { content: Box::pin(content), hash: Sha256::new(), bytes: 0, announced, verdict, is_over: false };
     Box::pin(futures::stream::unfold(checker, |mut checker| async move { checker.next().await.map(|item| (item, checker)) }))

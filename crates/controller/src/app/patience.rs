@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Reads fail once the store brought nothing for `idle_max`, or when `gone` resolves.
-pub(super) struct Patient {
+pub(crate) struct Patient {
     inner: ObjectReader,
     idle_max: Duration,
     /// Runs while a read waits; a reader that does not ask has all the time it wants.

@@ -33,8 +33,10 @@ fn fleet(events: impl IntoIterator<Item = RegistryEvent>) -> Fleet {
 
 #[track_caller]
 fn check(fleet: &Fleet, target: &str, expected: Result<ExecutionId, &str>) {
-    let found =
-        fleet.resolve(&target.parse().unwrap(), Needs::Agent, Waits::No).map(|executions| executions[0]).map_err(|error| error.to_string());
+    let found = fleet
+        .resolve(&target.parse().unwrap(), super::ANYTHING, Waits::No)
+        .map(|executions| executions[0])
+        .map_err(|error| error.to_string());
     match expected {
         Ok(execution) => assert_eq!(found, Ok(execution)),
         Err(text) => assert!(found.as_ref().is_err_and(|error| error.contains(text)), "{found:?}"),
@@ -54,12 +56,12 @@ fn targets_find_their_agents() {
     check(&twins, &AgentId::from_bits(4).to_string(), Err("has not been heard"));
     check(&twins, "nowhere", Err("no agent is known"));
     assert_eq!(
-        twins.resolve(&"web-02.example".parse().unwrap(), Needs::Agent, Waits::No),
+        twins.resolve(&"web-02.example".parse().unwrap(), super::ANYTHING, Waits::No),
         Err(NoTarget::Unknown { name: "web-02.example".to_owned(), nearest: vec!["Web-01.example".to_owned()] })
     );
-    assert_eq!(twins.resolve(&"gone".parse().unwrap(), Needs::Agent, Waits::ForAgents), Ok(vec![AgentId::from_bits(4).into()]));
-    assert!(twins.resolve(&"nowhere".parse().unwrap(), Needs::Agent, Waits::ForAgents).is_err());
-    assert_eq!(fleet([]).resolve(&"_any".parse().unwrap(), Needs::Agent, Waits::ForAgents), Ok(vec![ExecutionId::Any]));
+    assert_eq!(twins.resolve(&"gone".parse().unwrap(), super::ANYTHING, Waits::ForAgents), Ok(vec![AgentId::from_bits(4).into()]));
+    assert!(twins.resolve(&"nowhere".parse().unwrap(), super::ANYTHING, Waits::ForAgents).is_err());
+    assert_eq!(fleet([]).resolve(&"_any".parse().unwrap(), super::ANYTHING, Waits::ForAgents), Ok(vec![ExecutionId::Any]));
     check(&fleet([]), "_any", Err("no agent is ready"));
     check(&Fleet::default(), "_any", Err("not known yet"));
 }
@@ -79,7 +81,7 @@ fn groups_and_all_are_frozen_sets_of_those_who_are_ready() {
         member(4, &["group:web.dev"]),
         RegistryEvent::Left(AgentId::from_bits(4)),
     ]);
-    let of = |target: &str| fleet.resolve(&target.parse().unwrap(), Needs::Agent, Waits::No);
+    let of = |target: &str| fleet.resolve(&target.parse().unwrap(), super::ANYTHING, Waits::No);
     let agents = |ids: &[u128]| Ok(ids.iter().map(|id| ExecutionId::Agent(AgentId::from_bits(*id))).collect());
     assert_eq!(of("_all"), agents(&[1, 2, 3]));
     assert_eq!(of("group:web"), agents(&[1, 2, 3]));
@@ -164,7 +166,7 @@ fn two_agents_with_one_host_name_are_never_chosen_between() {
         let is_one_left = matches!(end, Some(RegistryEvent::Silent(_)));
         end.into_iter().for_each(|event| fleet.take(event));
         let expected = if is_one_left { Ok(three) } else { Err(both.clone()) };
-        assert_eq!((fleet.find(&name), fleet.host(&name, Needs::Agent, Waits::ForAgents)), (expected.clone(), expected));
+        assert_eq!((fleet.find(&name), fleet.host(&name, super::ANYTHING, Waits::ForAgents)), (expected.clone(), expected));
     }
 }
 

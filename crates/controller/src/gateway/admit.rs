@@ -106,9 +106,14 @@ fn identity(app: &App, handshake: &Handshake, tenant: &str, instance: &str, now:
     if worker.hostname.parse::<HostName>().is_err() {
         return Err(Refusal::new(code::PROTOCOL, "the worker's host name is none"));
     }
-    // By host name or agent id: what it says of its groups is its own word.
+    // By host name or agent id: what it says of its groups is its own word. An instance id is no secret, so whoever comes with one that the fleet
+    // knows under another name must be allowed that one too: what waits for it was meant for that host.
+    let known = app.fleet().heartbeat(agent).map(|heartbeat| heartbeat.hostname.clone());
     if !caller.reaches(agent, &worker.hostname, &[]) {
         return Err(refused(format!("the token is for other hosts than {}", worker.hostname)));
+    }
+    if known.is_some_and(|known| !caller.reaches(agent, &known, &[])) {
+        return Err(refused("the token is for other hosts than that of this instance".to_owned()));
     }
     let short = |text: &str| text.chars().filter(|one| !one.is_control()).take(NAME_BYTES_MAX / 4).collect::<String>();
     Ok(Identity {

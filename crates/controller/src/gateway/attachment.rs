@@ -1,5 +1,5 @@
-//! One worker: its session over all its connections, and what the gateway does for it. One loop; whatever waits for the broker is a task of its
-//! own and comes back as an event.
+//! One worker: the loop over its session, its connections, its work and its standing in the fleet. Whatever waits for the broker is a task of
+//! its own and comes back as an event.
 //!
 //! ```text
 //!   frame: result ──► stored ──► acknowledged            inbox ──► claimed ──► dispatched ──► running
@@ -7,23 +7,25 @@
 //!                                                                     └── taken up ──────────────┴──► concluded
 //! ```
 
+mod connection;
 mod running;
 mod standing;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use longshore_model::AgentId;
-use longshore_session::{Admission, Binding, Gateway as Session, Greeting, Output, Phase, Refusal, Socket, code};
+use longshore_session::{Binding, Gateway as Session, Greeting, Phase, Refusal};
 use longshore_store::{Error as StoreError, Lease, WakeStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::admit::{self, Admitted, Identity};
+use super::admit::{Admitted, Identity};
 use super::door::Line;
 use super::frames::Task;
 use super::now;
@@ -44,6 +46,11 @@ pub(super) struct Knock {
 /// Whether it has the session now.
 pub(super) type Reply = oneshot::Sender<Result<(Binding, mpsc::Sender<Heard>), Refusal>>;
 
+/// Bytes of one worker's frames that are kept aside: some of the largest ones. A worker says again what found no room.
+const ASIDE_BYTES_MAX: usize = 64 << 20;
+/// What is counted of them; each costs some of these beside its text, so that their number is bounded too.
+const ASIDE_UNIT_BYTES: usize = 1 << 10;
+const ASIDE_COST_UNITS: usize = 64;
 /// Frames that were heard and not looked at; whoever says more waits in its own socket.
 const HEARD_MAX: usize = 16;
 /// When what could not be stored is looked at again.
@@ -73,6 +80,8 @@ struct Aside {
     binding: Binding,
     id: String,
     text: Utf8Bytes,
+    /// Its part of the room for such frames, wherever it is.
+    _room: OwnedSemaphorePermit,
 }
 
 pub(super) struct Attachment {
@@ -87,6 +96,14 @@ pub(super) struct Attachment {
     can: Abilities,
     /// It has registered in this session, so that it is known what it can do.
     is_registered: bool,
+    /// It has registered in any session.
+    has_opened: bool,
+    /// By its last registration: what is on its way while it shakes hands anew is still for a Longshore.
+    is_longshore: bool,
+    /// By its last heartbeat.
+    is_well: bool,
+    /// Its goodbye is to be noted when the heartbeat that is on its way has arrived.
+    is_leaving: bool,
     is_drained: bool,
     /// It is known whether it is drained.
     is_state_known: bool,
@@ -96,11 +113,15 @@ pub(super) struct Attachment {
     /// Not before this.
     later: BTreeMap<Key, Instant>,
     aside: BTreeSet<String>,
+    /// For frames that are kept aside, in units of [`ASIDE_UNIT_BYTES`].
+    aside_room: Arc<Semaphore>,
     tasks: JoinSet<Done>,
     is_beating: bool,
     is_reading: bool,
     beat_due: Instant,
     inbox_due: Instant,
+    /// When the ledger is asked what it wants of all that runs.
+    looks_due: Instant,
     is_over: bool,
 }
 
@@ -123,6 +144,10 @@ impl Attachment {
             heard: mpsc::channel(HEARD_MAX),
             can: Abilities::default(),
             is_registered: false,
+            has_opened: false,
+            is_longshore: false,
+            is_well: true,
+            is_leaving: false,
             is_drained: false,
             is_state_known: false,
             wakes: None,
@@ -130,11 +155,13 @@ impl Attachment {
             claiming: BTreeSet::new(),
             later: BTreeMap::new(),
             aside: BTreeSet::new(),
+            aside_room: Arc::new(Semaphore::new(ASIDE_BYTES_MAX / ASIDE_UNIT_BYTES)),
             tasks: JoinSet::new(),
             is_beating: false,
             is_reading: false,
             beat_due: Instant::now(),
             inbox_due: Instant::now(),
+            looks_due: Instant::now(),
             is_over: false,
         }
     }
@@ -201,172 +228,6 @@ impl Attachment {
         !self.is_reading && self.presence.last.is_some()
     }
 
-    fn greeted(&mut self, (knock, reply): (Knock, Reply)) {
-        let Knock { greeting, admitted, line } = knock;
-        let now = self.now();
-        let greeted = self.admission(&admitted, now.wall).and_then(|admission| self.session.greet(&greeting, admission, Socket::New, now));
-        let joined = greeted.map(|binding| {
-            if let Some(identity) = admitted.identity {
-                (self.identity, self.is_registered) = (identity, false);
-            }
-            let earlier = self.line.replace((binding, line));
-            // What is still to be said to the earlier connection is its end.
-            while let Some(output) = self.session.next_output() {
-                match (&earlier, output) {
-                    (Some((old, line)), Output::Close { binding, code, reason }) if *old == binding => {
-                        let _ = line.try_send(Out::Close { code, reason });
-                    }
-                    (_, output) => self.carry_out(output),
-                }
-            }
-            self.aside.clear();
-            (binding, self.heard.0.clone())
-        });
-        let _ = reply.send(joined);
-    }
-
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Closed { binding, code, reason } => {
-                let is_current = self.line.as_ref().is_some_and(|(current, _)| *current == binding);
-                if is_current {
-                    self.line = None;
-                    self.session.disconnected(binding, &reason, self.now());
-                    // A goodbye, unless somebody waits for what it does.
-                    if matches!(code, Some(1000 | 1001)) && self.running.is_empty() {
-                        self.leave();
-                    }
-                }
-            }
-            Heard::Frame(binding, text) => {
-                let held = self.hold_back(binding, &text);
-                if !held {
-                    self.receive(binding, &text);
-                }
-            }
-        }
-    }
-
-    fn receive(&mut self, binding: Binding, text: &Utf8Bytes) {
-        if let Err(ignored) = self.session.receive(binding, text.as_bytes(), self.now()) {
-            tracing::debug!(agent.id = %self.agent(), %ignored, "a worker's frame had no effect");
-        }
-        while let Some(envelope) = self.session.next_delivery(self.now()) {
-            self.deliver(&envelope);
-        }
-    }
-
-    /// Does what the session asks for.
-    fn perform(&mut self) {
-        while let Some(output) = self.session.next_output() {
-            self.carry_out(output);
-        }
-    }
-
-    fn carry_out(&mut self, output: Output) {
-        match output {
-            Output::Transmit { to, text } => self.put(to, Out::Frame(text)),
-            Output::Close { binding, code, reason } => {
-                self.put(binding, Out::Close { code, reason });
-                if self.line.as_ref().is_some_and(|(current, _)| *current == binding) {
-                    self.line = None;
-                }
-            }
-            Output::Opened { resumed } => self.opened(resumed),
-            Output::Registered(register) => {
-                self.can = Abilities::of(&register);
-                self.is_registered = true;
-                (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
-            }
-            Output::Heartbeat(heartbeat) => self.heard_of(&heartbeat),
-            Output::Authenticate(greeting) => self.greeted_again(&greeting),
-            Output::Acknowledged { id } => {
-                if let Some(running) = self.running.values_mut().find(|running| running.is_called(&id)) {
-                    running.is_delivered = true;
-                }
-            }
-            Output::Uncertain { id } => {
-                if let Some(running) = self.running.values_mut().find(|running| running.is_called(&id)) {
-                    running.doubt();
-                }
-            }
-            Output::Dropped(envelope) => self.deliver(&envelope),
-            Output::Skipped { from, to } => tracing::warn!(agent.id = %self.agent(), from, to, "a worker left numbers out"),
-            Output::Detached { reason } => {
-                tracing::info!(agent.id = %self.agent(), hostname = %self.identity.hostname, reason, "a worker's connection ended");
-                // What was set aside is said again over the next one.
-                self.aside.clear();
-            }
-            Output::Expired => self.is_over = true,
-            // The worker's end only.
-            Output::Connect | Output::Drain(_) | Output::HeartbeatDue | Output::Stopped(_) => {}
-        }
-    }
-
-    fn put(&mut self, binding: Binding, out: Out) {
-        let Some((current, line)) = &self.line else { return };
-        if *current == binding && line.try_send(out).is_err() {
-            // It does not read, or is gone: dropping the line closes its socket.
-            self.line = None;
-            self.session.disconnected(binding, "the worker does not read", self.now());
-        }
-    }
-
-    fn opened(&mut self, resumed: bool) {
-        tracing::info!(agent.id = %self.agent(), hostname = %self.identity.hostname, by = %self.identity.subject, resumed, "a worker is attached");
-        if resumed {
-            self.is_registered = true;
-        }
-        // The worker is here now, whoever spoke for it before.
-        self.presence.last = None;
-        (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
-        self.is_state_known = false;
-        let (registry, agent) = (self.app.store.registry.clone(), self.agent());
-        self.tasks.spawn(async move { Done::State(registry.state_of(agent).await.map(|state| state.is_some_and(|state| state.drained))) });
-        if self.wakes.is_none() {
-            let (work, groups) = (self.app.store.work.clone(), Vec::new());
-            self.tasks.spawn(async move { Done::Wakes(work.wakes(agent, &groups).await) });
-        }
-        if !resumed {
-            // A Longshore does nothing twice: whatever it was handed and has not answered is handed to it once more.
-            let is_longshore = self.session.is_longshore();
-            for running in self.running.values_mut().filter(|running| running.is_delivered && !running.is_ending) {
-                if is_longshore {
-                    running.say_again_at(Instant::now());
-                } else {
-                    running.doubt();
-                }
-            }
-        }
-    }
-
-    /// What somebody who was let in gets. A session that goes on outlives the token that it began with no more than any other.
-    fn admission(&self, admitted: &Admitted, at: jiff::Timestamp) -> Result<Admission, Refusal> {
-        if admitted.identity.is_some() {
-            return Ok(admitted.admission.clone());
-        }
-        if self.identity.until.is_some_and(|until| until <= at) {
-            return Err(Refusal::new(code::SESSION_TOKEN, "the token that the session began with has expired"));
-        }
-        let (tenant, session) = (&self.app.config.gateway.tenant, admitted.admission.session_id.clone());
-        Ok(admit::admission(&self.app, session, (tenant, &self.instance), self.identity.until, at))
-    }
-
-    fn greeted_again(&mut self, greeting: &Greeting) {
-        let Some((binding, _)) = &self.line else { return };
-        let (binding, now) = (*binding, self.now());
-        let greeted = admit::judge(&self.app, greeting, now.wall).and_then(|admitted| {
-            let admission = self.admission(&admitted, now.wall)?;
-            self.session.greet(greeting, admission, Socket::Same(binding), now)?;
-            Ok(admitted.identity)
-        });
-        match greeted {
-            Ok(Some(identity)) => (self.identity, self.is_registered) = (identity, false),
-            Ok(None) => {}
-            Err(refusal) => self.session.reset(&refusal, now),
-        }
-    }
-
     fn done(&mut self, done: Done) {
         match done {
             Done::Told(beat) => {
@@ -377,6 +238,9 @@ impl Attachment {
                             self.inbox_due = Instant::now();
                         }
                         (self.presence.last, self.presence.started_at) = (Some(revision), started_at);
+                        if self.is_leaving {
+                            self.leave();
+                        }
                     }
                     Beat::Taken => self.give_way(),
                     Beat::Failed(error) => tracing::debug!(%error, "a worker's heartbeat was not sent"),
@@ -394,7 +258,7 @@ impl Attachment {
             Done::Wakes(Ok(wakes)) => {
                 self.wakes = Some(wakes);
                 // What came before it.
-                self.inbox_due = Instant::now();
+                (self.inbox_due, self.looks_due) = (Instant::now(), Instant::now());
             }
             Done::Wakes(Err(_)) => self.woken(None),
             Done::Inbox(deliveries) => {

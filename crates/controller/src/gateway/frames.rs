@@ -1,12 +1,13 @@
-//! Frames of work: a job as the dispatch of its package's node, and what a worker says of that.
+//! Frames of work: a job as the dispatch of its package's node or, for a Longshore, as an operation, and what a worker says of that.
 
 use std::time::Duration;
 
 use longshore_model::job::Job;
 use longshore_model::operation::PackageRun;
+use longshore_model::wire::attached::{OperationFrame, OutputPlace};
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::{Failure, Outcome};
+use longshore_model::wire::record::{Definition, Failure, Outcome};
 use longshore_model::wire::result::PackageResult;
 use longshore_model::{ExecutionId, JobId};
 use longshore_session::{Envelope, Message, Payload};
@@ -42,7 +43,7 @@ impl Task {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Word {
     /// It has ended.
-    Ended(End),
+    Ended(Told),
     /// A task with this key runs already.
     RunsAlready,
     /// It was not taken; it may be said again after this long.
@@ -51,9 +52,9 @@ pub(super) enum Word {
     HandedBack(String),
 }
 
-/// How a task ended.
+/// How a task ended, in its worker's words: what they mean depends on what it was.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct End {
+pub(super) struct Told {
     pub(super) outcome: Outcome,
     pub(super) result: Option<PackageResult>,
     pub(super) failure: Option<Failure>,
@@ -64,7 +65,16 @@ pub(super) struct End {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Feedback {
     pub(super) task: Task,
-    pub(super) pieces: Vec<(LogStream, Vec<u8>)>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Piece {
+    pub(super) stream: LogStream,
+    pub(super) bytes: Vec<u8>,
+    /// Its number and its place, where a Longshore gave them to the output of an operation.
+    pub(super) place: Option<(u64, OutputPlace)>,
 }
 
 /// How long a task waits that was not taken, unless the worker says.
@@ -90,6 +100,23 @@ pub(super) fn dispatch(task: Task, job: &Job, run: &PackageRun, version: &str) -
         "concurrency_key": format!("{}:{node}", task.job),
     });
     message("biz.exec.dispatch", payload, Some(task.id()), Some(u64::from(task.attempt)), true)
+}
+
+/// The same of an operation, for a Longshore.
+pub(super) fn operation(task: Task, definition: Definition, fence: Option<u64>, pass: Option<String>) -> Message {
+    let frame = OperationFrame {
+        run_id: task.run(),
+        task_id: task.id(),
+        node_id: task.execution.to_string(),
+        operation: definition.operation.clone(),
+        execution: task.execution,
+        attempt: task.attempt,
+        definition,
+        fence,
+        pass,
+    };
+    let payload = serde_json::to_value(frame).expect("names are text");
+    message("ext.longshore.operation", payload, Some(task.id()), Some(u64::from(task.attempt)), true)
 }
 
 /// Asks a Longshore worker to end a task.
@@ -193,7 +220,16 @@ pub(super) fn word(envelope: &Envelope, by_corr: impl Fn(&str) -> Option<Task>) 
             }
         };
     }
-    let frame = ErrorFrame::deserialize(payload).map_err(|error| error.to_string())?;
+    let frame = match ErrorFrame::deserialize(payload) {
+        Ok(frame) => frame,
+        // It names its task among its details, as far as these are there.
+        Err(error) => {
+            let details = &envelope.payload.get("context").unwrap_or(&Value::Null)["details"];
+            let text = |name: &str| details[name].as_str().unwrap_or_default();
+            let task = Task::parse(text("run_id"), text("task_id")).or_else(known).ok_or("it names no task of ours")?;
+            return Ok((task, failed(ErrorCode::HandlerFailed, format!("the worker's error cannot be read: {error}"))));
+        }
+    };
     let details = frame.context.as_ref().and_then(|context| context.details.as_ref());
     let detail = |name: &str| details.and_then(|details| details.get(name)).and_then(Value::as_str).unwrap_or_default();
     let task = Task::parse(detail("run_id"), detail("task_id")).or_else(known).ok_or("it names no task of ours")?;
@@ -219,7 +255,7 @@ fn ended(frame: ResultFrame) -> Word {
         reason = "a length of time in milliseconds; what is none is cut off"
     )]
     let duration_ms = frame.duration_ms.map(|duration| duration.max(0.0) as u64);
-    Word::Ended(End { outcome, result: Some(result), failure, duration_ms })
+    Word::Ended(Told { outcome, result: Some(result), failure, duration_ms })
 }
 
 fn refused(frame: &ErrorFrame, remaining: Option<Duration>) -> Word {
@@ -235,7 +271,7 @@ fn refused(frame: &ErrorFrame, remaining: Option<Duration>) -> Word {
 }
 
 fn failed(code: ErrorCode, message: String) -> Word {
-    Word::Ended(End { outcome: Outcome::Failed, result: None, failure: Some(Failure { code, message }), duration_ms: None })
+    Word::Ended(Told { outcome: Outcome::Failed, result: None, failure: Some(Failure { code, message }), duration_ms: None })
 }
 
 fn said(code: &str, message: &str, remediation: Option<&str>) -> String {
@@ -265,6 +301,10 @@ struct FeedbackFrame {
 struct Chunk {
     channel: String,
     #[serde(default)]
+    index: Option<u64>,
+    #[serde(default)]
+    metadata: Option<Value>,
+    #[serde(default)]
     text: Option<String>,
     #[serde(default)]
     data_base64: Option<String>,
@@ -278,16 +318,19 @@ pub(super) fn feedback(envelope: &Envelope) -> Result<Feedback, String> {
     let progress = frame.progress.filter(|part| (0.0..=1.0).contains(part)).map(|part| format!("{:.0}%", part * 100.0));
     let remark: Vec<String> = [frame.stage, progress, frame.message].into_iter().flatten().collect();
     if !remark.is_empty() {
-        pieces.push((LogStream::System, format!("{}\n", remark.join(" ")).into_bytes()));
+        pieces.push(Piece { stream: LogStream::System, bytes: format!("{}\n", remark.join(" ")).into_bytes(), place: None });
     }
-    for Chunk { channel, text, data_base64 } in frame.chunks.unwrap_or_default() {
+    for Chunk { channel, index, metadata, text, data_base64 } in frame.chunks.unwrap_or_default() {
         let stream = if channel == "stderr" { LogStream::Stderr } else { LogStream::Stdout };
         let bytes = match (text, data_base64) {
             (Some(text), _) => text.into_bytes(),
             (None, Some(data)) => data_encoding::BASE64.decode(data.as_bytes()).map_err(|error| error.to_string())?,
             (None, None) => continue,
         };
-        pieces.push((stream, bytes));
+        let place = index.zip(metadata.and_then(|place| OutputPlace::deserialize(place).ok()));
+        // A log is a stream of its own for an operation alone: what a handler calls so is its output.
+        let stream = if place.is_some() && channel == "log" { LogStream::System } else { stream };
+        pieces.push(Piece { stream, bytes, place });
     }
     Ok(Feedback { task, pieces })
 }

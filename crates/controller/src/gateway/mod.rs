@@ -5,6 +5,7 @@
 //!                                                               │  session (frames, numbers, resume): `longshore_session`
 //!                                                               ├─► presence: its heartbeat in the registry, and whose it is
 //!                                                               └─► work: its inbox, claims and answers in the ledger
+//!   worker ──► transfers: bundles and archives of what it runs, over HTTP
 //! ```
 //!
 //! A worker is attached to one controller at a time. What that controller does in its name is in the ledger and the registry before it counts:
@@ -19,6 +20,7 @@ mod logs;
 mod presence;
 mod socket;
 mod ticket;
+mod transfers;
 mod work;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longshore_session::{Binding, LinkConfig, Now, Refusal, code};
+use longshore_store::Turnstile;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -36,6 +39,7 @@ use attachment::{Attachment, Knock, Reply};
 use socket::Heard;
 
 pub(crate) use door::{PATH, open};
+pub(crate) use transfers::{is_transfer, serve as transfer};
 
 /// Workers of one controller, attached or expected back.
 const WORKERS_MAX: usize = 4096;
@@ -93,6 +97,8 @@ pub(crate) struct Gateway {
     strangers: Arc<Semaphore>,
     workers: Mutex<BTreeMap<String, Attached>>,
     tasks: TaskTracker,
+    /// Of jobs with a concurrency key.
+    turns: Turnstile,
     /// Set when the controller is dropped: everything ends where it stands.
     cut: CancellationToken,
 }
@@ -110,6 +116,7 @@ impl Default for Gateway {
             strangers: door::places(),
             workers: Mutex::default(),
             tasks: TaskTracker::new(),
+            turns: Turnstile::default(),
             cut: CancellationToken::new(),
         }
     }
@@ -123,6 +130,10 @@ fn now(app: &App, began: Instant) -> Now {
 impl Gateway {
     fn began(&self) -> Instant {
         self.began
+    }
+
+    fn turns(&self) -> &Turnstile {
+        &self.turns
     }
 
     fn strangers(&self) -> Arc<Semaphore> {

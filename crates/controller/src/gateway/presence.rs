@@ -4,7 +4,9 @@
 use jiff::Timestamp;
 use longshore_model::Label;
 use longshore_model::limits::{LABELS_MAX, PACKAGE_NAME_BYTES_MAX, WORKER_NODES_MAX, WORKER_PACKAGES_MAX};
+use longshore_model::operation::Operation;
 use longshore_model::wire::agent::{AttachedWorker, Heartbeat, Process, WorkerPackage};
+use longshore_model::wire::attached::FEATURE;
 use longshore_model::wire::record::SCHEMA;
 use longshore_session::control::{PackageStatus, Register};
 use longshore_store::{Error as StoreError, Registry, Revision};
@@ -23,6 +25,8 @@ pub(super) struct Abilities {
     pub(super) at_once: usize,
     pub(super) labels: Vec<Label>,
     pub(super) packages: Vec<WorkerPackage>,
+    /// Operations beside `package.run`, of a Longshore.
+    pub(super) operations: Vec<Operation>,
 }
 
 impl Abilities {
@@ -58,7 +62,13 @@ impl Abilities {
         packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
         packages.dedup_by(|a, b| (&a.name, &a.version) == (&b.name, &b.version));
         let at_once = register.capabilities.concurrency.max_parallel.clamp(1, AT_ONCE_MAX);
-        Self { at_once: usize::try_from(at_once).unwrap_or(1), labels, packages }
+        let features = &register.capabilities.features;
+        let is_longshore = features.iter().any(|feature| feature == longshore_session::FEATURE);
+        let names = features.iter().filter_map(|feature| feature.strip_prefix(FEATURE)).filter(|_| is_longshore);
+        let mut operations: Vec<Operation> = names.filter_map(Operation::by_name).collect();
+        operations.sort();
+        operations.dedup();
+        Self { at_once: usize::try_from(at_once).unwrap_or(1), labels, packages, operations }
     }
 }
 
@@ -104,6 +114,7 @@ impl Presence {
                 tenant: tenant.to_owned(),
                 controller: controller.to_owned(),
                 packages: can.packages.clone(),
+                operations: can.operations.iter().map(|operation| operation.name().to_owned()).collect(),
             })),
             started_at: self.started_at,
         }

@@ -9,14 +9,17 @@ use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::job::{Claim as Decision, Claimant, Execution, Job, claim};
 use longshore_model::limits::RESULT_INLINE_BYTES_MAX;
+use longshore_model::operation::{Call, Operation};
+use longshore_model::wire::attached::FinishedFrame;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::{Answer, Event, EventKind, Failure, Outcome, ResultObject, SCHEMA};
+use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, ResultObject, SCHEMA};
+use longshore_model::wire::turn::Holder;
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId};
 use longshore_seal::TrustedKeys;
-use longshore_store::{Answered, Appended, Delivery, Error as StoreError, Lease, Revision, result_name};
+use longshore_store::{Answered, Appended, Asked, Delivery, Error as StoreError, Fence, Lease, Revision, result_name, turn_kept};
 use sha2::{Digest as _, Sha256};
 
-use super::frames::{End, Task};
+use super::frames::{Task, Told};
 use super::presence;
 use crate::app::{App, chain};
 
@@ -47,25 +50,104 @@ pub(super) struct Attempt {
     pub(super) started_at: Timestamp,
 }
 
+/// What was offered, and is the worker's.
+pub(super) struct Taken {
+    pub(super) job: Box<Job>,
+    /// As it is stored, where the worker gets it so: of an operation.
+    pub(super) definition: Option<Box<Definition>>,
+    pub(super) attempt: Attempt,
+    /// Its turn, if the job has a concurrency key.
+    pub(super) fence: Option<Box<Fence>>,
+}
+
 /// What became of an offer.
 pub(super) enum Claimed {
     /// To be dispatched.
-    Started(Box<Job>, Attempt),
-    /// It ran when this process first saw it; the worker may have it, have had it, or never have heard of it.
-    TakenUp(Box<Job>, Attempt, Option<String>),
+    Started(Taken),
+    /// It ran when this process first saw it; the worker may have it, have had it, or never have heard of it. Who wants its end, if somebody does.
+    TakenUp(Taken, Option<String>),
     /// To be looked at again then.
     Later(Duration),
     /// Nothing to do.
     Over,
 }
 
-/// How an attempt ends.
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) changed: Option<bool>,
+    pub(super) result: Option<serde_json::Value>,
+    pub(super) failure: Option<Failure>,
+    pub(super) duration_ms: Option<u64>,
+}
+
+impl End {
+    pub(super) fn of(outcome: Outcome, failure: Failure) -> Self {
+        Self { outcome, changed: None, result: None, failure: Some(failure), duration_ms: None }
+    }
+}
+
+/// What follows from the end of an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Ending {
-    /// For good.
+    /// It is answered.
     Answer { end: End, cancel_verified: Option<bool> },
-    /// In passing: another attempt follows, if the job's policy has one.
-    Again { failure: Failure, wait: Duration },
+    /// It was given up: the answer if somebody wanted its end, and another attempt otherwise, if the job's policy has one.
+    Again {
+        failure: Failure,
+        wait: Duration,
+        /// It is known that nothing of it runs any more.
+        is_gone: bool,
+        /// What it had given by then.
+        result: Option<serde_json::Value>,
+    },
+}
+
+impl Ending {
+    /// Given up, with nothing to show for it.
+    pub(super) fn given_up(failure: Failure, is_gone: bool) -> Self {
+        Self::Again { failure, wait: Duration::ZERO, is_gone, result: None }
+    }
+
+    /// What a worker's word on an attempt at this job means. `version` is that of the package that it ran with, if it is known.
+    pub(super) fn of(job: &Job, attempt: u32, told: Told, version: &str) -> Self {
+        let Told { outcome, result, failure, duration_ms } = told;
+        if let Call::PackageRun(_) = &job.call {
+            let result = result.map(|mut result| {
+                version.clone_into(&mut result.version);
+                serde_json::to_value(result).expect("names are text")
+            });
+            return Self::Answer { end: End { outcome, changed: None, result, failure, duration_ms }, cancel_verified: None };
+        }
+        let Some(result) = result else {
+            return Self::Answer { end: End { outcome, changed: None, result: None, failure, duration_ms }, cancel_verified: None };
+        };
+        let finished = match serde_json::from_value::<FinishedFrame>(result.output.into()) {
+            Ok(finished) => finished,
+            Err(error) => {
+                let failure = Failure {
+                    code: ErrorCode::HandlerFailed,
+                    message: format!("the worker's result of an operation cannot be read: {error}"),
+                };
+                return Self::Answer { end: End::of(Outcome::Failed, failure), cancel_verified: None };
+            }
+        };
+        let FinishedFrame { outcome, changed, result, error, transient, cancel_verified } = finished;
+        let failure = || {
+            let unknown = || Failure { code: ErrorCode::HostFault, message: "a fault of the host".to_owned() };
+            error.clone().unwrap_or_else(unknown)
+        };
+        match outcome {
+            Outcome::Cancelled => Self::Again { failure: failure(), wait: Duration::ZERO, is_gone: cancel_verified == Some(true), result },
+            Outcome::Failed if transient => {
+                Self::Again { failure: failure(), wait: job.retry.wait_after(attempt).unwrap_or_default(), is_gone: true, result }
+            }
+            Outcome::Completed | Outcome::Failed | Outcome::Skipped | Outcome::Expired => {
+                Self::Answer { end: End { outcome, changed, result, failure: error, duration_ms }, cancel_verified }
+            }
+        }
+    }
 }
 
 /// Waits before another try; `None` if the controller ends.
@@ -134,8 +216,13 @@ pub(super) async fn take(app: App, proxy: Proxy, delivery: Delivery) -> (Claimed
     let Delivery { definition, lease, .. } = delivery;
     let trusted = app.config.job_signer.as_ref().and_then(|signer| TrustedKeys::parse(&signer.trusted_key()).ok());
     let refusal = trusted.and_then(|keys| keys.check(&definition, proxy.agent, &[]).err());
-    let [execution] = definition.executions[..] else { return (Claimed::Over, None) };
+    let [execution] = definition.executions[..] else {
+        tracing::error!(job.id = %definition.id, "an inbox has a job of another form than a share, which is dropped");
+        done(&*lease).await;
+        return (Claimed::Over, None);
+    };
     let key = (definition.id, execution);
+    let kept = (definition.operation != Operation::PackageRun.name()).then(|| Box::new(definition.clone()));
     let job = match Job::try_from(definition) {
         Ok(job) => job,
         Err(error) => {
@@ -143,7 +230,12 @@ pub(super) async fn take(app: App, proxy: Proxy, delivery: Delivery) -> (Claimed
             return (Claimed::Later(LATER), None);
         }
     };
-    let claimed = decide(&app, &proxy, key, job, refusal.map(|refusal| refusal.to_string())).await.unwrap_or(Claimed::Later(LATER));
+    let taken = |attempt, fence: Option<Fence>| {
+        let fence = fence.map(Box::new);
+        Taken { job: Box::new(job.clone()), definition: kept.clone(), attempt, fence }
+    };
+    let claimed =
+        decide(&app, &proxy, key, (&job, &taken), refusal.map(|refusal| refusal.to_string())).await.unwrap_or(Claimed::Later(LATER));
     match claimed {
         Claimed::Over => {
             done(&*lease).await;
@@ -153,7 +245,13 @@ pub(super) async fn take(app: App, proxy: Proxy, delivery: Delivery) -> (Claimed
     }
 }
 
-async fn decide(app: &App, proxy: &Proxy, key: Key, job: Job, untrusted: Option<String>) -> Option<Claimed> {
+async fn decide(
+    app: &App,
+    proxy: &Proxy,
+    key: Key,
+    (job, taken): (&Job, &(dyn Fn(Attempt, Option<Fence>) -> Taken + Sync)),
+    untrusted: Option<String>,
+) -> Option<Claimed> {
     let claimant = Claimant { agent: proxy.agent, is_holder_gone: false };
     loop {
         let Some((execution, revision)) = read(app, key).await? else { return Some(Claimed::Over) };
@@ -162,9 +260,11 @@ async fn decide(app: &App, proxy: &Proxy, key: Key, job: Job, untrusted: Option<
         if is_own && execution.state() == ExecutionState::Running {
             let started_at = execution.started_at().unwrap_or_else(|| app.now());
             let cancel = execution.cancel_requested_by().map(str::to_owned);
-            return Some(Claimed::TakenUp(Box::new(job), Attempt { task: attempt(execution.attempts()), started_at }, cancel));
+            let task = attempt(execution.attempts());
+            let fence = kept(app, job, task).await?;
+            return Some(Claimed::TakenUp(taken(Attempt { task, started_at }, fence), cancel));
         }
-        match claim(&job, &execution, claimant, app.now()) {
+        match claim(job, &execution, claimant, app.now()) {
             Decision::Start { attempt: number } => {
                 if let Some(reason) = untrusted {
                     let message = format!("refused by the gateway for {}: {reason}", proxy.hostname);
@@ -173,10 +273,31 @@ async fn decide(app: &App, proxy: &Proxy, key: Key, job: Job, untrusted: Option<
                 if !presence::is_ours(&*app.store.registry, proxy.agent, &proxy.process).await {
                     return Some(Claimed::Later(SOON));
                 }
+                let fence = match ask(app, job, attempt(number)).await? {
+                    None => None,
+                    // Asking may have taken long: what was decided before may not be right any more.
+                    Some(Asked::Ours(fence)) if claim(job, &execution, claimant, app.now()) != (Decision::Start { attempt: number }) => {
+                        fence.end(job).await;
+                        continue;
+                    }
+                    Some(Asked::Ours(fence)) => Some(fence),
+                    Some(Asked::After(n_before)) => return Some(Claimed::Later(Asked::wait(n_before))),
+                };
                 let (agent, hostname) = (proxy.agent, proxy.hostname.clone());
                 let kind = EventKind::Started { attempt: number, agent, hostname, delivery: None };
                 if let Appended::Stored(_) = append(app, key, revision, kind).await? {
-                    return Some(Claimed::Started(Box::new(job), Attempt { task: attempt(number), started_at: app.now() }));
+                    let attempt = Attempt { task: attempt(number), started_at: app.now() };
+                    if holds(app, fence.as_ref()).await? {
+                        return Some(Claimed::Started(taken(attempt, fence)));
+                    }
+                    tracing::warn!(job.id = %key.0, attempt = number, "not handed out: its turn was taken by another job");
+                    let message = "its turn under the concurrency key was taken by another job before it could start".to_owned();
+                    let ending = Ending::given_up(Failure { code: ErrorCode::Interrupted, message }, true);
+                    conclude(app, proxy, job, attempt, ending).await;
+                    return Some(Claimed::Later(SOON));
+                }
+                if let Some(fence) = fence {
+                    fence.end(job).await;
                 }
             }
             Decision::Wait { until } => {
@@ -190,6 +311,45 @@ async fn decide(app: &App, proxy: &Proxy, key: Key, job: Job, untrusted: Option<
                 }
             }
             Decision::Finish { outcome, failure } => return unstarted(app, proxy, key, &execution, outcome, failure).await,
+        }
+    }
+}
+
+/// The turn of an attempt; the inner `None` if its job needs none, the outer if the controller ends or it cannot be asked for.
+async fn ask(app: &App, job: &Job, task: Task) -> Option<Option<Asked>> {
+    let Some(concurrency_key) = &job.concurrency_key else { return Some(None) };
+    let holder = Holder { job: task.job, execution: task.execution, attempt: task.attempt };
+    loop {
+        match app.gateway.turns().ask(&app.store, job, concurrency_key, holder).await {
+            Ok(asked) => return Some(Some(asked)),
+            Err(error) if error.is_retryable() => pause(app, "asking for a turn", &error).await?,
+            Err(error) => {
+                tracing::error!(job.id = %task.job, error = %chain(&error), "a turn cannot be asked for");
+                return None;
+            }
+        }
+    }
+}
+
+/// Whether an attempt that has started still has its turn, if it needs one.
+async fn holds(app: &App, fence: Option<&Fence>) -> Option<bool> {
+    let Some(fence) = fence else { return Some(true) };
+    loop {
+        match fence.holds().await {
+            Ok(holds) => return Some(holds),
+            Err(error) => pause(app, "looking at a turn", &error).await?,
+        }
+    }
+}
+
+/// The turn of an attempt that another process began.
+async fn kept(app: &App, job: &Job, task: Task) -> Option<Option<Fence>> {
+    let Some(concurrency_key) = &job.concurrency_key else { return Some(None) };
+    let holder = Holder { job: task.job, execution: task.execution, attempt: task.attempt };
+    loop {
+        match turn_kept(&app.store, concurrency_key, holder).await {
+            Ok(fence) => return Some(fence),
+            Err(error) => pause(app, "looking at a turn", &error).await?,
         }
     }
 }
@@ -221,10 +381,14 @@ pub(super) async fn conclude(app: &App, proxy: &Proxy, job: &Job, attempt: Attem
             }
             let (end, cancel_verified) = match ending.clone() {
                 Ending::Answer { end, cancel_verified } => (end, cancel_verified),
-                // Handed back when somebody wanted its end: that is its end.
-                Ending::Again { .. } if let Some(by) = execution.cancel_requested_by() => (cancelled(by), Some(true)),
+                // Given up when somebody wanted its end: that is its end.
+                Ending::Again { is_gone, result, .. } if let Some(by) = execution.cancel_requested_by() => {
+                    (End { result, ..cancelled(by) }, Some(is_gone))
+                }
                 // What is lost never starts again; its late answer replaces that.
-                Ending::Again { failure, wait } if number < job.retry.max_attempts() && execution.state() == ExecutionState::Running => {
+                Ending::Again { failure, wait, .. }
+                    if number < job.retry.max_attempts() && execution.state() == ExecutionState::Running =>
+                {
                     let now = app.now();
                     let not_before = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now);
                     match append(app, key, revision, EventKind::Retrying { attempt: number, error: failure, not_before }).await? {
@@ -232,7 +396,7 @@ pub(super) async fn conclude(app: &App, proxy: &Proxy, job: &Job, attempt: Attem
                         Appended::Conflict => continue,
                     }
                 }
-                Ending::Again { failure, .. } => (used_up(number, failure), None),
+                Ending::Again { failure, result, .. } => (End { result, ..used_up(number, failure) }, None),
             };
             return store(app, answer(app, proxy, attempt, end, cancel_verified)).await;
         }
@@ -242,7 +406,7 @@ pub(super) async fn conclude(app: &App, proxy: &Proxy, job: &Job, attempt: Attem
 
 /// The end of what somebody cancelled.
 pub(super) fn cancelled(by: &str) -> End {
-    End { outcome: Outcome::Cancelled, result: None, failure: Some(Failure::cancelled(by)), duration_ms: None }
+    End::of(Outcome::Cancelled, Failure::cancelled(by))
 }
 
 fn used_up(attempt: u32, failure: Failure) -> End {
@@ -251,7 +415,7 @@ fn used_up(attempt: u32, failure: Failure) -> End {
     } else {
         failure
     };
-    End { outcome: Outcome::Failed, result: None, failure: Some(failure), duration_ms: None }
+    End::of(Outcome::Failed, failure)
 }
 
 fn answer(app: &App, proxy: &Proxy, attempt: Attempt, end: End, cancel_verified: Option<bool>) -> Answer {
@@ -261,7 +425,8 @@ fn answer(app: &App, proxy: &Proxy, attempt: Attempt, end: End, cancel_verified:
     Answer {
         agent: Some(proxy.agent),
         hostname: Some(proxy.hostname.clone()),
-        result: end.result.map(|result| serde_json::to_value(result).expect("names are text")),
+        changed: end.changed,
+        result: end.result,
         error: end.failure,
         cancel_verified,
         started_at: Some(attempt.started_at),

@@ -41,6 +41,7 @@ pub(crate) use cors::layer as cors;
 
 #[cfg(test)]
 pub(crate) use encode::base64;
+pub(crate) use extract::content;
 pub(crate) use problem::Failed;
 
 #[derive(utoipa::OpenApi)]
@@ -130,6 +131,10 @@ impl Served {
         if request.uri().path() == gateway::PATH {
             // Not a part of the API: who comes says so in a first frame, and is judged there.
             return observe::observe(request, async |request| gateway::open(&self.app, request)).await;
+        }
+        if gateway::is_transfer(request.uri().path()) {
+            // For who was let in there, with a pass for one attempt.
+            return observe::observe(request, |request| observe::catch_panics(gateway::transfer(&self.app, request))).await;
         }
         let recorded = |request| audit::record(self.app.clone(), request, |request| observe::catch_panics(self.answer(request)));
         let response = observe::observe(request, recorded).await;

@@ -91,11 +91,6 @@ impl Submission {
         faults.key("/idempotency_key", request.idempotency_key.as_deref(), IDEMPOTENCY_KEY_BYTES_MAX);
         faults.key("/concurrency_key", request.concurrency_key.as_deref(), CONCURRENCY_KEY_BYTES_MAX);
 
-        if request.concurrency_key.is_some() && matches!(call, Some(Call::PackageRun(_))) {
-            // Turns are asked for on hosts, by agents; a gateway asks for none, and a key that held nobody back would be a lie.
-            faults.push("/concurrency_key", "package.run takes none yet: a worker's own limits say how much it runs at once");
-        }
-
         // `expires_in` counts from the earliest start, so that a scheduled job is not expired when its time comes.
         let expires_in = expires_in.map(|span| wait_for_agents.map_or(span, |wait| span.min(wait)));
         let expires_at = expires_in.and_then(|span| later(not_before.unwrap_or(now), span));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
 use crate::label::Label;
-use crate::operation::PackageRun;
+use crate::operation::{Operation, PackageRun};
 
 /// Kept while the agent lives: it expires unless renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub struct Heartbeat {
     pub started_at: jiff::Timestamp,
 }
 
-/// A worker that is attached to a controller's gateway: it runs the nodes of its packages and nothing else.
+/// A worker that is attached to a controller's gateway: it runs the nodes of its packages and, if it is a Longshore, operations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AttachedWorker {
     /// The name that it gives itself, beside its host's.
@@ -57,21 +57,23 @@ pub struct AttachedWorker {
     /// What it has installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<WorkerPackage>,
+    /// The names of the operations that it performs beside `package.run`. None of them for a worker that is no Longshore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
 }
 
 impl AttachedWorker {
+    /// Whether it performs an operation of the catalogue.
+    #[must_use]
+    pub fn performs(&self, operation: Operation) -> bool {
+        self.operations.iter().any(|name| name == operation.name())
+    }
+
     /// The version that a job for a node of a package runs with: the one that it names, or else the highest that has the node; `None` if there
     /// is none. A package whose manifest was not told is taken to have every node.
     #[must_use]
     pub fn version_for(&self, run: &PackageRun) -> Option<&str> {
-        let fits = |package: &&WorkerPackage| {
-            package.name == run.package
-                && run.version.as_ref().is_none_or(|version| *version == package.version)
-                && (package.nodes.is_empty() || package.nodes.contains(&run.node))
-        };
-        let rank =
-            |version: &&str| version.split(['.', '-', '+']).map(|part| (part.parse::<u64>().ok(), part.to_owned())).collect::<Vec<_>>();
-        self.packages.iter().filter(fits).map(|package| package.version.as_str()).max_by_key(rank)
+        WorkerPackage::version_for(&self.packages, run)
     }
 }
 
@@ -85,6 +87,21 @@ pub struct WorkerPackage {
     /// The types of its nodes, where the worker told its manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+}
+
+impl WorkerPackage {
+    /// The version of one of `packages` that a job for a node runs with; see [`AttachedWorker::version_for`].
+    #[must_use]
+    pub fn version_for<'a>(packages: &'a [Self], run: &PackageRun) -> Option<&'a str> {
+        let fits = |package: &&Self| {
+            package.name == run.package
+                && run.version.as_ref().is_none_or(|version| *version == package.version)
+                && (package.nodes.is_empty() || package.nodes.contains(&run.node))
+        };
+        let rank =
+            |version: &&str| version.split(['.', '-', '+']).map(|part| (part.parse::<u64>().ok(), part.to_owned())).collect::<Vec<_>>();
+        packages.iter().filter(fits).map(|package| package.version.as_str()).max_by_key(rank)
+    }
 }
 
 /// A process of an agent.

@@ -126,6 +126,12 @@ pub struct Settings {
     pub package_wheels_dir: Option<PathBuf>,
     /// The address of an index of Python packages, if there is no such directory.
     pub package_index: Option<String>,
+    /// Whether a controller may have operations done to this host, beside those of packages. A scheduler of another kind never may.
+    pub host_operations: bool,
+    /// The file with the keys that open the secrets of jobs: `secrets.key` of an agent.
+    pub job_opening_keys_file: Option<PathBuf>,
+    /// The file with the keys of controllers that jobs must be signed by: `jobs.pub` of an agent.
+    pub job_trusted_keys_file: Option<PathBuf>,
     /// The Python interpreter.
     pub python_program: String,
     /// How much is logged.
@@ -201,6 +207,9 @@ impl Default for Settings {
             package_keys: Vec::new(),
             package_wheels_dir: None,
             package_index: None,
+            host_operations: true,
+            job_opening_keys_file: None,
+            job_trusted_keys_file: None,
             python_program: "python3".to_owned(),
             log_level: LogLevel::Info,
             drain_timeout_seconds: 30.0,

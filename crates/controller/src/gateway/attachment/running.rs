@@ -2,25 +2,34 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::AgentId;
 use longshore_model::job::Job;
-use longshore_model::operation::Call;
+use longshore_model::limits::LOG_BYTES_PER_STEP_MAX;
+use longshore_model::operation::{Call, Operation};
+use longshore_model::wire::agent::WorkerPackage;
 use longshore_model::wire::problem::ErrorCode;
-use longshore_model::wire::record::{Failure, Outcome};
-use longshore_store::{Delivery, Lease};
+use longshore_model::wire::record::{Definition, Failure, Outcome};
+use longshore_session::Message;
+use longshore_store::{Delivery, Fence, Lease};
 use tokio::time::Instant;
 
 use super::words::interrupted;
 use super::{Aside, Attachment, Done, PAUSE};
 use crate::app::App;
 use crate::gateway::frames::{self, Task};
-use crate::gateway::logs::Log;
-use crate::gateway::now;
-use crate::gateway::work::{self, Attempt, Claimed, Ending, Key};
+use crate::gateway::logs::{Log, Source};
+use crate::gateway::presence::Abilities;
+use crate::gateway::ticket::Pass;
+use crate::gateway::work::{self, Attempt, Claimed, End, Ending, Key, Taken};
 
 /// An attempt in hand.
 pub(super) struct Running {
     pub(super) job: Box<Job>,
+    /// As it is stored, of an operation.
+    definition: Option<Box<Definition>>,
+    /// Its turn, if the job has a concurrency key.
+    pub(super) fence: Option<Box<Fence>>,
     pub(super) attempt: Attempt,
     /// Of the package that it runs with.
     pub(super) version: String,
@@ -34,6 +43,8 @@ pub(super) struct Running {
     say_at: Option<Instant>,
     /// The worker has taken a dispatch.
     pub(super) is_delivered: bool,
+    /// The worker is known not to have it: it was not handed to it yet, or not taken.
+    pub(super) is_absent: bool,
     /// The worker may have it, or may never have heard of it, or may have ended it.
     pub(super) is_in_doubt: bool,
     doubted_at: Option<Instant>,
@@ -57,6 +68,12 @@ impl Running {
         self.say_at = Some(at);
     }
 
+    /// Somebody wants its end: it is not handed out any more.
+    pub(super) fn cancel(&mut self, by: &str, until: Instant) {
+        self.cancelled_by = Some(by.to_owned());
+        (self.cancel_until, self.say_at) = (Some(until), None);
+    }
+
     pub(super) fn doubt(&mut self) {
         self.is_in_doubt = true;
         self.doubted_at.get_or_insert_with(Instant::now);
@@ -71,8 +88,10 @@ impl Running {
     }
 
     pub(super) fn log(&mut self, app: &App, agent: AgentId) -> &mut Log {
-        let (task, first) = (self.attempt.task, self.first_record);
-        self.log.get_or_insert_with(|| Log::open(app, task, agent, first))
+        let n_steps = if let Call::WorkspaceRun { run, .. } = &self.job.call { run.steps.len().max(1) } else { 1 };
+        let bytes_max = LOG_BYTES_PER_STEP_MAX.saturating_mul(n_steps as u64);
+        let (source, first) = (Source { task: self.attempt.task, agent, bytes_max }, self.first_record);
+        self.log.get_or_insert_with(|| Log::open(app, source, first))
     }
 }
 
@@ -80,6 +99,8 @@ impl Attachment {
     pub(super) fn read_inbox(&mut self, at: Instant) {
         self.inbox_due = at + self.app.config.gateway.inbox_every;
         self.is_reading = true;
+        // What is known already is at its beginning; as much again as can be taken is enough.
+        let wanted = (self.claiming.len() + self.running.len() + self.later.len() + self.can.at_once).min(INBOX_MAX);
         let (work, agent) = (self.app.store.work.clone(), self.agent());
         self.tasks.spawn(async move {
             let read = async {
@@ -89,15 +110,18 @@ impl Attachment {
                     all.extend(page.deliveries);
                     match page.next {
                         // What is beyond is read when this is done.
-                        Some(next) if all.len() < INBOX_MAX => after = next,
+                        Some(next) if all.len() < wanted => after = next,
                         Some(_) | None => return Ok(all),
                     }
                 }
             };
             Done::Inbox(read.await)
         });
-        let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).collect();
-        tasks.into_iter().for_each(|task| self.look_at(task));
+        if self.looks_due <= at {
+            self.looks_due = at + self.app.config.gateway.inbox_every;
+            let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).collect();
+            tasks.into_iter().for_each(|task| self.look_at(task));
+        }
     }
 
     pub(super) fn offered(&mut self, delivery: Delivery) {
@@ -105,7 +129,7 @@ impl Attachment {
         let key = (delivery.definition.id, execution);
         let is_known = self.running.contains_key(&key) || self.claiming.contains(&key) || self.later.contains_key(&key);
         let is_full = self.running.len() + self.claiming.len() >= self.can.at_once;
-        if is_known || is_full || self.is_drained || !self.is_state_known || !self.is_open() {
+        if is_known || is_full || self.is_drained || !self.is_well || !self.is_state_known || !self.is_open() {
             return;
         }
         self.claiming.insert(key);
@@ -119,18 +143,22 @@ impl Attachment {
     pub(super) fn claimed(&mut self, key: Key, claimed: Claimed, lease: Option<Box<dyn Lease>>) {
         self.claiming.remove(&key);
         let at = Instant::now();
-        let (job, attempt, is_new, cancelled_by) = match claimed {
+        let (Taken { job, definition, attempt, fence }, is_new, cancelled_by) = match claimed {
             Claimed::Over => return,
             Claimed::Later(wait) => {
                 self.later.insert(key, at + wait);
                 return;
             }
-            Claimed::Started(job, attempt) => (job, attempt, true, None),
-            Claimed::TakenUp(job, attempt, cancelled_by) => (job, attempt, false, cancelled_by),
+            Claimed::Started(taken) => (taken, true, None),
+            Claimed::TakenUp(taken, cancelled_by) => (taken, false, cancelled_by),
         };
         let elapsed = Duration::try_from(self.app.now().duration_since(attempt.started_at)).unwrap_or_default();
-        let left = job.timeout.saturating_sub(elapsed) + self.app.config.gateway.grace;
+        // An operation's time-out is watched at its worker, which then brings back what there is.
+        let bringing = if definition.is_some() { BRINGING_MAX } else { Duration::ZERO };
+        let left = job.timeout.saturating_sub(elapsed) + self.app.config.gateway.grace + bringing;
         let mut running = Running {
+            definition,
+            fence,
             attempt,
             version: String::new(),
             lease,
@@ -140,6 +168,7 @@ impl Attachment {
             dispatches: Vec::new(),
             say_at: None,
             is_delivered: false,
+            is_absent: is_new,
             is_in_doubt: false,
             doubted_at: None,
             is_ending: false,
@@ -149,7 +178,7 @@ impl Attachment {
             also: Vec::new(),
             job,
         };
-        if is_new || self.session.is_longshore() {
+        if is_new || (self.is_longshore && cancelled_by.is_none()) {
             running.say_at = Some(at);
         }
         if !is_new {
@@ -172,12 +201,8 @@ impl Attachment {
                 let by = running.cancelled_by.clone().unwrap_or_default();
                 self.conclude(key, Ending::Answer { end: work::cancelled(&by), cancel_verified: Some(false) }, None);
             } else if running.until <= at {
-                let ending = late(running, &self.identity.hostname);
-                if self.session.is_longshore()
-                    && let Err(error) = self.session.send(frames::cancel(running.attempt.task), now(&self.app, self.began))
-                {
-                    tracing::debug!(%error, "a cancel is not said");
-                }
+                let (task, ending) = (running.attempt.task, late(running, &self.identity.hostname));
+                self.tell_to_end(task);
                 self.conclude(key, ending, None);
             } else if running.say_at.is_some_and(|say_at| say_at <= at) {
                 self.dispatch(key, at);
@@ -190,27 +215,15 @@ impl Attachment {
         let now = self.now();
         let Some(running) = self.running.get_mut(&key) else { return };
         running.say_at = None;
-        let Call::PackageRun(run) = &running.job.call else {
-            let failure = Failure {
-                code: ErrorCode::Unsupported,
-                message: format!("the worker on {hostname} runs nodes of packages, and nothing else"),
-            };
-            return self.conclude(key, ended(Outcome::Skipped, failure), None);
+        let message = match message(running, &self.can, &self.app, (self.identity.agent, &hostname)) {
+            Ok(message) => message,
+            Err(failure) => return self.conclude(key, ended(Outcome::Skipped, failure), None),
         };
-        let worker = longshore_model::wire::agent::AttachedWorker {
-            name: String::new(),
-            instance: String::new(),
-            tenant: String::new(),
-            controller: String::new(),
-            packages: self.can.packages.clone(),
-        };
-        let Some(version) = worker.version_for(run) else {
-            let message = format!("the worker on {hostname} does not have the node {} of the package {}", run.node, run.package);
-            return self.conclude(key, ended(Outcome::Skipped, Failure { code: ErrorCode::Unsupported, message }), None);
-        };
-        version.clone_into(&mut running.version);
-        match self.session.send(frames::dispatch(running.attempt.task, &running.job, run, version), now) {
-            Ok(id) => running.dispatches.push(id),
+        match self.session.send(message, now) {
+            Ok(id) => {
+                running.dispatches.push(id);
+                running.is_absent = false;
+            }
             Err(error @ (longshore_session::SendError::Full { .. } | longshore_session::SendError::Repeated(_))) => {
                 tracing::debug!(%error, "a dispatch waits");
                 running.say_at = Some(at + PAUSE);
@@ -223,12 +236,36 @@ impl Attachment {
     }
 }
 
+/// What a worker is handed for an attempt, or why it cannot do it.
+fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname): (AgentId, &str)) -> Result<Message, Failure> {
+    let unable = |message: String| Failure { code: ErrorCode::Unsupported, message };
+    let (job, task) = (&running.job, running.attempt.task);
+    if let Call::PackageRun(run) = &job.call {
+        let missing = || unable(format!("the worker on {hostname} does not have the node {} of the package {}", run.node, run.package));
+        let version = WorkerPackage::version_for(&can.packages, run).ok_or_else(missing)?;
+        version.clone_into(&mut running.version);
+        return Ok(frames::dispatch(task, job, run, version));
+    }
+    let operation = job.call.operation();
+    let Some(definition) = running.definition.as_deref().filter(|_| can.operations.contains(&operation)) else {
+        return Err(unable(format!("the worker on {hostname} does not perform {}", operation.name())));
+    };
+    let pass = (operation == Operation::WorkspaceRun).then(|| {
+        let lasts = SignedDuration::try_from(job.timeout + BRINGING_MAX).unwrap_or(SignedDuration::MAX);
+        let exp = app.now().checked_add(lasts).unwrap_or(Timestamp::MAX).as_second();
+        Pass { agent, attempt: task.attempt, execution: task.execution, exp, job: task.job }.sign(&app.config.signing_key)
+    });
+    let fence = running.fence.as_ref().map(|fence| fence.revision);
+    Ok(frames::operation(task, definition.clone(), fence, pass))
+}
+
+/// How long a worker may take to bring what an operation made, when its time-out has passed.
+const BRINGING_MAX: Duration = Duration::from_secs(2 * 3600);
 /// Deliveries of an inbox that are looked at in one go.
 const INBOX_MAX: usize = 1000;
 
 fn ended(outcome: Outcome, failure: Failure) -> Ending {
-    let end = frames::End { outcome, result: None, failure: Some(failure), duration_ms: None };
-    Ending::Answer { end, cancel_verified: None }
+    Ending::Answer { end: End::of(outcome, failure), cancel_verified: None }
 }
 
 /// The end of what was not answered in time. What may never have reached its worker may be tried again; what ran had its time.
@@ -236,7 +273,7 @@ fn late(running: &Running, hostname: &str) -> Ending {
     if running.is_in_doubt {
         let failure =
             interrupted(hostname, "it was handed to it before its connection or its controller ended, and nothing was heard of it since");
-        return Ending::Again { failure, wait: Duration::ZERO };
+        return Ending::given_up(failure, false);
     }
     let message =
         format!("the worker on {hostname} did not answer within {}; it may still run", longshore_model::unit::Span(running.job.timeout));

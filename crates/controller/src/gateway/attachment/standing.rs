@@ -1,12 +1,11 @@
 //! What the fleet knows of a worker: its heartbeats, whether people want work done by it, which controller speaks for it.
 
-use std::time::Duration;
-
 use longshore_session::control::{Drain, Heartbeat};
 use longshore_session::{Refusal, code};
 use longshore_store::Wake;
 use tokio::time::Instant;
 
+use super::running::Running;
 use super::words::interrupted;
 use super::{Attachment, Done, PAUSE};
 use crate::gateway::frames::Task;
@@ -14,13 +13,43 @@ use crate::gateway::presence::{self, Load};
 use crate::gateway::work::{Ending, Key};
 
 impl Attachment {
+    pub(super) fn opened(&mut self, resumed: bool) {
+        tracing::info!(agent.id = %self.agent(), hostname = %self.identity.hostname, by = %self.identity.subject, resumed, "a worker is attached");
+        if resumed {
+            self.is_registered = true;
+        }
+        (self.has_opened, self.is_leaving, self.is_longshore) = (true, false, self.session.is_longshore());
+        // The worker is here now, whoever spoke for it before.
+        self.presence.last = None;
+        (self.beat_due, self.inbox_due, self.looks_due) = (Instant::now(), Instant::now(), Instant::now());
+        self.is_state_known = false;
+        self.ask_for_state();
+        if self.wakes.is_none() {
+            let (work, agent, groups) = (self.app.store.work.clone(), self.agent(), Vec::new());
+            self.tasks.spawn(async move { Done::Wakes(work.wakes(agent, &groups).await) });
+        }
+        if !resumed {
+            // A Longshore does nothing twice: whatever it was handed and has not answered is handed to it once more.
+            let is_longshore = self.is_longshore;
+            let is_there = |running: &&mut Running| running.is_delivered && !running.is_ending && running.cancelled_by.is_none();
+            for running in self.running.values_mut().filter(is_there) {
+                if is_longshore {
+                    running.say_again_at(Instant::now());
+                } else {
+                    running.doubt();
+                }
+            }
+        }
+    }
+
     /// A heartbeat. A worker that has nothing under way does not have what may never have reached it.
     pub(super) fn heard_of(&mut self, heartbeat: &Heartbeat) {
         let is_idle = heartbeat.metrics.get("inflight").and_then(serde_json::Value::as_u64) == Some(0);
-        if !heartbeat.healthy {
-            tracing::debug!(agent.id = %self.agent(), "a worker says that it is not well");
+        if self.is_well != heartbeat.healthy {
+            tracing::info!(agent.id = %self.agent(), is_well = heartbeat.healthy, "a worker is handed nothing while it is not well");
+            (self.is_well, self.inbox_due) = (heartbeat.healthy, Instant::now());
         }
-        if !is_idle || self.session.is_longshore() {
+        if !is_idle || self.is_longshore {
             return;
         }
         let hostname = self.identity.hostname.clone();
@@ -28,13 +57,15 @@ impl Attachment {
         let gone: Vec<Key> = self.running.iter().filter(|(_, running)| running.is_doubted_for(patience)).map(|(key, _)| *key).collect();
         for key in gone {
             let failure = interrupted(&hostname, "it began anew, and does not have the task");
-            self.conclude(key, Ending::Again { failure, wait: Duration::ZERO }, None);
+            self.conclude(key, Ending::given_up(failure, true), None);
         }
     }
 
     pub(super) fn woken(&mut self, wake: Option<Wake>) {
         match wake {
-            Some(Wake::Inbox | Wake::Reconnected | Wake::Group(_)) => self.inbox_due = Instant::now(),
+            Some(Wake::Inbox | Wake::Group(_)) => self.inbox_due = Instant::now(),
+            // What was told meanwhile is not known.
+            Some(Wake::Reconnected) => (self.inbox_due, self.looks_due) = (Instant::now(), Instant::now()),
             Some(Wake::Cancel(job)) => {
                 let tasks: Vec<Task> = self.running.values().map(|running| running.attempt.task).filter(|task| task.job == job).collect();
                 tasks.into_iter().for_each(|task| self.look_at(task));
@@ -89,7 +120,9 @@ impl Attachment {
     }
 
     pub(super) fn leave(&mut self) {
-        if self.presence.last.take().is_none() {
+        // A heartbeat that is on its way would come after the goodbye.
+        self.is_leaving = self.is_beating;
+        if self.is_leaving || self.presence.last.take().is_none() {
             return;
         }
         let (registry, agent, process) = (self.app.store.registry.clone(), self.agent(), self.presence.process.id.clone());

@@ -1,16 +1,17 @@
 //! What a worker says of its tasks, and what the ledger says of them meanwhile: to the end of an attempt, and to the acknowledgement of the
 //! frame that told it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_model::job::Job;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Failure;
 use longshore_session::{Binding, Envelope, codec};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::running::Running;
-use super::{Aside, Attachment, Done, UNSTORED};
+use super::{ASIDE_COST_UNITS, ASIDE_UNIT_BYTES, Aside, Attachment, Done, UNSTORED};
 use crate::gateway::frames::{self, Task, Word};
 use crate::gateway::socket::FRAME_BYTES_MAX;
 use crate::gateway::work::{self, Ending, Key, Wanted};
@@ -19,7 +20,7 @@ impl Attachment {
     /// Whether a frame waits until what follows from it is stored; then it is acknowledged, and not before.
     pub(super) fn hold_back(&mut self, binding: Binding, text: &Utf8Bytes) -> bool {
         let is_current = self.line.as_ref().is_some_and(|(current, _)| *current == binding);
-        if !is_current || !self.is_open() || !text.contains("biz.exec.") {
+        if !is_current || !self.is_open() || !may_be_word(text) {
             return false;
         }
         let Ok(envelope) = codec::decode(text.as_bytes(), FRAME_BYTES_MAX) else { return false };
@@ -38,7 +39,13 @@ impl Attachment {
                 return false;
             }
         };
-        let frame = Aside { binding, id: envelope.id, text: text.clone() };
+        let units = u32::try_from(text.len() / ASIDE_UNIT_BYTES + ASIDE_COST_UNITS).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.aside_room).try_acquire_many_owned(units) else {
+            // Not acknowledged, so it is said again.
+            tracing::debug!(agent.id = %self.agent(), "a worker says more than can be stored in time");
+            return true;
+        };
+        let frame = Aside { binding, id: envelope.id, text: text.clone(), _room: room };
         self.said(task, word, frame)
     }
 
@@ -59,38 +66,46 @@ impl Attachment {
                 }
                 // Another attempt of the same, that was given up here: when it is over, this one can begin.
                 Word::RunsAlready => {
+                    running.is_absent = true;
                     running.say_again_at(Instant::now() + Duration::from_secs(2));
                     false
                 }
                 Word::NotNow(wait, why) => {
                     tracing::debug!(job.id = %task.job, why, "a worker did not take a task yet");
+                    running.is_absent = true;
+                    if running.cancelled_by.is_some() {
+                        let ending = Ending::given_up(interrupted(&self.identity.hostname, &why), true);
+                        self.conclude(key, ending, Some(frame));
+                        return true;
+                    }
                     running.say_again_at(Instant::now() + wait);
                     false
                 }
                 Word::HandedBack(why) => {
-                    let ending = handed_back(running, &self.identity.hostname, &why);
+                    let ending = Ending::given_up(interrupted(&self.identity.hostname, &why), true);
                     self.conclude(key, ending, Some(frame));
                     true
                 }
-                Word::Ended(mut end) => {
-                    if let Some(result) = &mut end.result {
-                        result.version.clone_from(&running.version);
-                    }
-                    self.conclude(key, Ending::Answer { end, cancel_verified: None }, Some(frame));
+                Word::Ended(told) => {
+                    let ending = Ending::of(&running.job, task.attempt, told, &running.version);
+                    self.conclude(key, ending, Some(frame));
                     true
                 }
             },
             None => {
-                let ending = match word {
+                let ending: Box<dyn FnOnce(&Job) -> Ending + Send> = match word {
                     Word::RunsAlready | Word::NotNow(..) => return false,
-                    Word::HandedBack(why) => Ending::Again { failure: interrupted(&self.identity.hostname, &why), wait: Duration::ZERO },
-                    Word::Ended(end) => Ending::Answer { end, cancel_verified: None },
+                    Word::HandedBack(why) => {
+                        let failure = interrupted(&self.identity.hostname, &why);
+                        Box::new(move |_| Ending::given_up(failure, true))
+                    }
+                    Word::Ended(told) => Box::new(move |job| Ending::of(job, task.attempt, told, "")),
                 };
                 self.aside.insert(frame.id.clone());
                 let (app, proxy) = (self.app.clone(), self.proxy());
                 self.tasks.spawn(async move {
                     let is_stored = match work::look_up(&app, &proxy, task).await {
-                        Some(Some((job, attempt))) => work::conclude(&app, &proxy, &job, attempt, ending).await,
+                        Some(Some((job, attempt))) => work::conclude(&app, &proxy, &job, attempt, ending(&job)).await,
                         Some(None) => true,
                         None => false,
                     };
@@ -109,7 +124,7 @@ impl Attachment {
             self.aside.insert(frame.id.clone());
         }
         let (app, job, attempt) = (self.app.clone(), running.job.clone(), running.attempt);
-        let (log, lease) = (running.log.take(), running.lease.take());
+        let (log, lease, fence) = (running.log.take(), running.lease.take(), running.fence.take());
         self.tasks.spawn(async move {
             // Output first, so that whoever sees the end has seen everything before it.
             if let Some(log) = log {
@@ -120,6 +135,9 @@ impl Attachment {
                 && let Err(error) = work::settle(&app, attempt.task, &*lease).await
             {
                 tracing::debug!(%error, "an inbox entry stays until it is looked at again");
+            }
+            if let Some(fence) = fence.filter(|_| is_stored) {
+                fence.end(&job).await;
             }
             Done::Settled { key: Some(key), frame, is_stored }
         });
@@ -134,7 +152,7 @@ impl Attachment {
                     let running = self.running.get_mut(&key).filter(|running| running.attempt.task == feedback.task && !running.is_ending);
                     if let Some(running) = running {
                         let (app, agent) = (&self.app, self.identity.agent);
-                        feedback.pieces.iter().for_each(|(stream, bytes)| running.log(app, agent).write(*stream, bytes));
+                        feedback.pieces.iter().for_each(|piece| running.log(app, agent).write(piece));
                     }
                 }
                 Err(why) => tracing::debug!(agent.id = %self.agent(), why, "feedback could not be read"),
@@ -163,7 +181,7 @@ impl Attachment {
                 self.later.insert(key, Instant::now() + UNSTORED);
             }
         }
-        for Aside { binding, id, text } in frames {
+        for Aside { binding, id, text, _room } in frames {
             // What could not be stored is not acknowledged: it is said again, to whoever can.
             if self.aside.remove(&id) && is_stored {
                 self.receive(binding, &text);
@@ -179,16 +197,17 @@ impl Attachment {
             Wanted::GoesOn => {}
             Wanted::Over => {
                 // Answered elsewhere, deleted, or given up: its worker's word means nothing any more.
+                self.tell_to_end(task);
                 let end = work::cancelled("the ledger");
                 self.conclude(key, Ending::Answer { end, cancel_verified: None }, None);
             }
             Wanted::CancelledBy(by) if running.cancelled_by.is_none() => {
-                running.cancelled_by = Some(by.clone());
-                running.cancel_until = Some(Instant::now() + self.app.config.gateway.cancel_within);
-                if self.session.is_longshore() {
-                    if let Err(error) = self.session.send(frames::cancel(task), self.now()) {
-                        tracing::debug!(%error, "a cancel is not said");
-                    }
+                running.cancel(&by, Instant::now() + self.app.config.gateway.cancel_within);
+                if running.is_absent {
+                    let ending = Ending::given_up(interrupted(&self.identity.hostname, "it did not have it yet"), true);
+                    self.conclude(key, ending, None);
+                } else if self.is_longshore {
+                    self.tell_to_end(task);
                 } else {
                     // The existing worker cannot be told.
                     let ending = Ending::Answer { end: work::cancelled(&by), cancel_verified: Some(false) };
@@ -199,17 +218,24 @@ impl Attachment {
         }
     }
 
+    /// Asks a Longshore to end a task.
+    pub(super) fn tell_to_end(&mut self, task: Task) {
+        if self.is_longshore
+            && let Err(error) = self.session.send(frames::cancel(task), self.now())
+        {
+            tracing::debug!(%error, "a cancel is not said");
+        }
+    }
+
     pub(super) fn look_at(&mut self, task: Task) {
         let app = self.app.clone();
         self.tasks.spawn(async move { Done::Looked(task, work::wanted(&app, task).await) });
     }
 }
 
-fn handed_back(running: &Running, hostname: &str, why: &str) -> Ending {
-    match &running.cancelled_by {
-        Some(by) => Ending::Answer { end: work::cancelled(by), cancel_verified: Some(true) },
-        None => Ending::Again { failure: interrupted(hostname, why), wait: Duration::ZERO },
-    }
+/// Whether a frame may end a task: quickly, since most are others. A text with escapes may say anything.
+fn may_be_word(text: &str) -> bool {
+    text.contains("biz.exec.") || text.contains("\\u")
 }
 
 pub(super) fn interrupted(hostname: &str, why: &str) -> Failure {

@@ -87,6 +87,29 @@ async fn who_may_not_attach_is_told_why_by_a_reset_and_closed_with_1011() {
     assert_eq!(house.get("/api/v1/agents").await["items"], json!([]), "nobody came in");
 }
 
+#[tokio::test]
+async fn a_token_for_one_host_does_not_take_over_the_worker_of_another() {
+    let house = House::start().await;
+    let mut worker = house.worker("w-1", "edge-01").await;
+    let grant = Grant {
+        permissions: Some(vec!["agent:attach".to_owned()]),
+        targets: Some(vec!["edge-02".to_owned()]),
+        ..Grant::new("w", &["admin"])
+    };
+    let token = token::issue(&house.key, &grant, Timestamp::now());
+    let mut thief = RawWorker::dial(&house, "w-1").await;
+    thief.handshake(&token, "edge-02").await;
+    let reset = thief.next().await;
+    assert_eq!(reset["payload"]["code"], "E.AUTH.INVALID_TOKEN", "{reset}");
+    // Its own is its own.
+    let mut own = RawWorker::dial(&house, "w-2").await;
+    own.attach(&token, "edge-02").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = worker.dispatched().await;
+    worker.finish(&dispatch, "SUCCEEDED", json!({})).await;
+    house.ends_as(id, "completed").await;
+}
+
 fn resume(accept: &Value) -> Value {
     json!({"session_id": accept["session_id"], "session_token": accept["session_token"], "last_seen_seq": 0})
 }

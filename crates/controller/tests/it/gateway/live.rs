@@ -10,13 +10,14 @@ use longshore_session::code::Failure;
 use longshore_session::control::{AuthMode, Handshake};
 use longshore_session::{Binding, LinkConfig, Message, Now, Output, Payload, Reconnect, Worker, WorkerConfig};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
-use super::raw::{NODE, PACKAGE};
+use super::raw::{NODE, PACKAGE, RawWorker};
 use super::work::memory;
 use crate::support::House;
 
@@ -271,4 +272,103 @@ async fn a_cancel_ends_the_task_on_a_longshore_worker_and_is_verified() {
     house.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({})).await;
     let job = house.ends_as(id, "cancelled").await;
     assert_eq!(job["executions"][0]["cancel_verified"], true);
+}
+
+/// A Longshore whose frames are in the test's hands, as the fleet knows it.
+async fn raw_longshore(house: &House, operations: &[&str]) -> RawWorker {
+    let mut worker = RawWorker::dial(house, "w-1").await;
+    let id = worker.handshake(&house.attach_token(), "edge-01").await;
+    worker.acked(&id).await;
+    worker.register_as_longshore(operations).await;
+    house.knows("edge-01", "ready").await;
+    worker
+}
+
+#[tokio::test]
+async fn a_cancel_that_comes_while_its_worker_shakes_hands_anew_reaches_it() {
+    let house = House::on(memory(), |_| {}).await;
+    let mut worker = raw_longshore(&house, &[]).await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = worker.dispatched().await;
+    let mut again = RawWorker::dial(&house, "w-1").await;
+    let handshake = again.handshake(&house.attach_token(), "edge-01").await;
+    again.acked(&handshake).await;
+    house.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({})).await;
+    again.register_as_longshore(&[]).await;
+    let cancel = again.until("ext.longshore.cancel").await;
+    assert_eq!(cancel["payload"], json!({"run_id": id.to_string(), "task_id": dispatch["payload"]["task_id"]}));
+    let frame = again.error(&dispatch, "E.RUNNER.CANCELLED");
+    again.say(&frame).await;
+    assert_eq!(house.ends_as(id, "cancelled").await["executions"][0]["cancel_verified"], true);
+}
+
+#[tokio::test]
+async fn an_operation_goes_to_a_longshore_that_performs_it_and_its_end_is_the_answer() {
+    let house = House::on(memory(), |_| {}).await;
+    let mut worker = raw_longshore(&house, &["node.hostname.get", "command.shell"]).await;
+    let submit = async |body: Value| -> Value { house.post("/api/v1/jobs", &body).await.json().await.unwrap() };
+    // Nobody else is there, so it is the one for anybody.
+    let job = submit(json!({"operation": "node.hostname.get", "target": "_any"})).await;
+    let id = job["id"].as_str().unwrap().parse().unwrap();
+    let task = worker.until("ext.longshore.operation").await;
+    let payload = &task["payload"];
+    assert_eq!((&payload["operation"], &payload["definition"]["id"]), (&json!("node.hostname.get"), &job["id"]));
+    let (run, name) = (payload["run_id"].clone(), payload["task_id"].clone());
+    let place = |step: u32| json!({"step": step, "time": "2026-01-01T00:00:00Z", "gap": {"records": 2, "bytes": 10}});
+    let chunk = json!({"channel": "log", "index": 2, "data_base64": "aGVsbG8K", "metadata": place(3)});
+    let said = worker.numbered("biz.exec.feedback", json!({"run_id": run, "task_id": name, "chunks": [chunk]}), &task);
+    worker.send(&said).await;
+    let end = json!({"outcome": "completed", "changed": false, "result": {"hostname": "edge-01"}});
+    worker.finish(&task, "SUCCEEDED", end).await;
+    let done = house.ends_as(id, "completed").await;
+    assert_eq!((&done["executions"][0]["result"], &done["executions"][0]["changed"]), (&json!({"hostname": "edge-01"}), &json!(false)));
+    let logs = house.request(reqwest::Method::GET, &format!("/api/v1/jobs/{id}/logs")).send().await.unwrap().text().await.unwrap();
+    assert!(logs.contains("hello") && logs.contains("\"step\":3") && logs.contains("10"), "{logs}");
+    // A fault of the host is tried again, what cannot be read is not.
+    let job = submit(json!({"operation": "command.shell", "args": {"command": "x"}, "target": "edge-01", "retry": {"max_attempts": 2, "backoff": ["1ms"]}})).await;
+    let id = job["id"].as_str().unwrap().parse().unwrap();
+    let task = worker.until("ext.longshore.operation").await;
+    worker
+        .finish(&task, "SUCCEEDED", json!({"outcome": "failed", "transient": true, "error": {"code": "host_fault", "message": "full"}}))
+        .await;
+    let task = worker.until("ext.longshore.operation").await;
+    worker.finish(&task, "SUCCEEDED", json!({"outcome": "nonsense"})).await;
+    let done = house.ends_as(id, "failed").await;
+    assert_eq!((&done["executions"][0]["attempts"], &done["executions"][0]["error"]["code"]), (&json!(2), &json!("handler_failed")));
+    // What it does not perform is refused when it is asked for.
+    let problem = submit(json!({"operation": "node.load.get", "target": "edge-01"})).await;
+    assert_eq!(problem["code"], "no_agent", "{problem}");
+}
+
+#[tokio::test]
+async fn a_pass_is_good_for_the_bundle_and_the_archive_of_an_attempt_that_runs() {
+    let house = House::on(memory(), |_| {}).await;
+    let mut worker = raw_longshore(&house, &["workspace.run"]).await;
+    let content = b"not a bundle that anybody unpacks here".to_vec();
+    let sha256 = |content: &[u8]| data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(content));
+    let stored = house.request(reqwest::Method::PUT, &format!("/api/v1/bundles/{}", sha256(&content))).body(content.clone()).send().await;
+    assert_eq!(stored.unwrap().status(), 201);
+    let body = json!({"operation": "workspace.run", "args": {"bundle": sha256(&content), "steps": ["true"]}, "target": "edge-01"});
+    let job: Value = house.post("/api/v1/jobs", &body).await.json().await.unwrap();
+    let id = job["id"].as_str().unwrap().parse().unwrap();
+    let task = worker.until("ext.longshore.operation").await;
+    let pass = task["payload"]["pass"].as_str().unwrap().to_owned();
+    let get = async |pass: &str| house.bare(reqwest::Method::GET, "/ws/worker/bundle").bearer_auth(pass).send().await.unwrap();
+    assert_eq!(get(&pass).await.bytes().await.unwrap(), content);
+    let put = async |digest: &str, body: &'static [u8]| {
+        let request = house.bare(reqwest::Method::PUT, "/ws/worker/archive").bearer_auth(&pass).header("longshore-sha256", digest);
+        request.body(body).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(put("nonsense", b"archive").await, 400);
+    assert_eq!(put(&sha256(b"other"), b"archive").await, 422);
+    assert_eq!(put(&sha256(b"archive"), b"archive").await, 204);
+    let altered = pass.replace('.', "x.");
+    for wrong in ["", "x.y", altered.as_str(), &house.token(&["admin"])] {
+        assert_eq!(get(wrong).await.status(), 401, "{wrong}");
+    }
+    assert_eq!(house.bare(reqwest::Method::POST, "/ws/worker/bundle").bearer_auth(&pass).send().await.unwrap().status(), 405);
+    worker.finish(&task, "SUCCEEDED", json!({"outcome": "completed", "result": {}})).await;
+    house.ends_as(id, "completed").await;
+    assert_eq!(get(&pass).await.status(), 404, "the attempt is over");
+    assert_eq!(put(&sha256(b"late"), b"late").await, 404);
 }

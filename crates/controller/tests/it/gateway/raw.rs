@@ -160,6 +160,17 @@ impl RawWorker {
         self.until("control.session.accept").await["payload"].clone()
     }
 
+    /// The second half of a connection as a Longshore makes it: what it registers, and who it hears that it talks to.
+    pub(crate) async fn register_as_longshore(&mut self, operations: &[&str]) {
+        let features: Vec<String> = operations.iter().map(|name| format!("longshore.operation.{name}")).collect();
+        let features: Vec<&str> = features.iter().map(String::as_str).chain(["longshore.session.1"]).collect();
+        let id = self.register(&features).await;
+        self.acked(&id).await;
+        (self.number, self.received) = (0, 0);
+        let hello = self.until("ext.longshore.hello").await;
+        self.ack(&hello).await;
+    }
+
     pub(crate) async fn acked(&mut self, id: &str) -> Value {
         let ack = self.next().await;
         assert_eq!((ack["type"].as_str(), ack["ack"]["for"].as_str()), (Some("control.ack"), Some(id)), "{ack}");

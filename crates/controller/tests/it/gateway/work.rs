@@ -278,10 +278,82 @@ async fn a_job_for_every_worker_of_a_group_runs_on_each_once() {
 }
 
 #[tokio::test]
-async fn a_concurrency_key_that_would_hold_nobody_back_is_refused() {
+async fn of_jobs_with_one_concurrency_key_one_is_at_a_worker_at_a_time() {
     let house = House::start().await;
-    let _worker = house.worker("w-1", "edge-01").await;
-    let body = json!({"operation": "package.run", "args": {"package": PACKAGE, "node": NODE}, "concurrency_key": "one"});
-    let problem: Value = house.post("/api/v1/jobs", &body).await.json().await.unwrap();
-    assert_eq!((&problem["code"], &problem["errors"][0]["pointer"]), (&json!("validation"), &json!("/concurrency_key")));
+    let mut workers = [house.worker("w-1", "edge-01").await, house.worker("w-2", "edge-02").await];
+    let mut jobs = Vec::new();
+    for n in 0..4 {
+        let target = ["edge-01", "edge-02"][n % 2];
+        jobs.push(house.run_package(target, json!({"concurrency_key": "one"})).await);
+    }
+    for (n, id) in jobs.iter().enumerate() {
+        let worker = &mut workers[n % 2];
+        let dispatch = worker.dispatched().await;
+        assert_eq!(dispatch["payload"]["run_id"], id.to_string(), "in the order of submission");
+        let running: Value = house.get("/api/v1/jobs?status=running").await;
+        assert_eq!(running["items"].as_array().unwrap().len(), 1, "{running}");
+        worker.finish(&dispatch, "SUCCEEDED", json!({})).await;
+        house.ends_as(*id, "completed").await;
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_cannot_be_read_fails_its_job() {
+    let house = House::start().await;
+    let mut worker = house.worker("w-1", "edge-01").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = worker.dispatched().await;
+    let mut frame = worker.error(&dispatch, "E.RUNNER.FAILURE");
+    frame["payload"]["more"] = json!(1);
+    worker.say(&frame).await;
+    let job = house.ends_as(id, "failed").await;
+    assert!(job["executions"][0]["error"]["message"].as_str().unwrap().contains("error cannot be read"), "{job}");
+}
+
+#[tokio::test]
+async fn a_result_in_escapes_is_a_result() {
+    let house = House::start().await;
+    let mut worker = house.worker("w-1", "edge-01").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = worker.dispatched().await;
+    let frame = worker.result(&dispatch, "SUCCEEDED", json!({"n": 1}));
+    worker.send_text(frame.to_string().replace("biz.exec.result\"", "biz\\u002eexec.result\"")).await;
+    house.ends_as(id, "completed").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_well_is_handed_nothing() {
+    let house = House::start().await;
+    let mut worker = house.worker("w-1", "edge-01").await;
+    let sick = worker.envelope("control.heartbeat", json!({"healthy": false, "metrics": {"inflight": 0}}));
+    worker.send(&sick).await;
+    // A frame that is answered: so it is known that the heartbeat before it was heard.
+    let stray = json!({"run_id": "r", "task_id": "t", "status": "SUCCEEDED", "result": {}});
+    let stray = worker.numbered("biz.exec.result", stray, &json!({"id": "d", "seq": 1}));
+    worker.say(&stray).await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let second = json!({"run_id": "r", "task_id": "t", "status": "SUCCEEDED", "result": {}});
+    let second = worker.numbered("biz.exec.result", second, &json!({"id": "d", "seq": 1}));
+    worker.say(&second).await;
+    assert_eq!(house.get(&format!("/api/v1/jobs/{id}")).await["status"], "pending");
+    worker.heartbeat(0).await;
+    let dispatch = worker.dispatched().await;
+    worker.finish(&dispatch, "SUCCEEDED", json!({})).await;
+    house.ends_as(id, "completed").await;
+}
+
+#[tokio::test]
+async fn what_its_worker_does_not_have_is_cancelled_for_certain_and_not_handed_out_again() {
+    let house = House::start().await;
+    let mut worker = house.worker("w-1", "edge-01").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let first = worker.dispatched().await;
+    let mut frame = worker.error(&first, "E.CMD.OVERLOADED");
+    frame["payload"]["context"]["details"]["retry_after_ms"] = json!(60_000);
+    worker.say(&frame).await;
+    house.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({})).await;
+    let job = house.ends_as(id, "cancelled").await;
+    assert_eq!(job["executions"][0]["cancel_verified"], true);
+    let other = house.run_package("edge-01", json!({})).await;
+    assert_eq!(worker.dispatched().await["payload"]["run_id"], other.to_string());
 }

@@ -351,7 +351,6 @@ impl Over {
             }
         }
     }
-
 }
 
 /// Makes a directory of ours, and gives its real path.
