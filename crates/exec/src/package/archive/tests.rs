@@ -64,6 +64,8 @@ struct Said {
     data: Vec<u8>,
     offset: Option<u32>,
     extra: Vec<u8>,
+    /// Bytes before its local header that are nobody's.
+    before: Vec<u8>,
 }
 
 fn said(name: &[u8], mode: u32, content: &[u8]) -> Said {
@@ -83,6 +85,7 @@ fn said(name: &[u8], mode: u32, content: &[u8]) -> Said {
         data: deflated.finish().unwrap(),
         offset: None,
         extra: Vec::new(),
+        before: Vec::new(),
     }
 }
 
@@ -92,6 +95,7 @@ fn zip(entries: &[Said]) -> Vec<u8> {
         numbers.iter().flat_map(|(number, n_bytes)| number.to_le_bytes().into_iter().take(*n_bytes)).collect()
     };
     for entry in entries {
+        out.extend(&entry.before);
         let offset = entry.offset.unwrap_or(out.len() as u32);
         let (packed, names) = (entry.data.len() as u32, (entry.local_name.len() as u32, entry.name.len() as u32));
         let common = |method: u16, size: u32| {
@@ -296,6 +300,11 @@ fn zips_that_say_two_things_are_refused() {
             "shared content",
             vec![honest.clone(), Said { offset: Some(0), local_name: b"a".to_vec(), name: b"a2".to_vec(), ..honest.clone() }],
         ),
+        (
+            "another entry that is not listed",
+            vec![honest.clone(), Said { before: zip(&[said(b"h", 0, b"")])[..31].to_vec(), ..said(b"b", 0o100_644, b"") }],
+        ),
+        ("a byte that is nobody's", vec![honest.clone(), Said { before: vec![0], ..said(b"b", 0o100_644, b"") }]),
         ("a directory without its slash", vec![said(b"d", 0o040_755, b"")]),
         ("a file with a directory's slash", vec![said(b"d/", 0o100_644, b"x")]),
     ];

@@ -20,6 +20,8 @@ const END_SIGNATURE: &[u8] = b"PK\x05\x06";
 const UNICODE_PATH: u16 = 0x7075;
 const TARGET_BYTES_MAX: u64 = 4095;
 const KIND: u32 = 0o170_000;
+/// With a signature, and sizes of eight bytes. A local header, which another reader might find, has more.
+const DESCRIPTOR_BYTES_MAX: u64 = 24;
 
 pub(super) fn unpack(
     file: &File,
@@ -83,6 +85,8 @@ struct Listed {
     at: ZipArchiveEntryWayfinder,
     /// From its local header to the end of its content.
     span: (u64, u64),
+    /// Bytes that its data descriptor may take after that.
+    descriptor: u64,
 }
 
 /// Refuses an archive with something before, behind or beside it, in which readers find different archives.
@@ -165,28 +169,32 @@ fn agreed(archive: &ZipArchive<FileReader>, record: &ZipFileHeaderRecord<'_>) ->
     }
     let span = (record.local_header_offset(), entry.compressed_data_range().1);
     let facts = Facts { name, target: Vec::new(), kind, mode: mode & 0o7777, mtime: 0 };
-    Ok(Listed { facts, method, size, at: record.wayfinder(), span })
+    let descriptor = if described { DESCRIPTOR_BYTES_MAX } else { 0 };
+    Ok(Listed { facts, method, size, at: record.wayfinder(), span, descriptor })
 }
 
 const KNOWN: [CompressionMethod; 4] =
     [CompressionMethod::STORE, CompressionMethod::DEFLATE, CompressionMethod::BZIP2, CompressionMethod::ZSTD];
 
-/// Refuses entries that share bytes: a small archive of any size inside.
+/// Refuses entries that share bytes (a small archive of any size inside), and bytes that are nobody's (where another reader finds another).
 fn apart(listed: &[Listed], archive: &ZipArchive<FileReader>) -> Result<(), ArchiveError> {
-    let spans: BTreeMap<u64, (u64, &[u8])> =
-        listed.iter().map(|entry| (entry.span.0, (entry.span.1, entry.facts.name.as_slice()))).collect();
+    let spans: BTreeMap<u64, &Listed> = listed.iter().map(|entry| (entry.span.0, entry)).collect();
     if spans.len() != listed.len() {
         return Err(ArchiveError::Damaged("two of its entries have the same content".to_owned()));
     }
-    let mut end = 0;
-    for (start, (this_end, name)) in spans {
-        if start < end || this_end > archive.directory_offset() {
-            return Err(ArchiveError::Refused { name: lossy(name), reason: Refusal::Contradiction });
+    let (mut end, mut room) = (0, 0);
+    for (start, entry) in spans {
+        let refused = ArchiveError::Refused { name: lossy(&entry.facts.name), reason: Refusal::Contradiction };
+        if start < end || entry.span.1 > archive.directory_offset() {
+            return Err(refused);
         }
-        if end == 0 && start != 0 {
-            return Err(ArchiveError::Damaged("something precedes its first entry".to_owned()));
+        if start - end > room {
+            return Err(ArchiveError::Damaged(format!("something precedes {:?} that is no entry", lossy(&entry.facts.name))));
         }
-        end = this_end;
+        (end, room) = (entry.span.1, entry.descriptor);
+    }
+    if archive.directory_offset() - end > room {
+        return Err(ArchiveError::Damaged("something follows its last entry".to_owned()));
     }
     Ok(())
 }
