@@ -102,6 +102,24 @@ fn a_package_is_built_verified_installed_listed_and_uninstalled() {
 }
 
 #[test]
+fn a_package_is_built_in_its_own_directory_without_what_builds_leave_there() {
+    let home = Home::new();
+    let source = home.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("manifest.json"), manifest("1.0.0").to_string()).unwrap();
+    fs::write(source.join("example.pkg-model.zip"), "the package's own").unwrap();
+    let build = || {
+        let ran = run(longshore(home.dir.path(), &["package", "build", ".", "--force", "-o", "json"]).current_dir(&source));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+    };
+    let first = build();
+    fs::write(source.join("example.pkg-0.9.0.zip.minisig"), "of an earlier one").unwrap();
+    let second = build();
+    assert_eq!((&first["entries"], &second["sha256"]), (&json!(2), &first["sha256"]), "{first} {second}");
+}
+
+#[test]
 fn what_is_refused_says_why_and_what_is_there_still() {
     let home = Home::new();
     let archive = home.archive("1.0.0", 1, "x");

@@ -4,12 +4,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
 use super::examine::{self, ExamineError, Examined, Expected};
-use super::{ArchiveLimits, ManifestError, Trust};
+use super::{ArchiveLimits, ManifestError, PackageVersion, Trust};
 
 /// What never belongs into a package: of editors, of caches, of version control.
 const STAYS_OUT: &[&str] = &[".git", ".hg", ".svn", "__pycache__", ".DS_Store", ".pytest_cache", ".mypy_cache", ".venv"];
@@ -65,7 +66,9 @@ pub fn build(dir: &Path, mut into: &File, limits: ArchiveLimits) -> Result<Built
         return Err(remark.into());
     }
     let mut archive = ZipArchiveWriter::new(into);
-    walk(dir, Path::new(""), &mut archive)?;
+    let itself = into.metadata().map_err(BuildError::Write)?;
+    let of_builds = OfBuilds { itself: (itself.dev(), itself.ino()), prefix: format!("{}-", manifest.name) };
+    walk(dir, Path::new(""), &of_builds, &mut archive)?;
     archive.finish().map_err(zip_fault)?;
     into.flush().and_then(|()| into.seek(SeekFrom::Start(0))).map_err(BuildError::Write)?;
     let sha256 = examine::digest(into).map_err(BuildError::Write)?;
@@ -110,7 +113,25 @@ impl Drop for Scratch {
     }
 }
 
-fn walk(root: &Path, below: &Path, archive: &mut ZipArchiveWriter<&File>) -> Result<(), BuildError> {
+/// What builds leave in the package's directory when they are run there: none of it is the package's.
+struct OfBuilds {
+    /// The archive that is being written.
+    itself: (u64, u64),
+    /// How the names of its archives begin.
+    prefix: String,
+}
+
+impl OfBuilds {
+    fn has(&self, path: &Path, meta: &fs::Metadata) -> bool {
+        let version =
+            path.to_str().and_then(|name| name.strip_prefix(&self.prefix)).map(|rest| rest.strip_suffix(".minisig").unwrap_or(rest));
+        let is_archive =
+            version.and_then(|rest| rest.strip_suffix(".zip")).is_some_and(|version| version.parse::<PackageVersion>().is_ok());
+        is_archive || (meta.dev(), meta.ino()) == self.itself
+    }
+}
+
+fn walk(root: &Path, below: &Path, of_builds: &OfBuilds, archive: &mut ZipArchiveWriter<&File>) -> Result<(), BuildError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| BuildError::Read { path, source }
@@ -129,9 +150,12 @@ fn walk(root: &Path, below: &Path, archive: &mut ZipArchiveWriter<&File>) -> Res
         }
         let full = root.join(&path);
         let meta = fs::symlink_metadata(&full).map_err(unreadable(&path))?;
+        if of_builds.has(&path, &meta) {
+            continue;
+        }
         if meta.is_dir() {
             archive.new_dir(format!("{text}/")).unix_permissions(0o040_755).create().map_err(zip_fault)?;
-            walk(root, &path, archive)?;
+            walk(root, &path, of_builds, archive)?;
         } else if meta.is_symlink() {
             let target = fs::read_link(&full).map_err(unreadable(&path))?;
             file(archive, text, 0o120_777, &mut target.as_os_str().as_encoded_bytes(), unreadable(&path))?;
