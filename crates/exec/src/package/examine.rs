@@ -1,7 +1,10 @@
 //! Looks at an archive from its bytes to its manifest: what installing, verifying and building have in common.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
@@ -97,7 +100,7 @@ pub(super) fn examine(
     let (format, Unpacked { entries, bytes }) = archive::unpack(archive, &root, limits, stopped)?;
     let (manifest, raw) = manifest(into)?;
     let mut remarks: Vec<String> = manifest.remarks().into_iter().map(|remark| remark.to_string()).collect();
-    remarks.extend(resources(&manifest, into)?);
+    remarks.extend(resources(&manifest, into, stopped)?);
     Ok(Examined { manifest, raw, format, entries, bytes, signed_by, remarks })
 }
 
@@ -118,27 +121,46 @@ pub(super) fn manifest(directory: &Path) -> Result<(Manifest, Value), ExamineErr
     }
 }
 
-/// Checks the files that the manifest names; gives those that are missing, which somebody may yet put there.
-pub(super) fn resources(manifest: &Manifest, directory: &Path) -> Result<Vec<String>, ExamineError> {
-    let mut missing = Vec::new();
+/// Checks the files that the manifest names; gives those that are missing, which somebody may yet put there. A file is read once, however
+/// often it is named.
+fn resources(manifest: &Manifest, directory: &Path, stopped: &dyn Fn() -> bool) -> Result<Vec<String>, ExamineError> {
+    let (mut missing, mut digests) = (Vec::new(), BTreeMap::new());
     for resource in &manifest.resources {
         let refused = |reason: &str| ExamineError::Resource { path: resource.path.clone(), reason: reason.to_owned() };
+        let unreadable = |error: io::Error| refused(&error.to_string());
         if plain(resource.path.as_bytes()).is_none() {
             return Err(refused("it is not plainly below the package's directory"));
         }
-        let path = directory.join(&resource.path);
-        match (File::open(&path), &resource.sha256) {
-            (Err(_), _) => missing.push(format!("resources: {:?} is not in the package", resource.path)),
-            (Ok(_), None) => {}
-            (Ok(file), Some(expected)) => {
-                let actual = digest(file).map_err(|error| refused(&error.to_string()))?;
-                if actual != expected.as_str() {
-                    return Err(refused("its SHA-256 is not the one the manifest names"));
-                }
-            }
+        let Ok(file) = File::open(directory.join(&resource.path)) else {
+            missing.push(format!("resources: {:?} is not in the package", resource.path));
+            continue;
+        };
+        let Some(expected) = &resource.sha256 else { continue };
+        let found = file.metadata().map_err(unreadable)?;
+        let actual = match digests.entry((found.dev(), found.ino())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => match digest(Stoppable { from: file, stopped }) {
+                Err(_) if stopped() => return Err(ArchiveError::Stopped.into()),
+                read => unknown.insert(read.map_err(unreadable)?),
+            },
+        };
+        if actual.as_str() != expected.as_str() {
+            return Err(refused("its SHA-256 is not the one the manifest names"));
         }
     }
     Ok(missing)
+}
+
+/// Ends early when it is told to.
+struct Stoppable<'a, R> {
+    from: R,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.stopped)() { Err(io::ErrorKind::TimedOut.into()) } else { self.from.read(buffer) }
+    }
 }
 
 /// SHA-256 of what a reader gives, lower-case hex.
@@ -150,5 +172,47 @@ pub(super) fn digest(mut from: impl Read) -> io::Result<String> {
             0 => return Ok(HEXLOWER.encode(&digest.finalize())),
             n => digest.update(&buffer[..n]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest_with(resources: &serde_json::Value) -> Manifest {
+        let manifest = json!({
+            "schemaVersion": "1.0.0", "name": "p", "version": "1.0.0", "description": "", "python": { "requires": ">=3" },
+            "adapters": [{ "name": "a", "entrypoint": "m", "capabilities": ["x"] }],
+            "nodes": [{ "type": "t", "status": "draft", "category": "c", "label": "l", "adapter": "a", "handler": "h", "schema": true }],
+            "resources": resources,
+        });
+        Manifest::parse(manifest.to_string().as_bytes()).unwrap().0
+    }
+
+    #[test]
+    fn a_resource_that_is_named_ten_thousand_times_is_read_once_and_ends_when_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "content").unwrap();
+        std::os::unix::fs::symlink("f", dir.path().join("g")).unwrap();
+        let sha256 = digest(b"content".as_slice()).unwrap();
+        let all: Vec<_> =
+            (0..5_000).map(|n| json!({ "path": if n % 2 == 0 { "f" } else { "g" }, "type": "x", "sha256": sha256 })).collect();
+        let reads = Cell::new(0);
+        let counting = || {
+            reads.set(reads.get() + 1);
+            false
+        };
+        assert_eq!(resources(&manifest_with(&json!(all)), dir.path(), &counting).unwrap(), Vec::<String>::new());
+        assert!(reads.get() < 10, "{}", reads.get());
+        let stopped = resources(&manifest_with(&json!(all)), dir.path(), &|| true).unwrap_err();
+        assert!(matches!(stopped, ExamineError::Archive(ArchiveError::Stopped)), "{stopped}");
+        let other = json!([{ "path": "f", "type": "x", "sha256": sha256 }, { "path": "g", "type": "x", "sha256": "0".repeat(64) }]);
+        assert!(
+            matches!(resources(&manifest_with(&other), dir.path(), &|| false), Err(ExamineError::Resource { path, .. }) if path == "g")
+        );
     }
 }
