@@ -3,7 +3,9 @@
 //! Only finished wheels are installed, so no code of a dependency runs meanwhile; they come from a directory of the host or from one
 //! index of the settings, and from nowhere else. What a requirement could say beyond a name and versions is refused.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,8 @@ use crate::process::Launcher;
 
 const REQUIREMENT_BYTES_MAX: usize = 512;
 const REQUIREMENTS_MAX: usize = 256;
+/// Where pip reads the index from. Its address may hold a password, and the words of a command can be read by everybody on the host.
+const INDEX: &str = "index.txt";
 /// Says with its status whether the interpreter that runs it is one of those asked for. One without pip is asked again when it has it.
 const FITS: &str = "import sys, platform\n\
     try:\n\
@@ -74,9 +78,10 @@ pub(super) async fn environment(
     if let Some(strange) = asked.dependencies.iter().find(|text| !is_plain(text)) {
         return Err(PythonError::Requirement(strange.chars().take(REQUIREMENT_BYTES_MAX).collect()));
     }
+    let home = staged.scratch("home");
     let source: Vec<String> = match (&config.wheels, &config.index) {
         (Some(wheels), _) => vec!["--no-index".to_owned(), "--find-links".to_owned(), wheels.display().to_string()],
-        (None, Some(index)) => vec!["--index-url".to_owned(), index.clone()],
+        (None, Some(_)) => vec!["--requirement".to_owned(), home.join(INDEX).display().to_string()],
         (None, None) => return Err(PythonError::NoSource),
     };
     let venv = staged.environment();
@@ -92,8 +97,8 @@ pub(super) async fn environment(
     install.push("--".to_owned());
     install.extend(asked.dependencies.iter().cloned());
 
-    let home = staged.scratch("home");
     std::fs::create_dir_all(&home)
+        .and_then(|()| config.index.as_ref().map_or(Ok(()), |index| private_line(&home.join(INDEX), &format!("--index-url {index}"))))
         .map_err(|error| ProgramError::NotRun { program: config.program.clone(), reason: error.to_string() })
         .map_err(PythonError::Program)?;
     for words in [fits(&config.program), make, fits(&python_text), install] {
@@ -102,6 +107,15 @@ pub(super) async fn environment(
     }
     let _left_for_nobody = std::fs::remove_dir_all(&home);
     Ok(Some(python))
+}
+
+/// Writes a file of one line that only we can read.
+fn private_line(path: &Path, line: &str) -> std::io::Result<()> {
+    if line.contains(char::is_control) {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the index of the settings is no address"));
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{line}")
 }
 
 /// A name, extras, versions and markers; no option, path, address or second line.
