@@ -21,7 +21,7 @@ cargo xtask COMMAND
 
   demo            Build Longshore, run its main job on a real broker, kill things, count what was lost.
                   --binary FILE   use this longshore instead of building one
-  test [ARGS]     Set up and run all tests; ARGS go to `cargo test`.
+  test [ARGS]     Set up and run all tests, then those of WebAssembly; ARGS go to `cargo test`, which is all then.
   ci              Formatting, clippy, tests, documentation: what has to pass.
   bench [ARGS]    Set up and run the benchmark in release; ARGS go to it (`jobs` unless given).
   chaos [ARGS]    Kills, pauses, cuts of network and power and full disks, against real processes; ARGS go to it

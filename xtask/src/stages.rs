@@ -13,7 +13,15 @@ use crate::setup;
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let nats_server = setup::nats_server()?;
     build_longshore()?;
-    run(tests(&nats_server, args))
+    run(tests(&nats_server, args))?;
+    if args.is_empty() { run(wasm("test", &[])) } else { Ok(()) }
+}
+
+/// The tests of the feature that is off by default. Features are resolved for the whole workspace, so that nothing else is compiled anew.
+fn wasm(command: &str, args: &[&str]) -> Command {
+    let mut command = cargo(&[command, "--workspace", "--features", "longshore-cli/wasm", "--test", "wasm", "--locked"]);
+    command.args(args);
+    command
 }
 
 fn tests(nats_server: &Path, args: &[String]) -> Command {
@@ -67,6 +75,11 @@ pub(crate) fn ci() -> Result<()> {
     stages.run("tests", || {
         build_longshore()?;
         run(tests(&nats_server, &[]))
+    });
+    // After the others, which need none of it; its own code is looked at here too.
+    stages.run("wasm", || {
+        run(wasm("clippy", &["--bin", "longshore", "--", "-D", "warnings"]))?;
+        run(wasm("test", &[]))
     });
     stages.run("documentation", || {
         let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);

@@ -35,6 +35,8 @@ use crate::failure::Failure;
 pub(crate) fn hidden(first: Option<&OsStr>) -> Option<ExitCode> {
     match first?.to_str()? {
         "__supervise" => Some(longshore_exec::process::supervisor::supervise_main()),
+        #[cfg(feature = "wasm")]
+        longshore_exec::package::host::WASM_HOST => Some(longshore_exec::package::host::wasm_host_main()),
         broker::GUARD => Some(broker::guard_main()),
         _ => None,
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
 use super::examine::{self, ExamineError, Examined, Expected};
+use super::host::engine_remarks;
 use super::{ArchiveLimits, ManifestError, PackageVersion, Trust};
 
 /// What never belongs into a package: of editors, of caches, of version control.
@@ -85,13 +86,16 @@ pub fn verify(mut archive: &File, expected: &Expected, trust: &Trust, limits: Ar
     archive.seek(SeekFrom::Start(0)).map_err(BuildError::Write)?;
     let sha256 = examine::digest(archive).map_err(BuildError::Write)?;
     let dir = Scratch::new().map_err(BuildError::Write)?;
-    let examined = examine::examine(archive, &sha256, expected, trust, limits, &dir.0, &|| false)?;
+    let mut examined = examine::examine(archive, &sha256, expected, trust, limits, &dir.0, &|| false)?;
+    examined.remarks.extend(engine_remarks(&examined.manifest, &dir.0));
     Ok((sha256, examined))
 }
 
 fn again(archive: &File, sha256: &str, limits: ArchiveLimits) -> Result<Examined, BuildError> {
     let dir = Scratch::new().map_err(BuildError::Write)?;
-    Ok(examine::examine(archive, sha256, &Expected::default(), &Trust::default(), limits, &dir.0, &|| false)?)
+    let mut examined = examine::examine(archive, sha256, &Expected::default(), &Trust::default(), limits, &dir.0, &|| false)?;
+    examined.remarks.extend(engine_remarks(&examined.manifest, &dir.0));
+    Ok(examined)
 }
 
 /// A directory for as long as it is looked into.

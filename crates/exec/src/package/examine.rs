@@ -101,6 +101,7 @@ pub(super) fn examine(
     let (manifest, raw) = manifest(into)?;
     let mut remarks: Vec<String> = manifest.remarks().into_iter().map(|remark| remark.to_string()).collect();
     remarks.extend(resources(&manifest, into, stopped)?);
+    remarks.extend(super::host::remarks(&manifest, into));
     Ok(Examined { manifest, raw, format, entries, bytes, signed_by, remarks })
 }
 

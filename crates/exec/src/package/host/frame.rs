@@ -31,23 +31,41 @@ pub(crate) enum ToHost {
 
 /// From the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum FromHost {
     /// It can take calls.
-    Ready,
+    Ready = b'h',
     /// A handler returned.
-    Returned,
+    Returned = b'r',
     /// A handler did not.
-    Failed,
+    Failed = b'e',
     /// Feedback.
-    Feedback,
+    Feedback = b'f',
     /// A `next()`.
-    Next,
+    Next = b'n',
     /// The host has seen the order to stop.
-    Stopping,
+    Stopping = b'x',
     /// A handler has registered a resource, or given one up.
-    Resource,
+    Resource = b's',
     /// A handler has printed something.
-    Printed,
+    Printed = b'l',
+}
+
+impl ToHost {
+    /// For a host that is written in Rust as well.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn of_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'H' => Some(Self::Hello),
+            b'C' => Some(Self::Call),
+            b'X' => Some(Self::Stop),
+            b'N' => Some(Self::Next),
+            b'P' => Some(Self::Pause),
+            b'R' => Some(Self::Resume),
+            b'Q' => Some(Self::Quit),
+            _ => None,
+        }
+    }
 }
 
 impl FromHost {
@@ -68,10 +86,20 @@ impl FromHost {
 
 /// One frame as bytes.
 pub(crate) fn encode(kind: ToHost, call: u32, payload: &[u8]) -> Vec<u8> {
+    encode_byte(kind as u8, call, payload)
+}
+
+/// One frame from a host as bytes.
+#[cfg(feature = "wasm")]
+pub(crate) fn encode_from_host(kind: FromHost, call: u32, payload: &[u8]) -> Vec<u8> {
+    encode_byte(kind as u8, call, payload)
+}
+
+fn encode_byte(kind: u8, call: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len() + HEAD_BYTES - 4).expect("payloads are bounded far below");
     let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
     frame.extend_from_slice(&length.to_be_bytes());
-    frame.push(kind as u8);
+    frame.push(kind);
     frame.extend_from_slice(&call.to_be_bytes());
     frame.extend_from_slice(payload);
     frame

@@ -23,6 +23,8 @@ mod settings;
 mod start;
 mod target;
 mod warm;
+#[cfg(feature = "wasm")]
+mod wasm;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -38,6 +40,9 @@ use tokio_util::task::TaskTracker;
 pub use self::call::{Artifact, Call, Door, ErrorKind, ExecMode, HandlerError, NextCall, NextError, NextRequest, Outcome, Status};
 pub use self::feedback::{CHUNK_BYTES_MAX, Channel, Chunk, Feedback, FeedbackReceiver, FeedbackSender, channel as feedback_channel};
 pub use self::settings::{DataPolicy, HostSettings};
+pub(crate) use self::target::{engine_remarks, remarks};
+#[cfg(feature = "wasm")]
+pub use self::wasm::wasm_host_main;
 
 use self::answer::Answer;
 use self::data::{DataDirs, SWEEP_EVERY};
@@ -48,6 +53,12 @@ use super::Installed;
 use crate::executor::{OpenError, PATH_DEFAULT, inherited, lock_directory};
 use crate::files;
 use crate::process::{Launcher, Marked, Stops, end_marked};
+
+/// The first argument that makes the supervisor's program the host of a module, in its stead: it runs `wasm_host_main` then.
+pub const WASM_HOST: &str = "__wasm";
+/// Whether this build can run WebAssembly modules.
+pub const HAS_WASM: bool = cfg!(feature = "wasm");
+const WITHOUT_WASM: &str = "this program was built without WebAssembly (cargo feature `wasm`): run one that has it, or another runtime";
 
 /// How long a task waits that no host took.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -195,7 +206,10 @@ impl Hosts {
         let limit = Limit { stop: &stop, all: &inner.stop, deadline, timeout: call.timeout };
         let key = Key { directory: installed.directory.clone(), runtime: target.runtime };
         let (value, took) = match &key.runtime {
-            Runtime::Python | Runtime::Process { protocol: Protocol::Lines, .. } => {
+            Runtime::Wasm { .. } if !HAS_WASM => {
+                return Err(HandlerError::new(ErrorKind::NotLoaded, format!("Handler not registered: {WITHOUT_WASM}")));
+            }
+            Runtime::Python | Runtime::Wasm { .. } | Runtime::Process { protocol: Protocol::Lines, .. } => {
                 self.warm(installed, &key, door, &payload, &limit).await?
             }
             Runtime::Process { protocol: Protocol::Once, command } => {
@@ -213,9 +227,6 @@ impl Hosts {
                     | ErrorKind::HostDied
                     | ErrorKind::HostUnavailable => error,
                 })?
-            }
-            Runtime::Wasm { .. } => {
-                return Err(HandlerError::new(ErrorKind::NotLoaded, "Handler not registered: this version cannot run WebAssembly"));
             }
         };
         let outcome = normal::normalised(value, &call.metadata, took)?;
@@ -330,6 +341,17 @@ impl Limit<'_> {
 }
 
 impl Over {
+    /// For a task that no host has seen.
+    fn before_it_began(self, limit: &Limit<'_>) -> HandlerError {
+        match self {
+            Self::Stopped => self.error(limit, true),
+            Self::TimedOut => {
+                let timeout = longshore_model::unit::Span(limit.timeout.unwrap_or_default());
+                HandlerError::new(ErrorKind::TimedOut, format!("no handler host was ready for the task within {timeout}"))
+            }
+        }
+    }
+
     fn error(self, limit: &Limit<'_>, verified: bool) -> HandlerError {
         let rest = if verified { "" } else { ", and not every process of its host is known to be gone" };
         let error = match self {
@@ -340,16 +362,6 @@ impl Over {
             }
         };
         HandlerError { verified, ..error }
-    }
-    /// For a task that no host has seen.
-    fn before_it_began(self, limit: &Limit<'_>) -> HandlerError {
-        match self {
-            Self::Stopped => self.error(limit, true),
-            Self::TimedOut => {
-                let timeout = longshore_model::unit::Span(limit.timeout.unwrap_or_default());
-                HandlerError::new(ErrorKind::TimedOut, format!("no handler host was ready for the task within {timeout}"))
-            }
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::WASM_HOST;
 use super::call::{ErrorKind, HandlerError};
 use super::codec::Codec;
 use super::death::Ending;
@@ -28,6 +29,9 @@ use crate::process::{Launcher, Program};
 
 /// How long a host has to live for its death to count as the first in a row again.
 const SOUND_AFTER: Duration = Duration::from_secs(60);
+
+/// Bytes that the calls of one host of a module may have together; half of its address space if that is less.
+const WASM_BYTES_MAX: u64 = 2 << 30;
 
 /// What every host may use.
 #[derive(Debug)]
@@ -238,7 +242,10 @@ fn begin(
             (Codec::Frames, [vec![python.to_owned()], flags.to_vec()].concat())
         }
         Runtime::Process { command, protocol: _ } => (Codec::Lines, process::words(command, &key.directory).map_err(unavailable)?),
-        Runtime::Wasm { .. } => return Err(unavailable("a module has no host of its own".to_owned())),
+        Runtime::Wasm { .. } => {
+            let program = settings.supervisor.program.to_str().ok_or_else(|| unavailable("the program's path is not UTF-8".to_owned()))?;
+            (Codec::Frames, vec![program.to_owned(), WASM_HOST.to_owned()])
+        }
     };
     let cwd = key.directory.to_str().ok_or_else(|| unavailable("the package's path is not UTF-8".to_owned()))?.to_owned();
     let program = Program { words, cwd: cwd.clone(), env: grounds.environment.clone() };
@@ -250,8 +257,8 @@ fn begin(
         start_max: settings.start_max,
     };
     let warm = Arc::new(Warm::new(entry.label.clone(), codec, bounds, sender, Arc::clone(&grounds.resources), grounds.tasks.clone()));
-    match codec {
-        Codec::Frames => {
+    match &key.runtime {
+        Runtime::Python => {
             let hello = json!({
                 "modules": MODULES,
                 "name": installed.name.as_str(),
@@ -263,12 +270,21 @@ fn begin(
             });
             warm.send(ToHost::Hello, 0, hello.to_string().as_bytes());
         }
-        Codec::Lines => warm.assume_ready(),
+        Runtime::Wasm { module } => {
+            let hello = json!({
+                "module": key.directory.join(module).to_string_lossy(),
+                "frame_bytes_max": settings.frame_bytes_max,
+                "memory_bytes_max": settings.memory_bytes_max.map_or(WASM_BYTES_MAX, |bytes| (bytes / 2).min(WASM_BYTES_MAX)),
+            });
+            warm.send(ToHost::Hello, 0, hello.to_string().as_bytes());
+        }
+        Runtime::Process { .. } => warm.assume_ready(),
     }
     let launcher = grounds.launcher.clone();
-    let hint = match codec {
-        Codec::Frames => "install Python 3.9 or newer on this host, or say in the settings where it is",
-        Codec::Lines => "the package has to bring it, or this host",
+    let hint = match &key.runtime {
+        Runtime::Python => "install Python 3.9 or newer on this host, or say in the settings where it is",
+        Runtime::Wasm { .. } => "it is this program itself: was it removed or replaced?",
+        Runtime::Process { .. } => "the package has to bring it, or this host",
     };
     let start = Start { launcher, program, limits: settings.limits(), stdin, frame_bytes_max: settings.frame_bytes_max, hint };
     let (started, entry, freed, grounds_of_it) = (Arc::clone(&warm), Arc::clone(entry), Arc::clone(freed), Arc::clone(grounds));

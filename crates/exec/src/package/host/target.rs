@@ -1,9 +1,14 @@
 //! From a package's manifest to what is run for a node type, and how.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::call::{ErrorKind, ExecMode, HandlerError};
-use crate::package::{Adapter, Free, Installed};
+use crate::package::{Adapter, Free, Installed, Manifest};
 
 /// What is run for a node type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +101,65 @@ fn runtime(adapter: &Adapter) -> Result<Runtime, String> {
     }
 }
 
+/// What of a package's adapters would not run, with its place: said when it is built, verified or installed. Looks at what it names and
+/// translates nothing, as this is a worker's own process.
+pub(crate) fn remarks(manifest: &Manifest, directory: &Path) -> Vec<String> {
+    about_each(manifest, |runtime| match runtime {
+        Err(why) => Some(why),
+        Ok(Runtime::Python) => None,
+        Ok(Runtime::Process { command, .. }) => missing_program(&command[0], directory),
+        Ok(Runtime::Wasm { module }) => no_module(&directory.join(&module)).map(|why| format!("its module {module:?} {why}")),
+    })
+}
+
+/// The same of its modules, translated by the engine: for an author at the command line.
+#[cfg(feature = "wasm")]
+pub(crate) fn engine_remarks(manifest: &Manifest, directory: &Path) -> Vec<String> {
+    about_each(manifest, |runtime| match runtime {
+        Ok(Runtime::Wasm { module }) => {
+            let path = directory.join(&module);
+            let why = no_module(&path).is_none().then(|| super::wasm::unusable(&path)).flatten()?;
+            Some(format!("its module {module:?} {why}"))
+        }
+        Ok(Runtime::Python | Runtime::Process { .. }) | Err(_) => None,
+    })
+}
+
+#[cfg(not(feature = "wasm"))]
+pub(crate) fn engine_remarks(_manifest: &Manifest, _directory: &Path) -> Vec<String> {
+    Vec::new()
+}
+
+fn about_each(manifest: &Manifest, why: impl Fn(Result<Runtime, String>) -> Option<String>) -> Vec<String> {
+    let remark = |adapter: &Adapter| Some(format!("adapters: {:?} cannot be run: {}", adapter.name, why(runtime(adapter))?));
+    manifest.adapters.iter().filter_map(remark).collect()
+}
+
+fn missing_program(program: &str, directory: &Path) -> Option<String> {
+    // What lies elsewhere is the business of the host it will run on.
+    if program.starts_with('/') || !program.contains('/') {
+        return None;
+    }
+    let found = std::fs::metadata(directory.join(program)).ok().filter(std::fs::Metadata::is_file);
+    match found {
+        None => Some(format!("its program {program:?} is not in the package")),
+        Some(found) if PermissionsExt::mode(&found.permissions()) & 0o100 == 0 => {
+            Some(format!("its program {program:?} is not executable"))
+        }
+        Some(_) => None,
+    }
+}
+
+fn no_module(path: &Path) -> Option<String> {
+    let mut beginning = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut beginning));
+    match read {
+        Err(error) => Some(format!("cannot be read: {error}")),
+        Ok(_) if beginning.starts_with(b"\0asm") || beginning.contains(&b'(') => None,
+        Ok(_) => Some("is neither a binary module nor one written as text".to_owned()),
+    }
+}
+
 fn is_below(path: &str) -> Result<(), String> {
     let harmless = !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "..")) && !path.contains('\0');
     harmless.then_some(()).ok_or_else(|| format!("{path:?} does not lie below the package's directory"))
@@ -108,7 +172,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::package::Manifest;
 
     fn installed(config: Value, metadata: Value) -> Installed {
         let manifest = json!({
@@ -174,6 +237,20 @@ mod tests {
                 (read, expected) => panic!("{metadata}: {read:?} instead of {expected:?}"),
             }
         }
+        let dir = tempfile::tempdir().unwrap();
+        let seen = |metadata: Value| remarks(&installed(json!({}), metadata).manifest, dir.path()).join("; ");
+        let (module, program) = (json!({ "runtime": "wasm", "module": "m.wasm" }), json!({ "runtime": "process", "command": ["bin/x"] }));
+        assert!(seen(module.clone()).contains("\"a\" cannot be run: its module \"m.wasm\" cannot be read"), "{}", seen(module.clone()));
+        assert!(seen(program.clone()).contains("is not in the package"));
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        std::fs::write(dir.path().join("bin/x"), "").unwrap();
+        std::fs::write(dir.path().join("m.wasm"), "none").unwrap();
+        assert!(seen(program.clone()).contains("is not executable"));
+        assert!(seen(module.clone()).contains("neither a binary module"));
+        std::fs::set_permissions(dir.path().join("bin/x"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(dir.path().join("m.wasm"), b"\0asm").unwrap();
+        assert_eq!((seen(module), seen(program), seen(json!({}))), Default::default());
+        assert!(seen(json!({ "runtime": "ruby" })).contains("ruby"));
         assert!(of(&installed(json!({}), json!({})), "other").unwrap_err().message.starts_with("Handler not registered: "));
     }
 }
