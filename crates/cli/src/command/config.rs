@@ -1,6 +1,7 @@
 //! `longshore config`: what is set, where that comes from, and what could be.
 
 use clap::Subcommand;
+use longshore_agent::worker::settings as worker_settings;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -8,6 +9,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::render::Table;
+use crate::role::worker_settings::WorkerFlags;
 use crate::settings::{Key, Keys, Loaded, Origin, schema};
 use crate::target;
 
@@ -19,6 +21,9 @@ pub(crate) enum Config {
         /// Where each comes from.
         #[arg(long)]
         origin: bool,
+        /// Those of `longshore worker start` here, which has files and variables of its own.
+        #[arg(long)]
+        worker: bool,
     },
     /// What a setting means, and what every layer says of it.
     Explain {
@@ -34,7 +39,8 @@ pub(crate) enum Config {
 impl Config {
     pub(crate) fn perform(self, app: &App) -> Result<Exit, Failure> {
         match self {
-            Self::Show { origin } => show(app, origin),
+            Self::Show { origin, worker: false } => show(app, origin),
+            Self::Show { origin, worker: true } => show_of_worker(app, origin),
             Self::Explain { key } => explain(app, &key),
             Self::Check => check(app),
             Self::Schema => {
@@ -70,20 +76,37 @@ fn show(app: &App, origin: bool) -> Result<Exit, Failure> {
             }
         }
     }
-    let flat: Vec<_> =
-        rows.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin.to_string() })).collect();
+    // With origins a document cannot have the shape of the file, which has no room for them.
+    let whole = (!origin).then(|| loaded.shown_tree());
+    list(app, rows.into_iter().map(|(key, value, from)| (key.to_owned(), value, from.to_string())).collect(), whole)
+}
+
+/// The settings that a worker of a scheduler would have if it were started here.
+fn show_of_worker(app: &App, origin: bool) -> Result<Exit, Failure> {
+    let loaded = WorkerFlags::default().load(app)?;
+    for warning in &loaded.warnings {
+        app.out.say(warning);
+    }
+    let whole = serde_json::to_value(&loaded.settings).expect("settings are JSON");
+    let origin_of = |name: &str| loaded.origins.get(name).cloned().unwrap_or_else(|| Origin::Default.to_string());
+    let rows = worker_settings::names().map(|name| (name.to_owned(), whole[name].clone(), origin_of(name))).collect();
+    list(app, rows, (!origin).then_some(whole))
+}
+
+/// Settings with their values and origins; `whole` is the document that is shown instead of the origins.
+fn list(app: &App, rows: Vec<(String, Value, String)>, whole: Option<Value>) -> Result<Exit, Failure> {
+    let flat: Vec<_> = rows.iter().map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin })).collect();
     let table = |_| {
-        let headings: &[&str] = if origin { &["KEY", "VALUE", "ORIGIN"] } else { &["KEY", "VALUE"] };
+        let headings: &[&str] = if whole.is_none() { &["KEY", "VALUE", "ORIGIN"] } else { &["KEY", "VALUE"] };
         let mut table = Table::new(&app.out, headings);
         for (key, value, from) in &rows {
-            let cells = [(*key).to_owned(), value_text(value), from.to_string()];
+            let cells = [key.clone(), value_text(value), from.clone()];
             table.row(cells.into_iter().take(headings.len()));
         }
         table.text()
     };
-    // With origins a document cannot have the shape of the file, which has no room for them.
-    let whole = if origin { json!({ "items": flat }) } else { loaded.shown_tree() };
-    app.out.list(&whole, &flat, table, |item| item["key"].as_str().unwrap_or_default().to_owned())?;
+    let document = whole.clone().unwrap_or_else(|| json!({ "items": flat }));
+    app.out.list(&document, &flat, table, |item| item["key"].as_str().unwrap_or_default().to_owned())?;
     Ok(Exit::Done)
 }
 

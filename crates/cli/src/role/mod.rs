@@ -17,7 +17,7 @@ pub(crate) mod nats;
 mod shutdown;
 pub(crate) mod start;
 pub(crate) mod worker;
-mod worker_settings;
+pub(crate) mod worker_settings;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

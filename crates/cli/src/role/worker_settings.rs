@@ -15,7 +15,7 @@ use crate::settings::yaml;
 const USUAL: [&str; 4] = ["/etc/astraflow/worker.yaml", "/etc/astraflow/worker.yml", "./config/worker.yaml", "./config/worker.yml"];
 
 /// What the command line says of the settings.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WorkerFlags {
     /// The scheduler: `ws://…` or `wss://…`.
     #[arg(long, value_name = "URL")]
@@ -92,7 +92,11 @@ impl WorkerFlags {
         warnings.append(&mut loaded.warnings);
         loaded.warnings = warnings;
         let settings = &mut loaded.settings;
-        let packages = settings.packages_dir.take().or_else(|| variable("ASTRA_PACKAGES_ROOT").map(PathBuf::from));
+        let root = variable("ASTRA_PACKAGES_ROOT").filter(|_| settings.packages_dir.is_none());
+        if root.is_some() {
+            loaded.origins.insert("packages_dir", "ASTRA_PACKAGES_ROOT in the environment".to_owned());
+        }
+        let packages = settings.packages_dir.take().or_else(|| root.map(PathBuf::from));
         settings.packages_dir = Some(absolute(&packages.unwrap_or_else(|| PathBuf::from("node-packages")))?);
         settings.data_dir = absolute(&settings.data_dir)?;
         for path in [

@@ -35,6 +35,45 @@ fn show_has_the_effective_values_with_their_origins() {
 }
 
 #[test]
+fn settings_of_a_worker_are_shown_with_the_spelling_and_the_source_that_stand() {
+    let home = Home::with("");
+    std::fs::create_dir(home.0.path().join("config")).ok();
+    std::fs::write(home.0.path().join("config/worker.yaml"), "worker_name: usual\nwrker_version: x\n").unwrap();
+    std::fs::write(home.0.path().join(".env"), "ASTRA_WORKER_WORKER_NAME=lower\nASTRA_WORKER_TENANT=blue\n").unwrap();
+    let variables = [
+        ("ASTRA_WORKER_HANDLER_DISPATCH_QUEUE_MAX", "1"),
+        ("ASTRA_WORKER_DISPATCH_QUEUE_MAX", "2"),
+        ("ASTRA_WORKER_AUTH_TOKEN", "nobody-may-see"),
+        ("ASTRA_PACKAGES_ROOT", "/srv/packages"),
+    ];
+    let shown = |words: &[&str]| {
+        let words = [&["config", "show", "--worker"], words].concat();
+        run(longshore(home.0.path(), &words).current_dir(home.0.path()).envs(variables))
+    };
+    let ran = shown(&["--origin", "-o", "jsonl"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("wrker_version in ") && ran.stderr.contains("worker_version is one"), "{}", ran.stderr);
+    let rows: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (key, value, origin) in [
+        ("dispatch_queue_max", Value::from(1), "ASTRA_WORKER_HANDLER_DISPATCH_QUEUE_MAX in the environment"),
+        ("worker_name", "usual".into(), "worker_name in ./config/worker.yaml"),
+        ("tenant", "blue".into(), "ASTRA_WORKER_TENANT in .env"),
+        ("auth_token", "***".into(), "ASTRA_WORKER_AUTH_TOKEN in the environment"),
+        ("packages_dir", "/srv/packages".into(), "ASTRA_PACKAGES_ROOT in the environment"),
+        ("session_window_size", 64.into(), "default"),
+        ("tls_ca_file", Value::Null, "default"),
+    ] {
+        let row = rows.iter().find(|row| row["key"] == key).unwrap();
+        assert_eq!((&row["value"], row["origin"].as_str()), (&value, Some(origin)), "{key}");
+    }
+    let document: Value = serde_json::from_str(&shown(&["-o", "json"]).stdout).unwrap();
+    assert_eq!((&document["worker_name"], &document["dispatch_queue_overflow"]), (&"usual".into(), &"block".into()));
+    let table = shown(&["--origin"]);
+    assert!(table.stdout.contains("ORIGIN") && table.stdout.contains("in .env"), "{}", table.stdout);
+    assert!(!format!("{}{}{}{document}", table.stdout, table.stderr, ran.stdout).contains("nobody-may-see"));
+}
+
+#[test]
 fn what_show_prints_as_yaml_is_a_settings_file() {
     let home = Home::with("agent: {max_jobs: 3, hostname: 'größe: x'}\n");
     let shown = home.run(&["config", "show", "-o", "yaml"], &[]).stdout;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore_session::Overflow;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 pub use field::names;
@@ -21,7 +21,7 @@ pub use sources::{Layer, Loaded, SettingsError, Sources};
 pub const PREFIX: &str = "ASTRA_WORKER_";
 
 /// Everything that may be set. Durations are in the unit that their name ends with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Where to connect to: `ws://` or `wss://`.
@@ -247,7 +247,7 @@ pub(crate) fn seconds(number: f64) -> Duration {
     Duration::try_from_secs_f64(number.clamp(0.0, 1e9)).unwrap_or_default()
 }
 
-/// Something that nobody should see. `Debug` does not show it.
+/// Something that nobody should see. Neither `Debug` nor what is written of it shows it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -258,8 +258,14 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str("***")
+    }
+}
+
 /// Which proof a worker shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMode {
     /// A token.
@@ -269,7 +275,7 @@ pub enum AuthMode {
 }
 
 /// Whether there is a scheduler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransportKind {
     /// There is.
@@ -279,7 +285,7 @@ pub enum TransportKind {
 }
 
 /// What to do with a frame for which there is no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverflowPolicy {
     /// It waits, and so does its sender.
@@ -301,7 +307,7 @@ impl From<OverflowPolicy> for Overflow {
 }
 
 /// How plain functions run where neither node nor adapter says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecMode {
     /// Coroutines on the event loop, plain functions in a thread.
@@ -313,7 +319,7 @@ pub enum ExecMode {
 }
 
 /// How far packages may be fetched from; each includes the one before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackageReach {
     /// The public network.
@@ -325,7 +331,7 @@ pub enum PackageReach {
 }
 
 /// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogLevel {
     /// Why things are done, and each frame by its kind and id.

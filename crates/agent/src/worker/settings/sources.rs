@@ -54,6 +54,8 @@ impl fmt::Display for Layer {
 pub struct Loaded {
     /// What stands.
     pub settings: Settings,
+    /// Where each value that is no default comes from: as it is written there, and the layer.
+    pub origins: BTreeMap<&'static str, String>,
     /// Names that nothing is known of, each in a sentence.
     pub warnings: Vec<String>,
 }
@@ -83,6 +85,7 @@ pub enum SettingsError {
 struct Reading {
     /// The lowest layer first, so that later ones replace.
     values: Map<String, Value>,
+    origins: BTreeMap<&'static str, String>,
     warnings: Vec<String>,
 }
 
@@ -107,7 +110,7 @@ impl Settings {
             .words(&Layer::Arguments, sources.arguments.iter().map(|(name, word)| (name.clone(), name.clone(), word.clone())).collect())?;
         let settings: Settings = serde_json::from_value(Value::Object(reading.values)).map_err(SettingsError::Unreadable)?;
         settings.check()?;
-        Ok(Loaded { settings, warnings: reading.warnings })
+        Ok(Loaded { settings, origins: reading.origins, warnings: reading.warnings })
     }
 
     fn check(&self) -> Result<(), SettingsError> {
@@ -145,7 +148,7 @@ impl Reading {
 
     /// One layer: within it the earlier spelling of a setting stands over the newer.
     fn layer(&mut self, layer: &Layer, entries: Vec<(String, String, Source)>) -> Result<(), SettingsError> {
-        let mut found = BTreeMap::new();
+        let mut found = BTreeMap::<_, (bool, _, _)>::new();
         for (written, name, source) in entries {
             let Some((setting, form, is_earlier)) = find(&name) else {
                 let tip = near(&name).map(|near| format!("; {near} is one")).unwrap_or_default();
@@ -158,12 +161,13 @@ impl Reading {
                 Source::Value(value) => value,
             };
             let value = form.checked(value).map_err(fault)?;
-            let stands = found.get(setting).is_none_or(|(was_earlier, _)| is_earlier || !was_earlier);
+            let stands = found.get(setting).is_none_or(|(was_earlier, ..)| is_earlier || !was_earlier);
             if stands {
-                found.insert(setting, (is_earlier, value));
+                found.insert(setting, (is_earlier, value, written));
             }
         }
-        for (setting, (_, value)) in found {
+        for (setting, (_, value, written)) in found {
+            self.origins.insert(setting, format!("{written} in {layer}"));
             match value {
                 Some(value) => self.values.insert(setting.to_owned(), value),
                 // Set to nothing: what lower layers say does not count either.
