@@ -313,3 +313,35 @@ fn uuid_of(bits: u128) -> String {
 fn random_id() -> String {
     uuid_of(random_bits().unwrap_or_else(|_| uuid::Uuid::now_v7().as_u128()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_follows_its_settings() {
+        let settings = Settings {
+            tenant: "blue".to_owned(),
+            session_window_size: 3,
+            session_accept_timeout_seconds: 4,
+            session_app_queue_max: 5,
+            ack_retry_base_ms: 6,
+            ack_retry_max_ms: 7,
+            ack_retry_attempts: 8,
+            heartbeat_interval_seconds: 9,
+            heartbeat_jitter_seconds: 10,
+            reconnect_base_delay_seconds: 0.25,
+            reconnect_max_delay_seconds: 0.5,
+            reconnect_jitter: 0.75,
+            ..Settings::default()
+        };
+        let handshake = handshake(&settings, "w", "host".to_owned()).unwrap();
+        let config = session_config(&settings, "w", handshake, register(&settings));
+        let (link, s) = (&config.link, Duration::from_secs);
+        assert_eq!((link.tenant.as_str(), link.window_frames, link.app_frames_max), ("blue", 3, 5));
+        assert_eq!((link.resend.base.as_millis(), link.resend.max.as_millis(), link.resend.attempts), (6, 7, 8));
+        assert_eq!((config.accept_timeout, config.heartbeat_interval, config.heartbeat_jitter), (s(4), s(9), s(10)));
+        let Reconnect { base, max, jitter, .. } = config.reconnect;
+        assert_eq!((base.as_millis(), max.as_millis(), jitter), (250, 500, 0.75));
+    }
+}

@@ -77,9 +77,9 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("nats.dlq.max_age", &[STREAMS, RETENTION]),
     ("nats.dlq.max_bytes", &[STREAMS, RETENTION]),
     ("nats.dlq.stream", &[STREAMS]),
-    ("nats.facts.bucket", &[RETENTION]),
-    ("nats.facts.max_bytes", &[RETENTION]),
-    ("nats.facts.ttl", &[RETENTION, "facts_are_kept_while_their_agent_lives_and_go_after_it"]),
+    ("nats.facts.bucket", &[STREAMS, RETENTION]),
+    ("nats.facts.max_bytes", &[STREAMS, RETENTION]),
+    ("nats.facts.ttl", &[STREAMS, RETENTION, "facts_are_kept_while_their_agent_lives_and_go_after_it"]),
     (
         "nats.inbox_prefix",
         &["an_agent_may_not_do_what_is_not_its_own", "an_agent_whose_user_may_do_no_more_than_the_document_says_runs_every_kind_of_work"],

@@ -25,6 +25,7 @@ nats:
   audit: {stream: TRAIL, max_age: 30h, max_bytes: 21MiB}
   registry: {bucket: alive, ttl: 33s}
   state: {bucket: wanted}
+  facts: {bucket: known, ttl: 32h, max_bytes: 23MiB}
   objects: {bucket: things, max_age: 31h, max_bytes: 22MiB}
 agent:
   queue_group: crew
@@ -73,6 +74,9 @@ fn rows() -> Vec<Row> {
         ("nats.audit.max_bytes", stream("TRAIL"), bytes, mib(21)),
         ("nats.registry.bucket", bucket("alive"), "/config/name", json!("KV_blue-alive")),
         ("nats.state.bucket", bucket("wanted"), "/config/name", json!("KV_blue-wanted")),
+        ("nats.facts.bucket", bucket("known"), "/config/name", json!("KV_blue-known")),
+        ("nats.facts.ttl", bucket("known"), age, hours(32)),
+        ("nats.facts.max_bytes", bucket("known"), bytes, mib(23)),
         ("nats.objects.bucket", objects(), "/config/name", json!("OBJ_blue-things")),
         ("nats.objects.max_age", objects(), age, hours(31)),
         ("nats.objects.max_bytes", objects(), bytes, mib(22)),

@@ -264,3 +264,71 @@ async fn a_node_is_run_by_itself() {
         assert!(output.contains(expected), "{output}");
     }
 }
+
+/// A key of minisign's own documents, whose other half nobody here has.
+const SOMEBODYS_KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+
+#[tokio::test]
+async fn packages_are_kept_and_run_as_the_settings_allow() {
+    let home = Home::new(SchedulerOptions::default()).await;
+    let source = home.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("handlers.py"), HANDLERS).unwrap();
+    // Each kind of install as an operator allows it, or not.
+    let refused_by_reach = |reach: &str| format!("not among the {reach} addresses");
+    let rows = [
+        ("1.0.0", vec![], "w-1", refused_by_reach("public"), Some(false)),
+        ("1.1.0", vec!["package_hooks=true", "package_reach=loopback"], "w-2", "reach 127.0.0.1".to_owned(), Some(true)),
+        ("1.2.0", vec!["python_program=/no/such/python"], "w-3", refused_by_reach("public"), None),
+    ];
+    for (n, (version, settings, instance, elsewhere, has_run_hooks)) in rows.into_iter().enumerate() {
+        let keys = format!("package_keys=[\"{SOMEBODYS_KEY}\"]");
+        let mut manifest: Value =
+            serde_json::from_str(&std::fs::read_to_string(home.path().join("packages/test.pkg/1.0.0/manifest.json")).unwrap()).unwrap();
+        (manifest["name"], manifest["version"], manifest["hooks"]) =
+            (json!("hooked.pkg"), json!(version), json!({"install": ["touch hook-was-here"]}));
+        std::fs::write(source.join("manifest.json"), manifest.to_string()).unwrap();
+        let archive = home.path().join(format!("{version}.zip"));
+        let built = home.command(&["package", "build", source.to_str().unwrap(), "--out", archive.to_str().unwrap()]).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+
+        let mut start = home.command(&["worker", "start"]);
+        let state = home.path().join("state");
+        start.env("ASTRA_WORKER_WORKER_INSTANCE_ID", instance).env("ASTRA_WORKER_STATE_DIR", &state);
+        for setting in settings.iter().copied().chain((n == 2).then_some(keys.as_str())) {
+            start.args(["--set", setting]);
+        }
+        let mut worker = Process::spawn(start);
+        eventually("a session", PATIENCE, async || (home.scheduler.counts().1 == n + 1 && home.scheduler.has_worker()).then_some(())).await;
+        assert!(state.join(instance).is_dir(), "state_dir, worker_instance_id");
+        let install = async |version: &str, url: &str| {
+            let before = home.scheduler.frames("biz.pkg.event").len();
+            home.scheduler.send("biz.pkg.install", &json!({"name": "hooked.pkg", "version": version, "url": url}), None);
+            let event = async || home.scheduler.frames("biz.pkg.event").get(before).cloned();
+            let event = eventually("an event", PATIENCE, event).await;
+            assert_eq!(event["sender"]["id"], instance);
+            event["payload"].clone()
+        };
+        // Nobody listens at port 1, so that only who may not even try is told so.
+        let far = install("9.0.0", "http://127.0.0.1:1/p.zip").await;
+        assert_eq!(far["status"], "failed");
+        assert!(far["details"].to_string().contains(&elsewhere), "package_reach: {far}");
+        let near = install(version, &format!("file://{}", archive.display())).await;
+        match has_run_hooks {
+            Some(has_run) => {
+                assert_eq!(near["status"], "installed", "{near}");
+                let directory = Path::new(near["details"]["directory"].as_str().unwrap());
+                assert_eq!(directory.join("hook-was-here").exists(), has_run, "package_hooks");
+            }
+            None => {
+                assert_eq!(near["status"], "failed", "package_keys");
+                assert!(near["details"].to_string().contains("packages have to be signed"), "{near}");
+                home.dispatch("no python", "echo", &json!({}));
+                let answer = home.scheduler.answer("no python").await;
+                assert!(answer["payload"]["message"].as_str().unwrap().contains("/no/such/python"), "python_program: {answer}");
+            }
+        }
+        worker.signal(Signal::TERM);
+        worker.wait(PATIENCE).await;
+    }
+}

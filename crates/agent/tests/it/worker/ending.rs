@@ -164,3 +164,27 @@ async fn a_worker_that_never_met_its_scheduler_ends_when_asked() {
     running.drain.cancel();
     running.ended().await.unwrap();
 }
+
+#[tokio::test]
+async fn no_process_uses_an_id_of_another() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let (mut seen, mut n_read) = (std::collections::BTreeSet::new(), 0);
+    for process in 0..3 {
+        let running = bench.ready().await;
+        bench.dispatch(&format!("good-{process}"), json!({"feedback": 3}));
+        bench.dispatch(&format!("bad-{process}"), json!({"fail": "no"}));
+        bench.answer(&format!("good-{process}")).await;
+        bench.answer(&format!("bad-{process}")).await;
+        // Nothing is left that the next one says again.
+        bench.until("all acknowledged", || running.view().unacknowledged == 0).await;
+        running.kill().await;
+        bench.until("it is gone", || !bench.scheduler.has_worker()).await;
+        let received = bench.scheduler.received();
+        let ids: std::collections::BTreeSet<String> =
+            received[n_read..].iter().map(|text| serde_json::from_str::<Value>(text).unwrap()["id"].as_str().unwrap().to_owned()).collect();
+        n_read = received.len();
+        assert!(ids.len() >= 7 && ids.iter().all(|id| uuid::Uuid::parse_str(id).is_ok()), "{ids:?}");
+        assert_eq!(seen.intersection(&ids).collect::<Vec<_>>(), Vec::<&String>::new());
+        seen.extend(ids);
+    }
+}

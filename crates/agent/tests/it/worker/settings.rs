@@ -241,3 +241,30 @@ async fn an_identity_lasts_and_one_that_cannot_be_kept_is_another_each_time() {
     let nowhere = path.join("below a file");
     assert_ne!(longshore_agent::worker::lasting_identity(&nowhere).unwrap(), longshore_agent::worker::lasting_identity(&nowhere).unwrap());
 }
+
+#[tokio::test]
+async fn a_worker_of_another_tenant_says_so_in_every_frame_and_to_its_handlers() {
+    let bench = Bench::new(SchedulerOptions::default()).await.set("tenant", json!("blue"));
+    let running = bench.ready().await;
+    bench.dispatch("t", json!({"feedback": 1}));
+    bench.answer("t").await;
+    let frames: Vec<Value> = bench.scheduler.received().iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert!(frames.len() >= 4 && frames.iter().all(|frame| frame["tenant"] == "blue"), "{frames:?}");
+    assert_eq!(running.handlers.seen().tasks[0].tenant, "blue");
+}
+
+#[tokio::test]
+async fn the_window_and_the_frames_that_wait_are_as_set() {
+    let options = SchedulerOptions { window: 3, ..Default::default() };
+    let bench = Bench::new(options).await.set("session_window_size", json!(3)).set("transport_recv_queue_max", json!(1));
+    let _running = bench.ready().await;
+    // Many windows of them, each over a queue for one.
+    for n in 0..50 {
+        bench.dispatch(&format!("t-{n}"), json!({}));
+    }
+    for n in 0..50 {
+        bench.answer(&format!("t-{n}")).await;
+    }
+    let windows = bench.scheduler.frames("control.ack").into_iter().filter_map(|frame| frame["payload"]["recv_window"].as_u64());
+    assert_eq!(windows.collect::<std::collections::BTreeSet<_>>(), [3].into());
+}
