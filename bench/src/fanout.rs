@@ -187,6 +187,7 @@ async fn agent(
         machine: Machine::default(),
         facts: FactsPolicy::default(),
         thresholds: Thresholds::default(),
+        packages: None,
     };
     let agent = Agent::new(config, store)?;
     let mut n_tries = 1;

@@ -71,6 +71,7 @@ impl Seat {
             machine: Machine::default(),
             facts: FactsPolicy::default(),
             thresholds: Thresholds::default(),
+            packages: None,
         };
         if world.is_skewed && rng.chance(600) {
             let seconds = i64::try_from(rng.between(10, CLOCK_ERROR_MAX)).unwrap_or(0);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use longshore_model::wire::agent::{Condition, Heartbeat, Process};
+use longshore_model::wire::agent::{Condition, Heartbeat, Process, WorkerPackage};
 use longshore_store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ pub(crate) struct Load {
     pub(crate) drained: AtomicBool,
     /// What its host is short of.
     pub(crate) conditions: Mutex<Vec<Condition>>,
+    /// The packages whose nodes it runs.
+    pub(crate) packages: Mutex<Vec<WorkerPackage>>,
     /// Writes that rested on a history which had moved on, and were refused.
     pub(crate) refused_writes: AtomicU64,
     /// Something that people wait for.
@@ -82,6 +84,7 @@ pub(crate) fn heartbeat(config: &Config, process: &Process, started_at: Timestam
         refused_writes: load.refused_writes.load(Ordering::Relaxed),
         process: Some(process.clone()),
         worker: None,
+        packages: load.packages.lock().expect("no holder of this lock panics").clone(),
         started_at,
     }
 }

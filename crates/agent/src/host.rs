@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use longshore_exec::{Executor, Finished, Machine, Output, Resumable, Strain, Task};
-use longshore_model::wire::agent::Process;
+use longshore_model::wire::agent::{Process, WorkerPackage};
 use longshore_model::wire::facts::Facts;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,11 @@ pub trait Host: Send + Sync {
 
     /// What of it is in use. Takes milliseconds.
     async fn strain(&self) -> Strain;
+
+    /// The packages whose nodes it runs, as they are installed now. Takes milliseconds, and more where many have changed.
+    async fn packages(&self) -> Vec<WorkerPackage> {
+        Vec::new()
+    }
 
     /// Tells the agent's process from every other, and from those on other hosts and in other directories.
     fn process(&self) -> Process;
@@ -114,6 +119,10 @@ impl Host for ThisHost {
 
     async fn strain(&self) -> Strain {
         self.ask(Machine::strain).await
+    }
+
+    async fn packages(&self) -> Vec<WorkerPackage> {
+        self.executor.packages().await.to_vec()
     }
 
     fn process(&self) -> Process {

@@ -19,6 +19,7 @@ mod journal;
 mod news;
 mod outbox;
 mod output;
+mod packages;
 mod recovery;
 mod resumption;
 mod runtime;
@@ -44,6 +45,7 @@ pub use dispatcher::Key;
 pub use facts::FactsPolicy;
 pub use host::{Host, Notes};
 pub use journal::Entry;
+pub use packages::PackagesConfig;
 
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
@@ -80,6 +82,8 @@ pub struct Config {
     pub facts: FactsPolicy,
     /// From where on its host counts as short of something.
     pub thresholds: Thresholds,
+    /// Packages whose nodes it runs; without, jobs for them are skipped.
+    pub packages: Option<PackagesConfig>,
 }
 
 impl Config {
@@ -105,6 +109,9 @@ pub enum Error {
     /// The executor could not be opened; another agent process uses its state directory, perhaps.
     #[error("cannot prepare the host")]
     Host(#[from] longshore_exec::OpenError),
+    /// The packages directory.
+    #[error("cannot use the packages directory")]
+    Packages(#[from] longshore_exec::package::OpenError),
     /// The broker is gone for good, or is not as it must be.
     #[error("the broker does not serve it")]
     Broker(#[from] longshore_store::Error),
@@ -148,6 +155,9 @@ impl Agent {
         let executor = Executor::open_resuming(executor, config.machine.clone(), store.work.lease_duration() / 2)?;
         // Its lock is the journal's as well: both are in one state directory, and nobody opens one without the other.
         let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
+        if let Some(packages) = &config.packages {
+            executor.run_packages(packages::open(packages, &config)?);
+        }
         let host = host::ThisHost::new(executor, config.machine.clone(), &config.state_dir);
         Ok(Self::on(config, store, Arc::new(host), Arc::new(journal)))
     }
@@ -167,7 +177,8 @@ impl Agent {
     pub async fn join(&self) -> Result<(), Error> {
         self.store.work.join().await?;
         let registry = &*self.store.registry;
-        let heartbeat = heartbeat::heartbeat(&self.config, &self.binding.process, self.started_at, &heartbeat::Load::default());
+        let load = heartbeat::Load { packages: self.executor.packages().await.into(), ..heartbeat::Load::default() };
+        let heartbeat = heartbeat::heartbeat(&self.config, &self.binding.process, self.started_at, &load);
         let told = if self.binding.is_bound() {
             self.binding.beat(registry, &heartbeat).await
         } else {

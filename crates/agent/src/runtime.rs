@@ -22,7 +22,7 @@ use crate::output::{Source, Spools};
 use crate::recovery::{deliver_owed, recover};
 use crate::resumption::{self, Kept};
 use crate::{Agent, Error as AgentError};
-use crate::{conditions, facts};
+use crate::{conditions, facts, packages};
 
 /// The inbox is read at least this often: a hint may be lost.
 const INBOX_EVERY: Duration = Duration::from_secs(30);
@@ -96,12 +96,15 @@ pub(crate) async fn run(agent: Agent, drain: CancellationToken, stop: Cancellati
         Err(error) if error.is_retryable() => stream::empty().boxed(),
         wakes => wakes?,
     };
-    let load = Arc::new(Load::default());
+    let load = Arc::new(Load { packages: executor.packages().await.into(), ..Load::default() });
     let silence = CancellationToken::new();
     let mut background = JoinSet::new();
     facts.gather(&config, &*executor).await;
     background.spawn(facts::run(config.clone(), store.clone(), facts.clone(), executor.clone(), silence.clone()));
     background.spawn(conditions::run(config.clone(), executor.clone(), store.clock.clone(), load.clone(), silence.clone()));
+    if config.packages.is_some() {
+        background.spawn(packages::run(executor.clone(), load.clone(), silence.clone()));
+    }
     // An agent that may no longer be this one ends as if it were told to.
     let stop = stop.child_token();
     let (mut beating, farewell) = (JoinSet::new(), CancellationToken::new());

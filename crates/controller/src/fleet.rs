@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::operation::{Call, Operation, PackageRun};
-use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::agent::{AgentState, Heartbeat, WorkerPackage};
 use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::rest::{AgentCondition, AgentView, AlarmView, DrainView};
@@ -98,7 +98,7 @@ const ANYTHING: Needs<'static> = Needs::Agent { operation: Operation::NodeStatus
 pub(crate) enum Needs<'a> {
     /// An agent of a host, or a worker that performs the operation; of several workers, if there is no agent, `dice` decides.
     Agent { operation: Operation, dice: u128 },
-    /// A worker behind a gateway, with this node of this package. `dice` decides between several.
+    /// An agent or a worker behind a gateway, with this node of this package. `dice` decides between several.
     Package { run: &'a PackageRun, dice: u128 },
 }
 
@@ -126,10 +126,9 @@ impl<'a> Needs<'a> {
     }
 
     fn are_met_by(self, heartbeat: &Heartbeat) -> bool {
-        match (self, &heartbeat.worker) {
-            (Self::Agent { operation, .. }, worker) => worker.as_ref().is_none_or(|worker| worker.performs(operation)),
-            (Self::Package { run, .. }, Some(worker)) => worker.version_for(run).is_some(),
-            (Self::Package { .. }, None) => false,
+        match self {
+            Self::Agent { operation, .. } => heartbeat.worker.as_ref().is_none_or(|worker| worker.performs(operation)),
+            Self::Package { run, .. } => WorkerPackage::version_for(heartbeat.packages(), run).is_some(),
         }
     }
 
@@ -167,7 +166,7 @@ pub(crate) enum NoTarget {
     TooMany { agents: usize },
     #[error("{hostname} does not have {wanted}")]
     LacksPackage { hostname: String, wanted: String },
-    #[error("no worker that is ready has {wanted}")]
+    #[error("no agent or worker that is ready has {wanted}")]
     NoPackage { wanted: String },
     #[error("the worker on {hostname} runs nodes of packages, and nothing else")]
     PackagesOnly { hostname: String },
@@ -244,6 +243,7 @@ impl Fleet {
                 conditions: Vec::new(),
                 process: None,
                 worker: None,
+                packages: Vec::new(),
                 refused_writes: 0,
                 started_at: gathered_at,
             };
@@ -289,7 +289,7 @@ impl Fleet {
         let queue = (waits == Waits::ForAgents).then(|| vec![ExecutionId::Any]);
         match (target, needs) {
             (Target::Host(name), _) => self.host(name, needs, waits).map(|agent| vec![ExecutionId::Agent(agent)]),
-            // One worker is chosen now: `docs/adr/0019-workers-behind-a-gateway.md`.
+            // One of those that have it is chosen now: `docs/adr/0019-workers-behind-a-gateway.md`.
             (Target::Any, Needs::Package { run, dice }) => {
                 self.one_of(is_able, dice).ok_or_else(|| NoTarget::NoPackage { wanted: wanted(run) })
             }
@@ -310,7 +310,7 @@ impl Fleet {
         }
     }
 
-    /// One worker of those that can do it: one with room, if there is one.
+    /// One of those that can do it: one with room, if there is one.
     fn one_of(&self, is_wanted: impl Fn(&Heartbeat) -> bool, dice: u128) -> Option<Vec<ExecutionId>> {
         let able: Vec<&Heartbeat> = self.ready().filter(|heartbeat| is_wanted(heartbeat)).collect();
         let free: Vec<&Heartbeat> = able.iter().copied().filter(|heartbeat| heartbeat.running < heartbeat.max_jobs).collect();
@@ -398,6 +398,7 @@ impl Fleet {
                 running: heartbeat.running,
                 conditions: heartbeat.conditions.clone(),
                 worker: heartbeat.worker.as_deref().cloned(),
+                packages: heartbeat.packages.clone(),
                 last_seen: presence.heard().map(|heard| ago(now, heard)),
                 started_at: heartbeat.started_at,
             })

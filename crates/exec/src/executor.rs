@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use longshore_model::job::Job;
 use longshore_model::operation::Call;
+use longshore_model::wire::agent::WorkerPackage;
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::{ExecutionId, JobId};
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::carrier::Left;
 use crate::finished::Finished;
 use crate::machine::Machine;
+use crate::package::{self, Runner};
 use crate::process::{Launcher, Marked, Stops, end_marked, pause};
 use crate::{carrier, files, provider};
 
@@ -159,6 +161,8 @@ pub(crate) struct Host {
     pub(crate) path: String,
     /// How long a workspace job goes on without an agent.
     pub(crate) patience: Duration,
+    /// What runs nodes of packages, if somebody does.
+    pub(crate) packages: OnceLock<Runner>,
 }
 
 impl Host {
@@ -174,6 +178,7 @@ impl Host {
             machine,
             settings: tokio::sync::Mutex::default(),
             patience: Duration::ZERO,
+            packages: OnceLock::new(),
         }
     }
 
@@ -309,11 +314,27 @@ impl Executor {
         Finished { duration: began.elapsed(), ..finished }
     }
 
-    /// Waits for attempts that are still being performed or tidied up, those of dropped futures included. Starts nothing and stops
-    /// nothing; safe to repeat.
+    /// Runs nodes of these packages too; without, jobs for them are skipped. For the first call only.
+    pub fn run_packages(&self, runner: Runner) {
+        let _they_are_already = self.0.host.packages.set(runner);
+    }
+
+    /// The packages whose nodes it runs.
+    pub async fn packages(&self) -> Arc<[WorkerPackage]> {
+        match self.0.host.packages.get() {
+            Some(runner) => runner.offered().await,
+            None => Arc::default(),
+        }
+    }
+
+    /// Waits for attempts that are still being performed or tidied up, those of dropped futures included, and ends the hosts of handlers
+    /// that are kept warm. Starts nothing and stops nothing else; safe to repeat.
     pub async fn close(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        if let Some(runner) = self.0.host.packages.get() {
+            runner.close().await;
+        }
     }
 }
 
@@ -339,10 +360,7 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
             provider::command::run(host, task, command, output, stops).await
         }
         Call::WorkspaceRun { run, args: _ } => carrier::run(host, task, run, output, stops).await,
-        // A handler never runs in an agent: packages are a worker's, and a job for one goes to no other.
-        Call::PackageRun(run) => {
-            Finished::skipped(format!("the agent on this host runs no packages, so not {:?} either: start `longshore worker`", run.package))
-        }
+        Call::PackageRun(run) => package::job::run(host, task, run, output, stops).await,
         Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
 }

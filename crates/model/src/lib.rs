@@ -13,6 +13,7 @@ pub mod job;
 pub mod label;
 pub mod limits;
 pub mod operation;
+pub mod package;
 pub mod retry;
 pub mod stand_alone;
 pub mod target;

@@ -94,6 +94,8 @@ fn heartbeats_of_schema_1_load() {
     assert!(survives::<Heartbeat>(include_str!("golden/heartbeat.1.json")).conditions.is_empty());
     let heartbeat: Heartbeat = survives(include_str!("golden/heartbeat.1.conditions.json"));
     assert_eq!((heartbeat.conditions.len(), heartbeat.process.is_some()), (3, true));
+    let heartbeat: Heartbeat = survives(include_str!("golden/heartbeat.1.packages.json"));
+    assert_eq!((heartbeat.packages().len(), heartbeat.packages()[0].nodes.len()), (2, 1));
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! The handlers of installed packages, as [`longshore_exec::package`] keeps and runs them.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +10,8 @@ use longshore_exec::package::host::{
     self, Call, ErrorKind, Feedback, FeedbackReceiver, HandlerError, HostSettings, Hosts, feedback_channel,
 };
 use longshore_exec::package::{
-    HookRule, InstallConfig, InstallRequest, Installed, Installer, PackageName, PackageVersion, Packages, Reach, Sha256Hex, Trust,
+    HOOK_LIMIT, HookRule, InstallConfig, InstallRequest, Installer, PackageName, PackageVersion, Packages, Reach, Runner, Sha256Hex, Trust,
+    words_of,
 };
 use longshore_session::Payload;
 use longshore_session::control::{Manifest, Package, PackageStatus};
@@ -22,9 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Status, Task};
 use super::settings::{ExecMode, PackageReach, Settings};
-
-/// The longest that one hook may take.
-const HOOK_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a host that has answered may keep the way open by which its handler spoke.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -46,9 +42,7 @@ pub enum PackagesError {
 /// Keeps packages and runs their handlers, each in a host process of its package.
 pub struct PackageHandlers {
     installer: Installer,
-    hosts: Hosts,
-    /// What was found last, by name and version.
-    known: Mutex<BTreeMap<(String, String), Installed>>,
+    runner: Runner,
 }
 
 impl PackageHandlers {
@@ -66,6 +60,7 @@ impl PackageHandlers {
         };
         install.fetch.authorities.extend(settings.tls_ca_file.clone());
         install.trust = Trust::new(&settings.package_keys)?;
+        install.downgrade = settings.package_allow_downgrade;
         install.hooks = if settings.package_hooks { HookRule::Run { limit: HOOK_LIMIT } } else { HookRule::Never };
         install.python.program.clone_from(&settings.python_program);
         install.python.wheels.clone_from(&settings.package_wheels_dir);
@@ -73,62 +68,25 @@ impl PackageHandlers {
         let state_dir = settings.state_dir_of(instance).join("hosts");
         let mut host = HostSettings::new(supervisor, state_dir, settings.data_dir.clone(), settings.worker_name.clone());
         host.python = settings.python_program.clone().into();
-        Ok(Self { installer: Installer::new(packages, install), hosts: Hosts::new(host)?, known: Mutex::default() })
+        Ok(Self { runner: Runner::new(packages.clone(), Hosts::new(host)?), installer: Installer::new(packages, install) })
     }
 
     /// Ends every host and waits until they are gone. Safe to repeat.
     pub async fn close(&self) {
-        self.hosts.close().await;
-    }
-
-    /// The package, as it is now; held, so that it stays while it is used.
-    async fn find(&self, name: &str, version: &str) -> Result<(Installed, longshore_exec::package::Lease), Fault> {
-        let key = (name.to_owned(), version.to_owned());
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(installed) = known
-            && let Ok(lease) = installed.hold()
-        {
-            return Ok((installed, lease));
-        }
-        let missing = || failed(format!("Handler not registered: the package {name} {version} is not installed"));
-        let (Ok(parsed_name), Ok(parsed_version)) = (name.parse::<PackageName>(), version.parse::<PackageVersion>()) else {
-            return Err(missing());
-        };
-        let packages = self.installer.packages().clone();
-        let found = tokio::task::spawn_blocking(move || packages.find(&parsed_name, &parsed_version)).await;
-        let installed = found.ok().flatten().ok_or_else(missing)?;
-        let lease = installed.hold().map_err(|error| failed(error.to_string()))?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, installed.clone());
-        Ok((installed, lease))
-    }
-
-    /// What runs from a package may do so to its end; what begins later finds what is there then.
-    fn retire(&self, name: &str, version: Option<&str>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_meant = |key: &(String, String)| key.0 == name && version.is_none_or(|version| key.1 == version);
-        let retired: Vec<_> = known.keys().filter(|key| is_meant(key)).cloned().collect();
-        for key in retired {
-            if let Some(installed) = known.remove(&key) {
-                self.hosts.retire(&installed);
-            }
-        }
+        self.runner.close().await;
     }
 }
 
 #[async_trait]
 impl Handlers for PackageHandlers {
     async fn run(&self, task: Task, door: Door, stop: CancellationToken) -> Result<Outcome, Fault> {
-        let (installed, _lease) = self.find(&task.package_name, &task.package_version).await?;
         let (feedback, mut said) = feedback_channel();
         let (next, mut calls) = mpsc::channel(4);
         // Held back for what the handler said last: its end must not wait for a place.
         let last = door.feedback.clone().reserve_owned().await.ok();
-        let work = self.hosts.run(
-            &installed,
-            call_of(task),
-            host::Door { feedback: Some(feedback), next: Some(next), ..host::Door::default() },
-            stop,
-        );
+        let (name, version) = (task.package_name.clone(), task.package_version.clone());
+        let speaks = host::Door { feedback: Some(feedback), next: Some(next), ..host::Door::default() };
+        let work = self.runner.run(&name, &version, call_of(task), speaks, stop);
         let result = {
             let mut work = std::pin::pin!(work);
             let mut forward = std::pin::pin!(async {
@@ -144,18 +102,24 @@ impl Handlers for PackageHandlers {
         if let (Some(place), Some(feedback)) = (last, words) {
             place.send(payload_of(feedback));
         }
-        result.map(outcome_of).map_err(fault_of)
+        result.map(outcome_of).map_err(|error| fault_of(&error))
     }
 
     async fn install(&self, install: Install) -> Result<Payload, Payload> {
         let refused = |error: String| Payload::from_iter([("error".to_owned(), error.into())]);
         let name = install.name.parse::<PackageName>().map_err(|error| refused(error.to_string()))?;
         let version = install.version.parse::<PackageVersion>().map_err(|error| refused(error.to_string()))?;
-        let sha256 = install.sha256.as_deref().map(digest).transpose().map_err(refused)?;
-        let request = InstallRequest { name: Some(name), version: Some(version), url: Some(install.url), sha256, signature_url: None };
+        let sha256 = install.sha256.map(Sha256Hex::try_from).transpose().map_err(refused)?;
+        let request = InstallRequest {
+            name: Some(name.clone()),
+            version: Some(version.clone()),
+            url: Some(install.url),
+            sha256,
+            signature_url: None,
+        };
         match self.installer.install(request, &CancellationToken::new()).await {
             Ok(report) => {
-                self.retire(&install.name, Some(&install.version));
+                self.runner.retire(&name, Some(&version));
                 Ok(object(report.details()))
             }
             Err(error) => Err(object(error.details())),
@@ -168,7 +132,7 @@ impl Handlers for PackageHandlers {
         let parsed_version =
             version.as_deref().map(str::parse::<PackageVersion>).transpose().map_err(|error| refused(error.to_string()))?;
         let removed = self.installer.uninstall(&parsed, parsed_version.as_ref(), &CancellationToken::new()).await;
-        self.retire(&name, version.as_deref());
+        self.runner.retire(&parsed, parsed_version.as_ref());
         match removed {
             Ok(report) => Ok(object(report.details())),
             Err(error) => Err(object(error.details())),
@@ -199,8 +163,8 @@ impl Handlers for PackageHandlers {
     }
 
     fn metrics(&self) -> Payload {
-        let (handles, bytes) = self.hosts.resources();
-        object(json!({ "resource_handles": handles, "resource_bytes": bytes, "warm_hosts": self.hosts.warm_hosts() }))
+        let (handles, bytes) = self.runner.hosts().resources();
+        object(json!({ "resource_handles": handles, "resource_bytes": bytes, "warm_hosts": self.runner.hosts().warm_hosts() }))
     }
 }
 
@@ -298,7 +262,7 @@ fn outcome_of(outcome: host::Outcome) -> Outcome {
     Outcome { status, result: outcome.result, metadata: outcome.metadata, artifacts, duration: outcome.duration }
 }
 
-fn fault_of(error: HandlerError) -> Fault {
+fn fault_of(error: &HandlerError) -> Fault {
     let kind = match error.kind {
         ErrorKind::NotLoaded | ErrorKind::Raised | ErrorKind::BadReturn | ErrorKind::HostDied | ErrorKind::HostUnavailable => {
             FaultKind::Failed
@@ -307,21 +271,11 @@ fn fault_of(error: HandlerError) -> Fault {
         ErrorKind::TimedOut => FaultKind::TimedOut,
         ErrorKind::Cancelled => FaultKind::Cancelled,
     };
-    let message = match error.type_name {
-        Some(name) if name != error.message => format!("{name}: {}", error.message),
-        Some(_) | None => error.message,
-    };
-    Fault { kind, message }
+    Fault { kind, message: words_of(error) }
 }
 
 fn failed(message: String) -> Fault {
     Fault { kind: FaultKind::Failed, message }
-}
-
-/// A digest, with or without its name before it.
-fn digest(text: &str) -> Result<Sha256Hex, String> {
-    let hex = text.trim().trim_start_matches("sha256:").to_lowercase();
-    Sha256Hex::try_from(hex).map_err(|error| error.to_string())
 }
 
 fn object(value: Value) -> Payload {

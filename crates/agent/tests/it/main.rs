@@ -96,6 +96,7 @@ impl Bench {
             machine: Machine::default(),
             facts: FactsPolicy::default(),
             thresholds: Thresholds::default(),
+            packages: None,
         }
     }
 

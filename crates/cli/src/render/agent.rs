@@ -51,9 +51,9 @@ pub(crate) fn agent(out: &Output, AgentDetail { agent, drains }: &AgentDetail, n
     }
     if let Some(worker) = &agent.worker {
         put("worker", &format!("{}, instance {}, attached to {}", worker.name, worker.instance, worker.controller));
-        for package in &worker.packages {
-            put("package", &format!("{} {}  {}", package.name, package.version, package.nodes.join(" ")));
-        }
+    }
+    for package in agent.worker.iter().flat_map(|worker| &worker.packages).chain(&agent.packages) {
+        put("package", &format!("{} {}  {}", package.name, package.version, package.nodes.join(" ")));
     }
     for condition in &agent.conditions {
         let since = ago(out, condition.since, now);

@@ -9,6 +9,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::private;
 
+/// Where packages are in it unless the settings say otherwise.
+pub(crate) const PACKAGES: &str = "packages";
+
 /// A data directory that is ours until this is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub(crate) struct DataDir {

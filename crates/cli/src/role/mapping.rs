@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use longshore_agent::{FactsPolicy, Thresholds};
+use longshore_agent::{FactsPolicy, PackagesConfig, Thresholds};
 use longshore_controller::SigningKey;
 use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::limits::KILL_GRACE;
@@ -197,6 +197,10 @@ pub(crate) fn agent(settings: &Settings, dir: &Path) -> Result<longshore_agent::
         heartbeat_every: settings.nats.registry.ttl.0 / 3,
         kill_grace: KILL_GRACE,
         machine: Machine::default(),
+        packages: Some(PackagesConfig {
+            dir: settings.agent.packages.dir.as_ref().map_or_else(|| dir.join(data::PACKAGES), PathBuf::from),
+            python: PathBuf::from(&settings.agent.packages.python),
+        }),
         facts: FactsPolicy { every: settings.agent.facts.interval.0, kept: settings.nats.facts.ttl.0 },
         thresholds: Thresholds {
             memory_percent: settings.agent.conditions.memory_pressure_threshold,
@@ -292,6 +296,8 @@ mod tests {
             (conditions.memory_pressure_threshold, conditions.disk_pressure_threshold) = (71, 72);
             conditions.high_load_multiplier = 0.73;
             (s.agent.workspace.jobs_dir, s.agent.workspace.workspaces_dir) = (Some("/srv/jobs".into()), Some("/srv/work".into()));
+            s.agent.packages.dir = Some("/elsewhere".to_owned());
+            s.agent.packages.python = "/usr/bin/python3.11".to_owned();
         };
         let config = agent(&with(change), dir.path()).unwrap();
         assert_eq!((config.hostname.as_deref(), config.max_jobs), (Some("harbor"), 3));
@@ -300,6 +306,9 @@ mod tests {
         assert_eq!((config.facts.every, config.facts.kept), (Duration::from_secs(7), Duration::from_secs(8)));
         assert_eq!(config.thresholds, Thresholds { memory_percent: 71, load_percent: 73, disk_percent: 72 });
         assert_eq!((config.jobs_dir, config.workspaces_dir), (Some("/srv/jobs".into()), Some("/srv/work".into())));
+        let of = |dir: &Path, python: &str| Some(PackagesConfig { dir: dir.to_owned(), python: python.into() });
+        assert_eq!(config.packages, of(Path::new("/elsewhere"), "/usr/bin/python3.11"));
+        assert_eq!(agent(&with(|_| {}), dir.path()).unwrap().packages, of(&dir.path().join("packages"), "python3"));
         let key = || SigningKey::new(vec![7; 32]);
         let settings =
             with(|s| (s.controller.api.listen, s.controller.api.job_timeout) = ("127.0.0.1:1".to_owned(), Span(Duration::from_secs(9))));

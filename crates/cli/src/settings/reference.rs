@@ -40,6 +40,8 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("agent.jobs.trusted_keys", &["jobs_that_no_trusted_controller_signed_are_refused_by_agents"]),
     ("agent.labels", &[STREAMS, FLAGS]),
     ("agent.max_jobs", &[STREAMS, "an_agent_never_runs_more_jobs_at_once_than_it_may"]),
+    ("agent.packages.dir", &["an_agents_python_is_the_one_that_is_set"]),
+    ("agent.packages.python", &["an_agents_python_is_the_one_that_is_set"]),
     ("agent.queue_group", &[STREAMS, "work_goes_to_one_queue_group_and_a_renamed_one_takes_over_what_nobody_uses"]),
     (
         "controller.api.job_timeout",

@@ -33,13 +33,13 @@ async def tell(context):
     return {}
 "#;
 
-struct Home {
+pub(crate) struct Home {
     dir: tempfile::TempDir,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
 }
 
 impl Home {
-    async fn new(options: SchedulerOptions) -> Self {
+    pub(crate) async fn new(options: SchedulerOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let package = dir.path().join("packages/test.pkg/1.0.0");
         std::fs::create_dir_all(&package).unwrap();
@@ -54,11 +54,11 @@ impl Home {
         Self { dir, scheduler: Scheduler::start(options).await }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         command(self.path(), &self.scheduler.url(), words)
     }
 
@@ -69,7 +69,7 @@ impl Home {
         role
     }
 
-    fn dispatch(&self, task: &str, node: &str, parameters: &Value) {
+    pub(crate) fn dispatch(&self, task: &str, node: &str, parameters: &Value) {
         let mut frame = Scheduler::task("r", task, parameters);
         (frame["package_name"], frame["package_version"], frame["node_type"]) = (json!("test.pkg"), json!("1.0.0"), json!(node));
         self.scheduler.dispatch(&frame);

@@ -16,6 +16,7 @@ pub(crate) fn heartbeat(agent: u128, hostname: &str) -> Heartbeat {
         conditions: Vec::new(),
         process: None,
         worker: None,
+        packages: Vec::new(),
         started_at: jiff::Timestamp::UNIX_EPOCH,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore_model::job::Job;
 use longshore_model::operation::PackageRun;
 use longshore_model::wire::attached::{OperationFrame, OutputPlace};
-use longshore_model::wire::log::LogStream;
+use longshore_model::wire::log::{LogStream, progress_line};
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Definition, Failure, Outcome};
 use longshore_model::wire::result::PackageResult;
@@ -315,11 +315,8 @@ pub(super) fn feedback(envelope: &Envelope) -> Result<Feedback, String> {
     let frame = FeedbackFrame::deserialize(Value::Object(envelope.payload.clone())).map_err(|error| error.to_string())?;
     let task = Task::parse(&frame.run_id, &frame.task_id).ok_or("it names no task of ours")?;
     let mut pieces = Vec::new();
-    let progress = frame.progress.filter(|part| (0.0..=1.0).contains(part)).map(|part| format!("{:.0}%", part * 100.0));
-    let remark: Vec<String> = [frame.stage, progress, frame.message].into_iter().flatten().collect();
-    if !remark.is_empty() {
-        pieces.push(Piece { stream: LogStream::System, bytes: format!("{}\n", remark.join(" ")).into_bytes(), place: None });
-    }
+    let line = progress_line(frame.stage, frame.progress, frame.message);
+    pieces.extend(line.map(|line| Piece { stream: LogStream::System, bytes: line.into_bytes(), place: None }));
     for Chunk { channel, index, metadata, text, data_base64 } in frame.chunks.unwrap_or_default() {
         let stream = if channel == "stderr" { LogStream::Stderr } else { LogStream::Stdout };
         let bytes = match (text, data_base64) {

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use longshore_model::Label;
-use longshore_model::limits::{LABELS_MAX, PACKAGE_NAME_BYTES_MAX, WORKER_NODES_MAX, WORKER_PACKAGES_MAX};
+use longshore_model::limits::LABELS_MAX;
 use longshore_model::operation::Operation;
 use longshore_model::wire::agent::{AttachedWorker, Heartbeat, Process, WorkerPackage};
 use longshore_model::wire::attached::FEATURE;
@@ -37,30 +37,20 @@ impl Abilities {
         labels.sort();
         labels.dedup();
         labels.truncate(LABELS_MAX);
-        let is_short = |text: &str| !text.is_empty() && text.len() <= PACKAGE_NAME_BYTES_MAX;
-        let installed = register.packages.iter().flatten().filter(|package| package.status == PackageStatus::Installed);
-        let sound = installed.filter(|package| is_short(&package.name) && is_short(&package.version));
-        let mut n_nodes = 0;
         let nodes_of = |name: &str, version: &str| {
             let manifest = register.manifests.iter().flatten().find(|manifest| manifest.name == name && manifest.version == version);
             let nodes = manifest.and_then(|manifest| manifest.manifest.get("nodes")).and_then(Value::as_array).into_iter().flatten();
-            let types = nodes.filter_map(|node| node.get("type")).filter_map(Value::as_str).filter(|node| is_short(node));
-            types.map(str::to_owned).collect::<Vec<_>>()
+            nodes.filter_map(|node| node.get("type")).filter_map(Value::as_str).map(str::to_owned).collect()
         };
-        let mut packages: Vec<WorkerPackage> = Vec::new();
-        for package in sound {
-            let mut nodes = nodes_of(&package.name, &package.version);
-            nodes.sort();
-            nodes.dedup();
-            if packages.len() >= WORKER_PACKAGES_MAX || n_nodes + nodes.len() > WORKER_NODES_MAX {
-                tracing::warn!(package = package.name, "a worker has more packages than the registry keeps; this one is left out");
-                continue;
-            }
-            n_nodes += nodes.len();
-            packages.push(WorkerPackage { name: package.name.clone(), version: package.version.clone(), nodes });
+        let installed = register.packages.iter().flatten().filter(|package| package.status == PackageStatus::Installed);
+        let (packages, n_left_out) = WorkerPackage::kept(installed.map(|package| WorkerPackage {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            nodes: nodes_of(&package.name, &package.version),
+        }));
+        if n_left_out > 0 {
+            tracing::warn!(n_left_out, "a worker has more packages than the registry keeps; the rest is left out");
         }
-        packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-        packages.dedup_by(|a, b| (&a.name, &a.version) == (&b.name, &b.version));
         let at_once = register.capabilities.concurrency.max_parallel.clamp(1, AT_ONCE_MAX);
         let features = &register.capabilities.features;
         let is_longshore = features.iter().any(|feature| feature == longshore_session::FEATURE);
@@ -116,6 +106,7 @@ impl Presence {
                 packages: can.packages.clone(),
                 operations: can.operations.iter().map(|operation| operation.name().to_owned()).collect(),
             })),
+            packages: Vec::new(),
             started_at: self.started_at,
         }
     }

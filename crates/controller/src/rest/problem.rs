@@ -118,8 +118,9 @@ impl From<Error> for Failed {
                 let failed = Self::new(ErrorCode::NoAgent, detail);
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
             }
-            Error::NoTarget(NoTarget::LacksPackage { .. } | NoTarget::NoPackage { .. }) => Self::new(ErrorCode::NoAgent, detail)
-                .hint("`longshore agent show NAME` says what a worker has; install the package there, or start a worker that has it"),
+            Error::NoTarget(NoTarget::LacksPackage { .. } | NoTarget::NoPackage { .. }) => Self::new(ErrorCode::NoAgent, detail).hint(
+                "`longshore agent show NAME` says what an agent or a worker has; install the package there, or start one that has it",
+            ),
             Error::NoTarget(NoTarget::PackagesOnly { .. }) => {
                 Self::new(ErrorCode::NoAgent, detail).hint("start an agent on that host, or submit `package.run`")
             }

@@ -199,6 +199,7 @@ impl Agent {
             conditions: Vec::new(),
             process: None,
             worker: None,
+            packages: Vec::new(),
             started_at: Timestamp::UNIX_EPOCH,
         };
         adjust(&mut heartbeat);

@@ -1,8 +1,10 @@
 //! Names and versions of packages. Each is a single, harmless component of a path, so nothing made of them leaves its directory.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use longshore_model::package::compare_versions;
 use serde::{Deserialize, Serialize};
 
 const BYTES_MAX: usize = 128;
@@ -14,12 +16,21 @@ pub struct PackageName(String);
 
 /// The version of a package: `N.N.N`, with an optional `-` or `+` suffix of letters, digits, `.`, `+` and `-`; at most 128 bytes.
 ///
-/// Ordered by its three numbers, then by its text.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Ordered as semantic versions are ([`compare_versions`]): a pre-release comes before its release.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PackageVersion {
-    numbers: [u64; 3],
-    text: String,
+pub struct PackageVersion(String);
+
+impl Ord for PackageVersion {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_versions(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for PackageVersion {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// A text that is no name, or no version.
@@ -45,7 +56,7 @@ impl PackageVersion {
     /// The version as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0
     }
 }
 
@@ -73,10 +84,11 @@ impl FromStr for PackageVersion {
         if text.len() > BYTES_MAX || suffix.len() == 1 || !suffix.bytes().all(allowed) {
             return Err(refused());
         }
-        // Rust's own parser takes a `+` before a number.
-        let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten().ok_or_else(refused);
-        let numbers = core.split('.').map(number).collect::<Result<Vec<u64>, _>>()?;
-        Ok(Self { numbers: numbers.try_into().map_err(|_| refused())?, text: text.to_owned() })
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if core.split('.').count() != 3 || !core.split('.').all(is_number) {
+            return Err(refused());
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -109,7 +121,7 @@ impl From<PackageName> for String {
 
 impl From<PackageVersion> for String {
     fn from(version: PackageVersion) -> Self {
-        version.text
+        version.0
     }
 }
 
@@ -121,7 +133,7 @@ impl fmt::Display for PackageName {
 
 impl fmt::Display for PackageVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+        f.pad(&self.0)
     }
 }
 
@@ -150,9 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_ordered_by_their_numbers() {
+    fn versions_are_ordered_by_their_numbers_and_a_pre_release_before_its_release() {
         let version = |text: &str| text.parse::<PackageVersion>().unwrap();
         assert!(version("1.9.0") < version("1.10.0"));
+        assert!(version("1.0.0-rc.1") < version("1.0.0"));
         assert!(version("2.0.0") > version("1.99.99"));
     }
 }

@@ -11,10 +11,12 @@ mod fetch;
 pub mod host;
 mod identity;
 mod install;
+pub(crate) mod job;
 mod manifest;
 mod program;
 mod python;
 mod registry;
+mod runner;
 mod trust;
 
 pub use archive::{ArchiveError, ArchiveLimits, Format};
@@ -23,8 +25,8 @@ pub use examine::{ExamineError, Examined, Expected};
 pub use fetch::{FetchConfig, FetchError, Reach};
 pub use identity::{IdentityError, PackageName, PackageVersion};
 pub use install::{
-    Change, HookRule, HooksDone, InstallConfig, InstallError, InstallReport, InstallRequest, Installer, Kept, Removed, UninstallError,
-    UninstallReport,
+    Change, HOOK_LIMIT, HookRule, HooksDone, InstallConfig, InstallError, InstallReport, InstallRequest, Installer, Kept, Removed,
+    UninstallError, UninstallReport,
 };
 pub use manifest::{
     Adapter, Binding, BindingMode, BindingScope, Entrypoint, Free, Hooks, Identifier, Manifest, ManifestError, Node, NodeRole, NodeStatus,
@@ -34,4 +36,5 @@ pub use manifest::{
 pub use program::ProgramError;
 pub use python::{PythonConfig, PythonError};
 pub use registry::{Broken, HoldError, Installed, Inventory, Lease, OpenError, Packages, Receipt};
+pub use runner::{Runner, words_of};
 pub use trust::{Trust, TrustError};

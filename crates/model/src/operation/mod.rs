@@ -226,7 +226,7 @@ impl Operation {
             Self::PackageRun => Spec {
                 name: "package.run",
                 kind: Kind::Modify,
-                summary: "Run a node of a package that a worker has installed.",
+                summary: "Run a node of a package that an agent or a worker has installed.",
                 permission: "package:execute",
                 timeout: Duration::from_secs(5 * 60),
                 retry_safe: false,

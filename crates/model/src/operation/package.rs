@@ -12,7 +12,7 @@ use crate::wire::args::PackageArgs;
 pub struct PackageRun {
     /// The package.
     pub package: String,
-    /// Its version; the highest that the worker has unless given.
+    /// Its version; the highest that its host has unless given.
     pub version: Option<String>,
     /// Which of its nodes.
     pub node: String,

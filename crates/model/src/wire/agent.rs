@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;
 use crate::label::Label;
+use crate::limits::{PACKAGE_NAME_BYTES_MAX, WORKER_NODES_MAX, WORKER_PACKAGES_MAX};
 use crate::operation::{Operation, PackageRun};
+use crate::package::compare_versions;
 
 /// Kept while the agent lives: it expires unless renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Heartbeat {
     /// What it can do, if it is a worker that a controller's gateway speaks for. Readers of before this field take it for an agent like any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Box<AttachedWorker>>,
+    /// The packages of its host, whose nodes it runs beside everything else; a worker's are in `worker`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<WorkerPackage>,
     /// When this process started, by the agent's clock.
     pub started_at: jiff::Timestamp,
 }
@@ -68,29 +73,31 @@ impl AttachedWorker {
     pub fn performs(&self, operation: Operation) -> bool {
         self.operations.iter().any(|name| name == operation.name())
     }
+}
 
-    /// The version that a job for a node of a package runs with: the one that it names, or else the highest that has the node; `None` if there
-    /// is none. A package whose manifest was not told is taken to have every node.
+impl Heartbeat {
+    /// The packages whose nodes can be run there.
     #[must_use]
-    pub fn version_for(&self, run: &PackageRun) -> Option<&str> {
-        WorkerPackage::version_for(&self.packages, run)
+    pub fn packages(&self) -> &[WorkerPackage] {
+        self.worker.as_ref().map_or(&self.packages, |worker| &worker.packages)
     }
 }
 
-/// A package that an attached worker has installed.
+/// A package that an agent or an attached worker has installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerPackage {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The types of its nodes, where the worker told its manifest.
+    /// The types of its nodes, where its manifest is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
 
 impl WorkerPackage {
-    /// The version of one of `packages` that a job for a node runs with; see [`AttachedWorker::version_for`].
+    /// The version of these packages that a job for a node runs with: the one that it names, or else the highest that has the node; `None` if
+    /// there is none. A package whose nodes are not known is taken to have every node.
     #[must_use]
     pub fn version_for<'a>(packages: &'a [Self], run: &PackageRun) -> Option<&'a str> {
         let fits = |package: &&Self| {
@@ -98,9 +105,32 @@ impl WorkerPackage {
                 && run.version.as_ref().is_none_or(|version| *version == package.version)
                 && (package.nodes.is_empty() || package.nodes.contains(&run.node))
         };
-        let rank =
-            |version: &&str| version.split(['.', '-', '+']).map(|part| (part.parse::<u64>().ok(), part.to_owned())).collect::<Vec<_>>();
-        packages.iter().filter(fits).map(|package| package.version.as_str()).max_by_key(rank)
+        packages.iter().filter(fits).map(|package| package.version.as_str()).max_by(|one, other| compare_versions(one, other))
+    }
+
+    /// As much of these as the registry keeps of one agent, sorted and each once; and how many were left out. What has a name that no job can
+    /// say is left out without a word.
+    #[must_use]
+    pub fn kept(packages: impl IntoIterator<Item = Self>) -> (Vec<Self>, usize) {
+        let can_be_said = |text: &str| !text.is_empty() && text.len() <= PACKAGE_NAME_BYTES_MAX;
+        let (mut kept, mut n_nodes, mut n_left_out) = (Vec::new(), 0, 0);
+        for mut package in packages {
+            if !can_be_said(&package.name) || !can_be_said(&package.version) {
+                continue;
+            }
+            package.nodes.retain(|node| can_be_said(node));
+            package.nodes.sort();
+            package.nodes.dedup();
+            if kept.len() >= WORKER_PACKAGES_MAX || n_nodes + package.nodes.len() > WORKER_NODES_MAX {
+                n_left_out += 1;
+            } else {
+                n_nodes += package.nodes.len();
+                kept.push(package);
+            }
+        }
+        kept.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
+        kept.dedup_by(|one, other| (&one.name, &one.version) == (&other.name, &other.version));
+        (kept, n_left_out)
     }
 }
 
@@ -151,4 +181,42 @@ pub struct AgentState {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(version: &str, nodes: &[&str]) -> WorkerPackage {
+        let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        WorkerPackage { name: "p".to_owned(), version: version.to_owned(), nodes }
+    }
+
+    #[test]
+    fn without_a_version_the_highest_release_that_has_the_node_runs() {
+        let packages = [package("1.9.0", &["a", "b"]), package("1.10.0", &["a"]), package("1.10.0-rc.1", &["a"]), package("0.1.0", &[])];
+        let run = |version: Option<&str>, node: &str| {
+            let (version, node) = (version.map(str::to_owned), node.to_owned());
+            let run = PackageRun { package: "p".to_owned(), version, node, parameters: serde_json::Map::new() };
+            WorkerPackage::version_for(&packages, &run)
+        };
+        assert_eq!(run(None, "a"), Some("1.10.0"));
+        assert_eq!(run(None, "b"), Some("1.9.0"));
+        assert_eq!(run(None, "c"), Some("0.1.0"), "whose nodes are not known");
+        assert_eq!(run(Some("1.10.0-rc.1"), "a"), Some("1.10.0-rc.1"));
+        assert_eq!((run(Some("1.10.0"), "b"), run(Some("3.0.0"), "a")), (None, None));
+    }
+
+    #[test]
+    fn the_registry_keeps_so_much_and_no_more_of_what_is_installed() {
+        let many = (0..WORKER_PACKAGES_MAX + 2).map(|n| package(&format!("{n}.0.0"), &["a", "a"]));
+        let (kept, left_out) = WorkerPackage::kept(many);
+        assert_eq!((kept.len(), left_out, kept[0].nodes.len()), (WORKER_PACKAGES_MAX, 2, 1));
+        let nodes: Vec<String> = (0..WORKER_NODES_MAX).map(|n| n.to_string()).collect();
+        let large = WorkerPackage { nodes, ..package("1.0.0", &[]) };
+        let (kept, left_out) = WorkerPackage::kept([large, package("2.0.0", &["a"]), package("3.0.0", &[]), package("", &[])]);
+        assert_eq!((kept.len(), left_out), (2, 1));
+        let (kept, _) = WorkerPackage::kept([package("1.0.0", &["x".repeat(1000).as_str()])]);
+        assert_eq!(kept[0].nodes, Vec::<String>::new());
+    }
 }

@@ -38,7 +38,7 @@ pub struct ExecArgs {
     pub secrets: Secrets,
 }
 
-/// `package.run`: a node of a package that a worker has installed.
+/// `package.run`: a node of a package that an agent or a worker has installed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PackageArgs {

@@ -27,6 +27,14 @@ pub struct LogGap {
     pub bytes: Option<u64>,
 }
 
+/// What a handler tells of how far it is, as a line of its log: stage, progress from 0 to 1 in percent, and message; `None` if it is nothing.
+#[must_use]
+pub fn progress_line(stage: Option<String>, progress: Option<f64>, message: Option<String>) -> Option<String> {
+    let progress = progress.filter(|part| (0.0..=1.0).contains(part)).map(|part| format!("{:.0}%", part * 100.0));
+    let words: Vec<String> = [stage, progress, message].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| format!("{}\n", words.join(" ")))
+}
+
 impl std::fmt::Display for LogGap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.records, self.bytes) {

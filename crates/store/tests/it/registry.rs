@@ -217,6 +217,7 @@ pub(crate) fn heartbeat(agent: u64, running: usize) -> Heartbeat {
         conditions: Vec::new(),
         process: None,
         worker: None,
+        packages: Vec::new(),
         started_at: then(),
     }
 }

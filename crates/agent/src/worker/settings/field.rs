@@ -76,6 +76,7 @@ const FIELDS: &[(&str, Form)] = &[
     ("package_reach", Form::Word(&["public", "private", "loopback"])),
     ("package_hooks", Form::Flag),
     ("package_keys", Form::Texts),
+    ("package_allow_downgrade", Form::Flag),
     ("package_wheels_dir", Form::Optional),
     ("package_index", Form::Optional),
     ("host_operations", Form::Flag),

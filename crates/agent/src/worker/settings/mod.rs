@@ -122,6 +122,8 @@ pub struct Settings {
     pub package_hooks: bool,
     /// Public keys of minisign: with any, packages have to be signed by one of them.
     pub package_keys: Vec<String>,
+    /// Whether a signed package is taken that is older than the newest signed one of its name that was installed.
+    pub package_allow_downgrade: bool,
     /// A directory of wheels, from which packages' dependencies are installed without a network.
     pub package_wheels_dir: Option<PathBuf>,
     /// The address of an index of Python packages, if there is no such directory.
@@ -205,6 +207,7 @@ impl Default for Settings {
             package_reach: PackageReach::Public,
             package_hooks: false,
             package_keys: Vec::new(),
+            package_allow_downgrade: false,
             package_wheels_dir: None,
             package_index: None,
             host_operations: true,

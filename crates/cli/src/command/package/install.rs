@@ -1,12 +1,11 @@
 //! `longshore package install`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use longshore_exec::SupervisorCommand;
 use longshore_exec::package::{
-    Change, HookRule, HooksDone, InstallConfig, InstallError, InstallReport, InstallRequest, Installer, Reach, Sha256Hex,
+    Change, HOOK_LIMIT, HookRule, HooksDone, InstallConfig, InstallError, InstallReport, InstallRequest, Installer, Reach, Sha256Hex,
 };
 use longshore_model::unit::Span;
 use serde_json::json;
@@ -52,6 +51,9 @@ pub(crate) struct Install {
     /// Fetch from this host too; for tests.
     #[arg(long, hide = true)]
     allow_loopback: bool,
+    /// Take a signed package that is older than the newest signed one of its name that was installed here.
+    #[arg(long)]
+    allow_downgrade: bool,
     /// Run the hooks that the package brings along.
     #[arg(long)]
     allow_hooks: bool,
@@ -60,12 +62,9 @@ pub(crate) struct Install {
     timeout: Span,
 }
 
-/// The longest that one hook may take.
-pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
-
 impl Install {
     pub(super) async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let installer = Installer::new(self.place.open()?, self.config()?);
+        let installer = Installer::new(self.place.open(app)?, self.config()?);
         let request = self.request()?;
         let cancel = CancellationToken::new();
         let mut interrupts = interrupts()?;
@@ -101,6 +100,7 @@ impl Install {
             .map_err(|error| Failure::new(Exit::Failed, "this program's own file cannot be found").caused_by(&error))?;
         let mut config = InstallConfig::new(SupervisorCommand { program, args: vec!["__supervise".into()] });
         config.trust = self.keys.trust()?;
+        config.downgrade = self.allow_downgrade;
         config.fetch.reach = match (self.allow_private, self.allow_loopback) {
             (_, true) => Reach::Loopback,
             (true, false) => Reach::Private,
@@ -117,7 +117,7 @@ impl Install {
         };
         config.python.index.clone_from(&self.index);
         if self.allow_hooks {
-            config.hooks = HookRule::Run { limit: HOOK_TIMEOUT };
+            config.hooks = HookRule::Run { limit: HOOK_LIMIT };
         }
         Ok(config)
     }
@@ -154,5 +154,11 @@ fn refused(source: &str, error: &InstallError) -> Failure {
     let shown = source.split(['?', '#']).next().unwrap_or_default();
     let shown = if shown.contains('@') { "the package" } else { shown };
     let failure = Failure::new(exit, format!("{shown} is not installed; what was there before is there still")).caused_by(error);
-    if error.is_retryable() { failure.hint("the same again may succeed") } else { failure }
+    if matches!(error, InstallError::Older { .. }) {
+        failure.hint("--allow-downgrade takes it all the same")
+    } else if error.is_retryable() {
+        failure.hint("the same again may succeed")
+    } else {
+        failure
+    }
 }

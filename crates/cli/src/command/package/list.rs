@@ -34,7 +34,7 @@ struct Row {
 
 impl List {
     pub(super) fn perform(self, app: &App) -> Result<Exit, Failure> {
-        let path = self.place.path()?;
+        let path = self.place.path(app)?;
         let mut rows = Vec::new();
         // A directory that nobody made yet has nothing in it.
         if path.exists() {

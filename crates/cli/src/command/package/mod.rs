@@ -19,7 +19,7 @@ use crate::role::data;
 /// Packages of handlers on this host.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "Examples\n  longshore package build my-package               an archive, and its digest\n  longshore package verify my-package-1.0.0.zip    would an install take it?\n  longshore package install my-package-1.0.0.zip   for the worker of this host\n  longshore package list"
+    after_help = "Examples\n  longshore package build my-package               an archive, and its digest\n  longshore package verify my-package-1.0.0.zip    would an install take it?\n  longshore package install my-package-1.0.0.zip   for the agent of this host\n  longshore package list"
 )]
 pub(crate) enum Package {
     /// Pack a directory with a manifest.json; the same files give the same archive.
@@ -39,7 +39,7 @@ pub(crate) enum Package {
 /// Where packages are.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Packages directory; `packages` in the data directory unless given.
+    /// Packages directory; that of the agent's settings, or `packages` in the data directory, unless given.
     #[arg(long, value_name = "DIR", env = "ASTRA_WORKER_PACKAGES_DIR")]
     packages_dir: Option<PathBuf>,
 }
@@ -53,16 +53,19 @@ pub(crate) struct Keys {
 }
 
 impl Place {
-    fn path(&self) -> Result<PathBuf, Failure> {
-        match &self.packages_dir {
-            Some(path) => Ok(path.clone()),
-            None => Ok(data::directory(None)?.join("packages")),
+    fn path(&self, app: &App) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.packages_dir {
+            return Ok(path.clone());
+        }
+        match app.settings(Vec::new())?.settings.agent.packages.dir {
+            Some(path) => Ok(path.into()),
+            None => Ok(data::directory(None)?.join(data::PACKAGES)),
         }
     }
 
     /// The packages directory, made if it is missing.
-    fn open(&self) -> Result<Packages, Failure> {
-        Packages::open(self.path()?).map_err(|error| {
+    fn open(&self, app: &App) -> Result<Packages, Failure> {
+        Packages::open(self.path(app)?).map_err(|error| {
             Failure::new(Exit::Failed, "the packages directory cannot be used")
                 .caused_by(&error)
                 .hint("name another with --packages-dir DIR")

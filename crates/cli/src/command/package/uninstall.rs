@@ -2,10 +2,9 @@
 
 use clap::Args;
 use longshore_exec::SupervisorCommand;
-use longshore_exec::package::{HookRule, InstallConfig, Installer, UninstallError};
+use longshore_exec::package::{HOOK_LIMIT, HookRule, InstallConfig, Installer, UninstallError};
 use tokio_util::sync::CancellationToken;
 
-use super::install::HOOK_TIMEOUT;
 use super::{Place, Which};
 use crate::app::App;
 use crate::exit::Exit;
@@ -30,9 +29,9 @@ impl Uninstall {
             .map_err(|error| Failure::new(Exit::Failed, "this program's own file cannot be found").caused_by(&error))?;
         let mut config = InstallConfig::new(SupervisorCommand { program, args: vec!["__supervise".into()] });
         if self.allow_hooks {
-            config.hooks = HookRule::Run { limit: HOOK_TIMEOUT };
+            config.hooks = HookRule::Run { limit: HOOK_LIMIT };
         }
-        let installer = Installer::new(self.place.open()?, config);
+        let installer = Installer::new(self.place.open(app)?, config);
         let Which { name, version } = self.package;
         let done = installer.uninstall(&name, version.as_ref(), &CancellationToken::new()).await;
         let report = done.map_err(|error| {

@@ -38,6 +38,8 @@ pub(crate) struct Agent {
     pub(crate) conditions: Conditions,
     /// Where workspace jobs run, and what they may run in a copy of.
     pub(crate) workspace: Workspace,
+    /// Packages whose nodes it runs.
+    pub(crate) packages: AgentPackages,
 }
 
 /// Where workspace jobs run, and what they may run in a copy of.
@@ -48,6 +50,16 @@ pub(crate) struct Workspace {
     pub(crate) jobs_dir: Option<PathBuf>,
     /// Directory, of this agent alone, in which workspaces are made. None: the data directory.
     pub(crate) workspaces_dir: Option<PathBuf>,
+}
+
+/// Packages whose nodes an agent runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AgentPackages {
+    /// Where they are installed. None: `packages` in the data directory, where `longshore package install` puts them.
+    pub(crate) dir: Option<String>,
+    /// Python of packages that have no environment of their own.
+    pub(crate) python: String,
 }
 
 /// What an agent knows of its host.
@@ -114,6 +126,12 @@ impl Default for AgentFacts {
     }
 }
 
+impl Default for AgentPackages {
+    fn default() -> Self {
+        Self { dir: None, python: "python3".to_owned() }
+    }
+}
+
 impl Default for Conditions {
     fn default() -> Self {
         let Thresholds { memory_percent, load_percent, disk_percent } = Thresholds::default();
@@ -146,6 +164,7 @@ impl Default for Agent {
             facts: AgentFacts::default(),
             conditions: Conditions::default(),
             workspace: Workspace::default(),
+            packages: AgentPackages::default(),
         }
     }
 }

@@ -185,9 +185,13 @@ async fn a_package_that_nobody_has_is_refused_when_it_is_asked_for() {
     let (house, _agent) = House::with_agent().await;
     let _worker = house.worker("w-1", "edge-01").await;
     let rows = [
-        ("_any", json!({"package": "other", "node": NODE}), "no worker that is ready has the node example.echo of the package other"),
+        (
+            "_any",
+            json!({"package": "other", "node": NODE}),
+            "no agent or worker that is ready has the node example.echo of the package other",
+        ),
         ("_any", json!({"package": PACKAGE, "node": NODE, "version": "2.0.0"}), "example.pkg 2.0.0"),
-        ("_all", json!({"package": "other", "node": NODE}), "no worker that is ready has"),
+        ("_all", json!({"package": "other", "node": NODE}), "no agent or worker that is ready has"),
         ("edge-01", json!({"package": "other", "node": NODE}), "edge-01 does not have the node"),
         ("web-01", json!({"package": PACKAGE, "node": NODE}), "web-01 does not have the node"),
     ];

@@ -266,10 +266,12 @@ impl Hosts {
                 (begun.answer().await, Some(over))
             }
         };
+        let settings = &inner.grounds.settings;
+        let verified = over.is_none() || !settings.ends_with_task || begun.bury(settings.patience).await;
         match (answer, over) {
             (Answer::Returned { value, took }, None | Some(Over::Stopped)) => Ok((value, took)),
-            (Answer::Returned { .. }, Some(Over::TimedOut)) => Err(Over::TimedOut.error(limit, true)),
-            (Answer::Failed(error), Some(over)) => Err(over.error(limit, error.verified)),
+            (Answer::Returned { .. }, Some(Over::TimedOut)) => Err(Over::TimedOut.error(limit, verified)),
+            (Answer::Failed(error), Some(over)) => Err(over.error(limit, error.verified && verified)),
             (Answer::Failed(error), None) => Err(error),
         }
     }

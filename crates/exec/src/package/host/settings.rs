@@ -30,6 +30,9 @@ pub struct HostSettings {
     pub stop_grace: Duration,
     /// How long the other tasks of a host that has to be ended may go on, if they can. 10 s unless said.
     pub patience: Duration,
+    /// Whether a task that is stopped, or whose time is up, takes its host with it: then it is known that nothing that its handler has started
+    /// is left. Other tasks of the host may go on for `patience`. No unless said.
+    pub ends_with_task: bool,
     /// How long a host without work is kept warm. 300 s unless said.
     pub idle: Duration,
     /// Warm hosts at a time; the one that was idle longest goes for a new one, and if all are busy, the new one waits. 32 unless said.
@@ -80,6 +83,7 @@ impl HostSettings {
             environment: BTreeMap::new(),
             stop_grace: KILL_GRACE,
             patience: Duration::from_secs(10),
+            ends_with_task: false,
             idle: Duration::from_secs(300),
             hosts_max: 32,
             start_max: Duration::from_secs(30),

@@ -411,6 +411,13 @@ impl Begun {
     pub(crate) fn stop(&self) {
         self.warm.ask_to_stop(self.call);
     }
+
+    /// Lets the host go when its other calls are over. True if all of its processes are known to be gone within `patience`.
+    pub(crate) async fn bury(&self, patience: Duration) -> bool {
+        self.warm.retire();
+        let has_ended = tokio::time::timeout(patience, self.warm.ended()).await.is_ok();
+        has_ended && self.warm.state().ending.as_ref().is_some_and(|error| error.verified)
+    }
 }
 
 impl Drop for Begun {

@@ -27,6 +27,9 @@ use super::{ArchiveError, ArchiveLimits, Installed, PackageName, PackageVersion,
 use crate::SupervisorCommand;
 use crate::process::Launcher;
 
+/// The longest that one hook may take, unless somebody says otherwise.
+pub const HOOK_LIMIT: Duration = Duration::from_secs(300);
+
 /// Whether what a package brings along is run when it comes and goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HookRule {
@@ -53,6 +56,8 @@ pub struct InstallConfig {
     pub trust: Trust,
     /// How Python environments are made.
     pub python: PythonConfig,
+    /// Whether a signed package is taken that is older than the newest signed one of its name that was installed here.
+    pub downgrade: bool,
     /// Whether hooks are run.
     pub hooks: HookRule,
     /// The longest that unpacking may take.
@@ -68,6 +73,7 @@ impl InstallConfig {
             limits: ArchiveLimits::default(),
             fetch: FetchConfig::default(),
             trust: Trust::default(),
+            downgrade: false,
             python: PythonConfig::default(),
             hooks: HookRule::default(),
             unpack_timeout: Duration::from_secs(600),
@@ -290,7 +296,11 @@ impl Installer {
         let home = installed.directory.with_file_name("home");
         let hooks = &installed.manifest.hooks.uninstall;
         let of = (&installed.name, &installed.version);
-        let done = self.hooks(hooks, of, &installed.directory, installed.python.as_ref(), &home, cancel).await;
+        let done = match &held {
+            Some(_files_are_there) => self.hooks(hooks, of, &installed.directory, installed.python.as_ref(), &home, cancel).await,
+            None if hooks.is_empty() => Ok(HooksDone::None),
+            None => Ok(HooksDone::Skipped { hooks: hooks.len() }),
+        };
         let (hooks, hook_failure) = match done {
             Ok(done) => (done, None),
             Err(error) => (HooksDone::None, Some(longshore_model::wire::problem::chain(&error))),
@@ -348,6 +358,14 @@ impl Arrived {
             let expected = format!("{} {}", text(request.name.map(Into::into)), text(request.version.map(Into::into)));
             return Err(InstallError::Other { expected, found: format!("{name} {version}") });
         }
+        if examined.signed_by.is_some() && !config.downgrade {
+            // Looked at again when it is placed; here, before anything of it runs.
+            let (packages, asked) = (installer.0.packages.clone(), name.clone());
+            let newest = blocking(move || packages.newest_signed(&asked)).await.and_then(|read| read).map_err(InstallError::Store)?;
+            if let Some(newest) = newest.filter(|newest| *newest > version) {
+                return Err(InstallError::Older { name, version, newest });
+            }
+        }
         let python = python::environment(&examined.manifest.python, &staged, &config.python, &installer.0.launcher, stop).await?;
         let hooks = &examined.manifest.hooks.install;
         let (package, home) = (staged.package(), staged.scratch("home"));
@@ -357,15 +375,19 @@ impl Arrived {
         }
         let Examined { manifest, raw, format, entries: _, bytes: _, signed_by, remarks } = examined;
         let receipt = Receipt::new((name.clone(), version.clone()), sha256.clone(), size, format, source, signed_by.clone());
-        let packages = installer.0.packages.clone();
+        let (packages, downgrade) = (installer.0.packages.clone(), config.downgrade);
         let (directory, placed) = blocking(move || {
             staged.seal(&receipt)?;
-            packages.place(staged, &receipt.name, &receipt.version)
+            let placed = packages.place(staged, &receipt, downgrade)?;
+            // What was in use when it was replaced or removed may be so no more.
+            packages.sweep();
+            Ok(placed)
         })
         .await
-        .and_then(|placed| placed)
+        .and_then(|placed: std::io::Result<_>| placed)
         .map_err(InstallError::Store)?;
         let change = match placed {
+            Placed::Older { newest } => return Err(InstallError::Older { name, version, newest }),
             Placed::New => Change::New,
             Placed::Replaced => Change::Replaced,
         };

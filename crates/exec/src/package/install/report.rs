@@ -37,7 +37,7 @@ pub enum HooksDone {
         /// How many.
         hooks: usize,
     },
-    /// They were not run, as the settings do not allow it.
+    /// They were not run: the settings do not allow it, or somebody laid the package there by hand and its files go with it.
     Skipped {
         /// How many.
         hooks: usize,
@@ -104,6 +104,18 @@ pub enum InstallError {
         /// What is in it.
         found: String,
     },
+    /// It is signed, and older than one that was.
+    #[error(
+        "believe {name} {version}: {newest} was installed here, and an older signed version may have a hole that is known by now; say that it is wanted"
+    )]
+    Older {
+        /// Which package.
+        name: PackageName,
+        /// What was to be installed.
+        version: PackageVersion,
+        /// The newest that was.
+        newest: PackageVersion,
+    },
     /// Its Python environment could not be made.
     #[error(transparent)]
     Python(#[from] PythonError),
@@ -122,7 +134,7 @@ impl InstallError {
         match self {
             Self::NoSource => "request",
             Self::Fetch(_) => "fetch",
-            Self::Examine(ExamineError::Digest { .. } | ExamineError::Trust(_)) => "verify",
+            Self::Examine(ExamineError::Digest { .. } | ExamineError::Trust(_)) | Self::Older { .. } => "verify",
             Self::Examine(ExamineError::Archive(ArchiveError::Read(_) | ArchiveError::Write { .. })) | Self::Store(_) => "store",
             Self::Examine(ExamineError::Archive(_)) => "unpack",
             Self::Examine(ExamineError::NoManifest(_) | ExamineError::Manifest(_) | ExamineError::Resource { .. }) | Self::Other { .. } => {
@@ -140,7 +152,7 @@ impl InstallError {
             Self::Fetch(error) => error.is_retryable(),
             Self::Store(_)
             | Self::Examine(ExamineError::Archive(ArchiveError::Read(_) | ArchiveError::Write { .. } | ArchiveError::Stopped)) => true,
-            Self::NoSource | Self::Examine(_) | Self::Other { .. } | Self::Python(_) | Self::Hook(_) => false,
+            Self::NoSource | Self::Examine(_) | Self::Other { .. } | Self::Older { .. } | Self::Python(_) | Self::Hook(_) => false,
         }
     }
 

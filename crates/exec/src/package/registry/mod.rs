@@ -6,12 +6,14 @@
 //!   ROOT/ANYTHING/               a package laid flat: read as well
 //!   ROOT/.store/ID/package       what an install unpacked; ID is never used twice
 //!   ROOT/.store/ID/venv          its Python environment, if its manifest asks for one
+//!   ROOT/.store/newest.json      the newest version of each package that was installed with a signature
 //! ```
 //!
 //! A tree in the store never moves, so whoever runs from it is not disturbed by what happens to the link. It goes when nobody holds
 //! it ([`Lease`]) and no link leads to it.
 
 mod lease;
+mod newest;
 mod receipt;
 mod scan;
 mod store;
@@ -23,6 +25,7 @@ use serde_json::Value;
 
 pub use self::lease::{HoldError, Lease};
 pub use self::receipt::Receipt;
+pub(crate) use self::scan::{Look, Stamp};
 pub(crate) use self::store::{Placed, Staged, Withdrawn};
 use super::{Manifest, ManifestError, PackageName, PackageVersion};
 
@@ -131,13 +134,34 @@ impl Packages {
     #[must_use]
     pub fn find(&self, name: &PackageName, version: &PackageVersion) -> Option<Installed> {
         let is_it = |installed: &Installed| installed.name == *name && installed.version == *version;
-        let usual = self.root.join(name.as_str()).join(version.as_str());
-        if let Ok(Some(installed)) = scan::read(&usual)
+        if let Ok(Some(installed)) = scan::read(&self.usual(name, version))
             && is_it(&installed)
         {
             return Some(installed);
         }
         self.inventory().ok()?.installed.into_iter().find(is_it)
+    }
+
+    /// Tells one state of the directory from another. Blocks, and reads no manifest.
+    pub(crate) fn stamp(&self) -> io::Result<Stamp> {
+        scan::stamp(&self.root)
+    }
+
+    /// How a package that was found looks from outside now. While that stays the same, it would be found again.
+    pub(crate) fn look_at(&self, installed: &Installed) -> Look {
+        Look { usual: scan::mark(&self.usual(&installed.name, &installed.version)), own: scan::mark(&installed.directory) }
+    }
+
+    /// [`Self::hold`], and how it looked from outside just before: what takes its place meanwhile looks different.
+    pub(crate) fn hold_and_look(&self, name: &PackageName, version: &PackageVersion) -> Option<(Installed, Lease, Look)> {
+        let usual = scan::mark(&self.usual(name, version));
+        let (installed, lease) = self.hold(name, version)?;
+        let own = scan::mark(&installed.directory);
+        Some((installed, lease, Look { usual, own }))
+    }
+
+    fn usual(&self, name: &PackageName, version: &PackageVersion) -> PathBuf {
+        self.root.join(name.as_str()).join(version.as_str())
     }
 
     /// Finds a package and keeps it where it is for as long as the lease lives, also if another takes its place meanwhile. Blocks.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use longshore_model::limits::{PACKAGE_MANIFEST_BYTES_MAX, PACKAGES_MAX};
@@ -31,6 +32,41 @@ pub(super) fn inventory(root: &Path) -> io::Result<Inventory> {
     inventory.installed.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
     inventory.broken.sort_by(|a, b| (&a.name, &a.version, &a.directory).cmp(&(&b.name, &b.version, &b.directory)));
     Ok(inventory)
+}
+
+/// Where manifests are, and which files they are: another one whenever something is installed, replaced, removed or edited. Reads none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<(PathBuf, Option<Mark>)>);
+
+/// Which file a manifest is: device, inode, time of its last change, size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(u64, u64, (i64, i64), u64);
+
+/// How a package looked from outside: where an install would put it, and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(super) usual: Option<Mark>,
+    pub(super) own: Option<Mark>,
+}
+
+pub(super) fn mark(directory: &Path) -> Option<Mark> {
+    let found = std::fs::metadata(directory.join("manifest.json")).ok()?;
+    Some(Mark(found.dev(), found.ino(), (found.ctime(), found.ctime_nsec()), found.size()))
+}
+
+pub(super) fn stamp(root: &Path) -> io::Result<Stamp> {
+    let mut seen = Vec::new();
+    let mut see = |directory: PathBuf| {
+        let found = mark(&directory);
+        seen.push((directory, found));
+    };
+    for child in directories(root)? {
+        if let Ok(grandchildren) = directories(&child) {
+            grandchildren.into_iter().for_each(&mut see);
+        }
+        see(child);
+    }
+    Ok(Stamp(seen))
 }
 
 /// Takes note of what is in a directory; tells whether a package is.

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use super::receipt::{RECEIPT, Receipt};
 use super::{Installed, Lease, Packages, STORE};
 use crate::files::{self, open_dir};
-use crate::package::{PackageName, PackageVersion};
+use crate::package::PackageVersion;
 use crate::process::{pause, random_text};
 
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -32,12 +32,17 @@ pub(crate) struct Staged {
     _lock: OwnedFd,
 }
 
-/// What a placed tree took the place of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of a tree that was to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Placed {
-    /// Nothing.
+    /// It is not: a newer version was signed, and this one is not taken any more.
+    Older {
+        /// Which.
+        newest: PackageVersion,
+    },
+    /// It took the place of nothing.
     New,
-    /// The same version of before; it goes when nobody uses it any more.
+    /// It took the place of the same version of before, which goes when nobody uses it any more.
     Replaced,
 }
 
@@ -116,12 +121,20 @@ impl Packages {
         Ok(staged)
     }
 
-    /// Lets the filled tree be found, in one step.
+    /// Lets the filled tree be found, in one step; a signed one that is older than the newest signed one only if `downgrade` says so.
     ///
     /// # Errors
     /// The directory cannot be changed, or a directory somebody put there by hand is in use (`ResourceBusy`).
-    pub(crate) fn place(&self, mut staged: Staged, name: &PackageName, version: &PackageVersion) -> io::Result<(PathBuf, Placed)> {
+    pub(crate) fn place(&self, mut staged: Staged, receipt: &Receipt, downgrade: bool) -> io::Result<(PathBuf, Placed)> {
+        let (name, version) = (&receipt.name, &receipt.version);
         let alone = self.lock()?;
+        if receipt.signed_by.is_some() {
+            if !downgrade && let Some(newest) = self.newest_signed(name)?.filter(|newest| newest > version) {
+                return Ok((staged.package(), Placed::Older { newest }));
+            }
+            // Before it is found: a kill in between leaves a note of what can be installed again.
+            self.raise(name, version)?;
+        }
         let above = self.root.join(name.as_str());
         match fs::create_dir(&above) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -4,6 +4,7 @@ mod fetching;
 mod installing;
 mod programs;
 mod removing;
+mod running;
 mod trusting;
 
 use std::fs::{self, File};

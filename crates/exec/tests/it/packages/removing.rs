@@ -1,8 +1,9 @@
 //! Uninstalling, also while somebody runs from it; and what kills leave behind.
 
 use std::fs;
+use std::time::Duration;
 
-use longshore_exec::package::{Packages, UninstallError};
+use longshore_exec::package::{HookRule, HooksDone, Packages, UninstallError};
 use tokio_util::sync::CancellationToken;
 
 use super::{Site, manifest};
@@ -60,6 +61,19 @@ async fn what_was_laid_there_by_hand_is_removed_only_if_nobody_uses_it() {
         assert!(!site.packages().root().join(dir).exists());
     }
     assert_eq!((site.names().len(), site.trees()), (0, 0));
+}
+
+#[tokio::test]
+async fn hooks_of_what_was_laid_there_by_hand_are_not_run_after_it_is_gone() {
+    let site = Site::with(|config| config.hooks = HookRule::Run { limit: Duration::from_secs(20) });
+    let dir = site.packages().root().join("nested/1.0.0");
+    fs::create_dir_all(&dir).unwrap();
+    let mut manifest = manifest("nested", "1.0.0");
+    manifest["hooks"] = serde_json::json!({ "uninstall": ["./not-there", format!("touch {}", site.dir.path().join("ran").display())] });
+    fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
+    let report = site.installer.uninstall(&"nested".parse().unwrap(), None, &CancellationToken::new()).await.unwrap();
+    assert_eq!((report.removed[0].hooks, &report.removed[0].hook_failure), (HooksDone::Skipped { hooks: 2 }, &None));
+    assert!(!site.packages().root().join("nested").exists() && !site.dir.path().join("ran").exists());
 }
 
 #[tokio::test]

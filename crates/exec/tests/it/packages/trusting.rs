@@ -113,6 +113,59 @@ async fn what_was_installed_before_a_key_was_asked_for_is_not_there_already() {
     strict.install(same, &CancellationToken::new()).await.unwrap();
 }
 
+#[tokio::test]
+async fn an_older_signed_version_is_refused_unless_it_is_wanted() {
+    let signer = Signer::new(1);
+    let trust = || Trust::new([signer.public()]).unwrap();
+    let site = Site::with(|config| config.trust = trust());
+    let signed = |version: &str| {
+        let mut manifest = super::manifest("p", version);
+        manifest["hooks"] = serde_json::json!({ "install": [format!("touch {}", site.dir.path().join(version).display())] });
+        let archive = site.archive_of(manifest, version);
+        signer.sign(&archive, b"ED");
+        archive
+    };
+    let hooks = |config: &mut longshore_exec::package::InstallConfig| {
+        config.trust = trust();
+        config.hooks = longshore_exec::package::HookRule::Run { limit: std::time::Duration::from_secs(20) };
+    };
+    for version in ["1.0.0-rc.1", "1.0.0", "1.1.0"] {
+        site.install(&signed(version)).await.unwrap();
+    }
+    let name = "p".parse().unwrap();
+    let refused = async |version: &str| {
+        // As another process would, with nothing in its memory; and before anything of it runs.
+        let again = super::installer(site.packages().root(), hooks);
+        let trees = site.trees();
+        let error = again.install(request(&signed(version)), &CancellationToken::new()).await.unwrap_err();
+        assert!(matches!(&error, InstallError::Older { newest, .. } if newest.as_str() == "1.1.0"), "{error}");
+        assert_eq!((error.step(), error.is_retryable(), site.trees()), ("verify", false, trees));
+        assert!(!site.dir.path().join(version).exists(), "its hook did not run");
+    };
+    refused("1.0.9").await;
+    refused("1.1.0-rc.1").await;
+    site.install(&signed("1.1.0")).await.unwrap();
+    site.installer.uninstall(&name, None, &CancellationToken::new()).await.unwrap();
+    refused("1.0.0").await;
+    // Who says so gets it, and the note stays.
+    let wanted = super::installer(site.packages().root(), |config| (config.trust, config.downgrade) = (trust(), true));
+    wanted.install(request(&signed("1.0.0")), &CancellationToken::new()).await.unwrap();
+    refused("1.0.1").await;
+    // Unsigned packages are of nobody's word, and so is their version.
+    let anybody = super::installer(site.packages().root(), |_| {});
+    anybody.install(request(&site.archive("p", "0.1.0", "x")), &CancellationToken::new()).await.unwrap();
+    // A note that cannot be read is no leave.
+    let note = site.packages().root().join(".store/newest.json");
+    fs::write(&note, "{").unwrap();
+    let error = site.install(&signed("2.0.0")).await.unwrap_err();
+    assert!(matches!(error, InstallError::Store(_)), "{error}");
+    // Installed before there was a note: what is there says it.
+    fs::remove_file(&note).unwrap();
+    wanted.install(request(&signed("1.1.0")), &CancellationToken::new()).await.unwrap();
+    fs::remove_file(&note).unwrap();
+    refused("1.0.2").await;
+}
+
 #[test]
 fn what_is_no_key_is_refused() {
     for bad in ["", "RWQ", "untrusted comment: x", "RUnonsense!"] {

@@ -37,6 +37,9 @@ pub struct AgentView {
     /// What it can do, if it is a worker that is attached to a controller's gateway: the nodes of its packages, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<crate::wire::agent::AttachedWorker>,
+    /// The packages of its host, whose nodes it runs; a worker's are in `worker`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<crate::wire::agent::WorkerPackage>,
     /// When its last heartbeat arrived, by the controller's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
