@@ -19,11 +19,13 @@ mod inside;
 mod launch;
 mod protocol;
 mod redact;
+mod stops;
 pub mod supervisor;
 mod tree;
 
 pub(crate) use capture::{Captured, Sink};
 pub(crate) use groups::{Bound, Groups, boundable, killable};
-pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Stop, Stops, Wiring, hand_over, random_text};
+pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Program, Ran, Wiring, hand_over, random_text};
 pub(crate) use protocol::{Contain, Limits, StartFault};
+pub(crate) use stops::{Stop, Stops};
 pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};
