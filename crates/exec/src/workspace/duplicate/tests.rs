@@ -1,6 +1,6 @@
 //! Copies of what stands still, and refusals by name of what does not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 
+use super::crew::CHUNK_NAMES;
 use super::*;
+use crate::files;
 
 fn copy(from: &Path, into: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Duplicate, CopyError> {
     let workspaces = into.parent().unwrap();
