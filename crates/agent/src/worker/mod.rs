@@ -1,8 +1,9 @@
 //! The worker: does the work of a scheduler, or of a controller's gateway, that hands it out over a WebSocket.
 //!
 //! - [`settings`]: what an operator may set.
-//! - `run`: the loop. It feeds the sans-IO session of `longshore-session` with bytes from `dial` and `socket`, and performs what it asks for.
-//! - `tasks`: which tasks run, decided without a clock or a socket; `queues`: what waits; `perform`: one task; `answer`: what its end is told with.
+//! - `run`: the loop, with rooms for what it hears, says, performs and tells of itself, and for how it ends. It feeds the sans-IO session of `longshore-session` with bytes from `dial` and `socket`, and performs what it asks for.
+//! - `tasks`: which tasks run, decided without a clock or a socket; `queues`: what waits; `perform`: one task; `answer`: what its end is told with. What the loop does with them is in `work`,
+//!   `answering`, `talk` and `package_commands`.
 //! - `journal`: what a killed worker's successor has to know.
 //! - [`Handlers`]: whoever runs the packages' handlers. They never run inside this process.
 //! - [`Operations`]: the same, and for a controller the operations of the catalogue too.
@@ -10,18 +11,21 @@
 //! The invariant guarded here: whatever was acknowledged is answered, once, whatever breaks or is killed; and what was answered is not run again.
 
 mod answer;
+mod answering;
 mod dial;
 mod frames;
 mod handlers;
 mod journal;
 mod next;
 mod operations;
+mod package_commands;
 mod packages;
 mod perform;
 mod queues;
 mod run;
 pub mod settings;
 mod socket;
+mod talk;
 mod tasks;
 mod vitals;
 mod work;
