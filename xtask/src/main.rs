@@ -1,4 +1,4 @@
-//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | chaos | schemathesis | help`.
+//! What a person types in the repository: `cargo xtask setup | demo | test | ci | bench | chaos | schemathesis | fuzz | help`.
 //!
 //! Plain `std` and two small crates, so that it compiles in seconds on a fresh machine. It drives the product from outside, by its
 //! command line and its REST API, and links none of it.
@@ -7,6 +7,7 @@
 
 mod cargo;
 mod demo;
+mod fuzz;
 mod process;
 mod schemathesis;
 mod setup;
@@ -28,6 +29,9 @@ cargo xtask COMMAND
                   (such as --cell cut --seconds 20; --help has all). Root for some of it.
   schemathesis [ARGS]
                   Try the REST API with requests made from its description; ARGS go to schemathesis (such as -n 200).
+  fuzz [SECONDS] [ARGS]
+                  Coverage-guided fuzzing of the session, for a minute unless told otherwise; ARGS go to libFuzzer. Needs a
+                  C++ compiler. Inputs that reach something new are kept in fuzz/corpus.
   setup           Get a nats-server into target/tools; the others do it by themselves.
   help            This.
 
@@ -55,6 +59,7 @@ fn dispatch() -> Result<()> {
         "ci" => stages::ci(),
         "bench" => stages::bench(&args),
         "chaos" => stages::chaos(&args),
+        "fuzz" => fuzz::run_for(&args),
         "schemathesis" => schemathesis::run(&args),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

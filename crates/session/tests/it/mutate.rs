@@ -1,10 +1,11 @@
-//! Mutations of known frames, by the thousand with every run of the tests and by the million on request, since there is no fuzzer in the tool chain:
+//! Mutations of known frames, by the thousand with every run of the tests and by the million on request, and what the fuzzer has found its way with:
 //!
 //! ```text
 //! MUTATIONS=100000000 SEED=7 cargo test -p longshore-session --test it -- --ignored mutations_by_the_million
+//! cargo xtask fuzz 600
 //! ```
 //!
-//! What is found goes into `tests/corpus`, from where every run begins.
+//! Frames that are to be read go into `tests/corpus`, from where every run begins; the fuzzer keeps its own in `fuzz/corpus/session`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -126,6 +127,25 @@ fn run(seed: u64, n: u64) {
             at_gateway = open_gateway().1;
         }
     }
+}
+
+#[test]
+fn nothing_that_the_fuzzer_has_kept_does_harm() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/session");
+    let mut n_inputs = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let ((mut worker, at_worker), (mut gateway, at_gateway)) = (default_worker(), open_gateway());
+        for (line, n) in bytes.split(|byte| *byte == b'\n').zip(1..) {
+            try_one(line);
+            let _ = worker.receive(at_worker, line, now(ms(n)));
+            let _ = gateway.receive(at_gateway, line, now(ms(n)));
+            drain(|| worker.next_output());
+            drain(|| gateway.next_output());
+        }
+        n_inputs += 1;
+    }
+    assert!(n_inputs >= 10, "{n_inputs}");
 }
 
 #[test]
