@@ -28,6 +28,7 @@ mod settings;
 mod start;
 mod targets;
 mod worker;
+mod worker_package_settings;
 mod worker_packages;
 mod workers;
 mod workspace_worker;

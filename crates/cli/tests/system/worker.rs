@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use longshore_testkit::{Process, Role, Scheduler, SchedulerOptions, Signal, Stream, eventually};
 use serde_json::{Value, json};
@@ -44,12 +45,7 @@ impl Home {
         let package = dir.path().join("packages/test.pkg/1.0.0");
         std::fs::create_dir_all(&package).unwrap();
         std::fs::write(package.join("handlers.py"), HANDLERS).unwrap();
-        let node = |name: &str| json!({"type": name, "status": "published", "category": "test", "label": name, "adapter": "main", "handler": name, "schema": {}});
-        let manifest = json!({
-            "schemaVersion": "1.0.0", "name": "test.pkg", "version": "1.0.0", "description": "Handlers of a test.",
-            "adapters": [{"name": "main", "entrypoint": "handlers", "capabilities": ["x"]}], "python": {"requires": ">=3.8"},
-            "nodes": (["echo", "sleep", "fail", "block", "tell"].map(node)),
-        });
+        let manifest = manifest("test.pkg", "1.0.0", &["echo", "sleep", "fail", "block", "tell"]);
         std::fs::write(package.join("manifest.json"), manifest.to_string()).unwrap();
         Self { dir, scheduler: Scheduler::start(options).await }
     }
@@ -62,7 +58,7 @@ impl Home {
         command(self.path(), &self.scheduler.url(), words)
     }
 
-    async fn start(&self, words: &'static [&'static str]) -> Role {
+    pub(crate) async fn start(&self, words: &'static [&'static str]) -> Role {
         let (path, url) = (self.path().to_owned(), self.scheduler.url());
         let role = Role::start(PATIENCE, move || command(&path, &url, &[&["-o", "json", "worker", "start"], words].concat())).await;
         self.scheduler.worker().await;
@@ -70,16 +66,30 @@ impl Home {
     }
 
     pub(crate) fn dispatch(&self, task: &str, node: &str, parameters: &Value) {
+        self.dispatch_to("test.pkg", "1.0.0", task, node, parameters);
+    }
+
+    pub(crate) fn dispatch_to(&self, package: &str, version: &str, task: &str, node: &str, parameters: &Value) {
         let mut frame = Scheduler::task("r", task, parameters);
-        (frame["package_name"], frame["package_version"], frame["node_type"]) = (json!("test.pkg"), json!("1.0.0"), json!(node));
+        (frame["package_name"], frame["package_version"], frame["node_type"]) = (json!(package), json!(version), json!(node));
         self.scheduler.dispatch(&frame);
     }
 
     /// The process of a handler that has begun.
-    async fn pid(&self, file: &str) -> u32 {
+    pub(crate) async fn pid(&self, file: &str) -> u32 {
         let path = self.path().join(file);
         eventually("the handler's process", PATIENCE, async || std::fs::read_to_string(&path).ok()?.parse().ok()).await
     }
+}
+
+/// Of a package whose nodes are functions of `handlers.py`.
+pub(crate) fn manifest(name: &str, version: &str, nodes: &[&str]) -> Value {
+    let node = |name: &&str| json!({"type": name, "status": "published", "category": "test", "label": name, "adapter": "main", "handler": name, "schema": {}});
+    json!({
+        "schemaVersion": "1.0.0", "name": name, "version": version, "description": "Handlers of a test.",
+        "adapters": [{"name": "main", "entrypoint": "handlers", "capabilities": ["x"]}], "python": {"requires": ">=3.8"},
+        "nodes": nodes.iter().map(node).collect::<Vec<_>>(),
+    })
 }
 
 fn command(home: &Path, url: &str, words: &[&str]) -> Command {
@@ -161,6 +171,63 @@ async fn sigterm_lets_what_runs_finish_and_a_second_one_gives_it_back() {
     assert_eq!(home.scheduler.answer("long").await["payload"]["code"], "E.RUNNER.CANCELLED");
     assert_eq!(worker.process().wait(PATIENCE).await.code(), Some(130));
     assert!(!is_alive(pid));
+}
+
+/// The most memory that a process has had.
+fn memory_bytes_max(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
+    flood(4000).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes"]
+async fn a_flood_of_a_hundred_thousand_frames_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
+    flood(100_000).await;
+}
+
+async fn flood(n_frames: usize) {
+    const KINDS: [&str; 3] = ["block", "drop_new", "drop_oldest"];
+    let options = SchedulerOptions { keeps: false, ..Default::default() };
+    let mut grown = Vec::new();
+    for policy in KINDS {
+        let home = Home::new(options.clone()).await;
+        let (url, path) = (home.scheduler.url(), home.path().to_owned());
+        let mut worker = Role::start(PATIENCE, move || {
+            let words = ["session_app_queue_overflow", "dispatch_queue_overflow"].map(|name| format!("--set={name}={policy}"));
+            let more =
+                ["-o", "json", "worker", "start", "--log-level", "ERROR", "--set", "concurrency_max_parallel=1", &words[0], &words[1]];
+            command(&path, &url, &more)
+        })
+        .await;
+        home.scheduler.worker().await;
+        home.dispatch("slow", "sleep", &json!({"pid_file": home.path().join("pid")}));
+        home.pid("pid").await;
+        let pid = worker.process().pid();
+        let before = memory_bytes_max(pid);
+        // More than the window allows: this scheduler does not wait for anybody.
+        for n in 0..n_frames {
+            let mut task = Scheduler::task("r", &format!("t-{n}"), &json!({"n": n}));
+            (task["package_name"], task["node_type"]) = (json!("test.pkg"), json!("echo"));
+            home.scheduler.send("biz.exec.dispatch", &task, None);
+        }
+        // Each was judged, and each that found no room was told so.
+        let n_waiting = 1024 + 256;
+        let n_refused = if policy == "block" { 0 } else { n_frames - n_waiting };
+        eventually("all judged", Duration::from_secs(600), async || {
+            (home.scheduler.n_received("control.ack") > n_frames && home.scheduler.n_received("biz.exec.error") >= n_refused).then_some(())
+        })
+        .await;
+        grown.push((policy, before >> 20, (memory_bytes_max(pid) - before) >> 20));
+        assert!(worker.process().is_running());
+    }
+    println!("MiB before and more: {grown:?}");
+    assert!(grown.iter().all(|(_, _, mebibytes)| *mebibytes < 64), "{grown:?}");
 }
 
 #[tokio::test]

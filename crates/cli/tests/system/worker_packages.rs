@@ -1,149 +1,209 @@
-//! The worker's settings of packages: what each of them changes when a scheduler has one installed.
+//! What packages and their handlers do to a whole worker: less than to the existing one.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use longshore_testkit::{Process, SchedulerOptions, Signal, eventually};
+use longshore_testkit::{Role, Scheduler, SchedulerOptions, eventually};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::fleet::{PATIENCE, longshore};
-use crate::worker::Home;
+use crate::fleet::PATIENCE;
+use crate::worker::{Home, manifest};
 
-/// Runs a worker with these settings, has a package installed, and gives the status and the details of the event.
-async fn installed(home: &Home, settings: &[&str], name: &str, url: &str) -> (String, Value) {
-    let words: Vec<&str> = ["worker", "start"].into_iter().chain(settings.iter().flat_map(|setting| ["--set", setting])).collect();
-    let (n_before, n_sessions) = (home.scheduler.frames("biz.pkg.event").len(), home.scheduler.counts().1);
-    let mut worker = Process::spawn(home.command(&words));
-    eventually("a worker", PATIENCE, async || (home.scheduler.counts().1 > n_sessions).then_some(())).await;
-    home.scheduler.worker().await;
-    home.scheduler.send("biz.pkg.install", &json!({ "name": name, "version": "1.0.0", "url": url }), None);
-    let event =
-        eventually("the event of an install", PATIENCE, async || home.scheduler.frames("biz.pkg.event").get(n_before).cloned()).await;
-    worker.signal(Signal::TERM);
-    worker.wait(PATIENCE).await;
-    let payload = &event["payload"];
-    (payload["status"].as_str().unwrap().to_owned(), payload["details"].clone())
+/// A directory of a package below the packages directory.
+fn put(home: &Home, manifest: &Value, files: &[(&str, &str)]) {
+    let (name, version) = (manifest["name"].as_str().unwrap(), manifest["version"].as_str().unwrap());
+    let dir = home.path().join("packages").join(name).join(version);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
+    for (file, text) in files {
+        std::fs::write(dir.join(file), text).unwrap();
+    }
 }
 
-/// An archive of a package whose manifest has this, too.
-fn archive(home: &Home, name: &str, more: &[(&str, Value)]) -> PathBuf {
-    let source = home.path().join(name);
-    std::fs::create_dir(&source).unwrap();
-    let mut manifest = json!({
-        "schemaVersion": "1.0.0", "name": name, "version": "1.0.0", "description": "", "python": { "requires": ">=3.8" },
-        "adapters": [{ "name": "a", "entrypoint": "m", "capabilities": ["x"] }],
-        "nodes": [{ "type": "t", "status": "draft", "category": "c", "label": "l", "adapter": "a", "handler": "h", "schema": true }],
-    });
-    more.iter().for_each(|(field, value)| manifest[*field] = value.clone());
-    std::fs::write(source.join("manifest.json"), manifest.to_string()).unwrap();
-    std::fs::write(source.join("m.py"), "def h(context):\n    return {}\n").unwrap();
-    let path = home.path().join(format!("{name}.zip"));
-    let words = ["package", "build", source.to_str().unwrap(), "--out", path.to_str().unwrap()];
-    assert!(longshore(home.path(), &words).output().unwrap().status.success());
-    path
+async fn result(home: &Home, task: &str) -> Value {
+    let answer = home.scheduler.answer(task).await;
+    assert_eq!(answer["type"], "biz.exec.result", "{answer}");
+    answer["payload"]["result"].clone()
 }
 
-fn file(path: &Path) -> String {
-    format!("file://{}", path.display())
+#[tokio::test]
+async fn modules_of_one_name_and_nodes_that_cannot_be_resolved_harm_no_other() {
+    let home = Home::new(SchedulerOptions::default()).await;
+    for name in ["pkg.a", "pkg.b"] {
+        let mut manifest = manifest(name, "1.0.0", &["nowhere", "which", "method"]);
+        manifest["adapters"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "class", "entrypoint": "handlers:Handlers", "capabilities": ["x"]}));
+        manifest["nodes"][2]["adapter"] = json!("class");
+        let handlers = "import helper\n\nasync def which(context):\n    return {\"who\": helper.WHO}\n\n\
+            class Handlers:\n    def method(self, context):\n        return {\"who\": helper.WHO + \" by a method\"}\n";
+        put(&home, &manifest, &[("handlers.py", handlers), ("helper.py", &format!("WHO = {name:?}\n"))]);
+    }
+    let _worker = home.start(&[]).await;
+    for name in ["pkg.a", "pkg.b"] {
+        for node in ["nowhere", "which", "method"] {
+            home.dispatch_to(name, "1.0.0", &format!("{node} of {name}"), node, &json!({}));
+        }
+    }
+    for name in ["pkg.a", "pkg.b"] {
+        assert_eq!(home.scheduler.answer(&format!("nowhere of {name}")).await["payload"]["code"], "E.RUNNER.FAILURE");
+        assert_eq!(result(&home, &format!("which of {name}")).await["who"], name);
+        assert_eq!(result(&home, &format!("method of {name}")).await["who"], format!("{name} by a method"));
+    }
 }
 
-/// Serves files of a directory at an address of this host, and an index of what is in it at `/simple/`.
-async fn serve(dir: PathBuf, serving: &mut JoinSet<()>) -> String {
+/// Gives each of these to whoever asks for it, over HTTP and under a name that says nothing.
+async fn serve(tasks: &mut JoinSet<()>, archives: Vec<Vec<u8>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    serving.spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") && socket.read_buf(&mut request).await.is_ok_and(|n| n > 0) {}
-            let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_owned();
-            let body = if path.starts_with("/simple/") {
-                let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-                names.map(|name| format!("<a href=\"/{name}\">{name}</a>\n")).collect::<String>().into_bytes()
-            } else {
-                std::fs::read(dir.join(path.trim_start_matches('/'))).unwrap_or_default()
-            };
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-            let _gone = socket.write_all(&[head.into_bytes(), body].concat()).await;
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let n_bytes = stream.read(&mut request).await.unwrap_or(0);
+            let path = String::from_utf8_lossy(&request[..n_bytes]).split(' ').nth(1).unwrap_or_default().to_owned();
+            let found = path.trim_start_matches('/').parse::<usize>().ok().and_then(|n| archives.get(n));
+            let (status, body) = found.map_or(("404 Not Found", &[][..]), |archive| ("200 OK", archive));
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
         }
     });
     format!("http://{address}")
 }
 
-/// A wheel of one module, made by hand: what `pip` needs of it and no more.
-fn wheel(dir: &Path) {
-    const SCRIPT: &str = "import zipfile, sys\n\
-         z = zipfile.ZipFile(sys.argv[1] + '/tinydep-1.0-py3-none-any.whl', 'w')\n\
-         z.writestr('tinydep.py', '')\n\
-         z.writestr('tinydep-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: tinydep\\nVersion: 1.0\\n')\n\
-         z.writestr('tinydep-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
-         z.writestr('tinydep-1.0.dist-info/RECORD', '')\n\
-         z.close()";
-    assert!(Command::new("python3").args(["-c", SCRIPT]).arg(dir).status().unwrap().success());
-}
-
-fn why(details: &Value) -> &str {
-    details["error"].as_str().unwrap_or_default()
-}
-
-#[tokio::test]
-async fn how_far_whose_and_with_which_hooks_packages_are_installed_is_as_it_is_set() {
-    let home = Home::new(SchedulerOptions::default()).await;
-    let (archives, mut serving) = (home.path().join("served"), JoinSet::new());
-    std::fs::create_dir(&archives).unwrap();
-    std::fs::copy(archive(&home, "near", &[]), archives.join("near.zip")).unwrap();
-    let near = serve(archives, &mut serving).await + "/near.zip";
-    for setting in ["package_reach=public", "package_reach=private"] {
-        let (status, details) = installed(&home, &[setting], "near", &near).await;
-        assert!(status == "failed" && why(&details).contains("127.0.0.1 is not among the public"), "{setting}: {details}");
+fn archive(manifest: &Value, files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let manifest = manifest.to_string();
+    for (name, text) in files.iter().copied().chain([("manifest.json", manifest.as_str())]) {
+        let mut header = tar::Header::new_gnu();
+        // As it is: the library refuses names that lead out.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append(&header, text.as_bytes()).unwrap();
     }
-    assert_eq!(installed(&home, &["package_reach=loopback"], "near", &near).await.0, "installed");
+    tar.into_inner().unwrap()
+}
 
-    let ran = home.path().join("ran");
-    let hooked = file(&archive(&home, "hooked", &[("hooks", json!({ "install": [format!("touch {}", ran.display())] }))]));
-    let (_, details) = installed(&home, &[], "hooked", &hooked).await;
-    assert!(details["hooks"]["skipped"]["hooks"] == 1 && !ran.exists(), "{details}");
-    let again = file(&archive(&home, "again", &[("hooks", json!({ "install": [format!("touch {}", ran.display())] }))]));
-    let (_, details) = installed(&home, &["package_hooks=true"], "again", &again).await;
-    assert!(details["hooks"]["ran"]["hooks"] == 1 && ran.exists(), "{details}");
-
-    let unsigned = file(&archive(&home, "unsigned", &[]));
-    let keys = r#"package_keys=["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"]"#;
-    let (status, details) = installed(&home, &[keys], "unsigned", &unsigned).await;
-    assert!(status == "failed" && why(&details).contains("have to be signed"), "{details}");
-    assert_eq!(installed(&home, &[], "unsigned", &unsigned).await.0, "installed");
+fn versioned(version: &str) -> Vec<u8> {
+    let handlers = format!("async def version(context):\n    return {{\"version\": {version:?}}}\n");
+    archive(&manifest("web.pkg", version, &["version"]), &[("handlers.py", &handlers)])
 }
 
 #[tokio::test]
-async fn where_pythons_and_their_packages_come_from_is_as_it_is_set() {
+async fn packages_come_over_http_and_one_that_is_refused_changes_nothing() {
     let home = Home::new(SchedulerOptions::default()).await;
-    let (wheels, mut serving) = (home.path().join("wheels"), JoinSet::new());
-    std::fs::create_dir(&wheels).unwrap();
-    wheel(&wheels);
-    let depends = |name: &str| file(&archive(&home, name, &[("python", json!({ "requires": ">=3.8", "dependencies": ["tinydep"] }))]));
-    let (status, details) = installed(&home, &[], "none", &depends("none")).await;
-    assert!(status == "failed" && why(&details).contains("neither a directory of wheels nor an index"), "{details}");
-    let setting = format!("package_wheels_dir={}", wheels.display());
-    let (status, details) = installed(&home, &[&setting], "off-line", &depends("off-line")).await;
-    assert_eq!(status, "installed", "{details}");
-    let index = serve(wheels, &mut serving).await.replace("http://", "package_index=http://user:hunter2@") + "/simple/";
-    let (status, details) = installed(&home, &[&index], "index", &depends("index")).await;
-    assert_eq!(status, "installed", "{details}");
+    let mut tasks = JoinSet::new();
+    let hostile = archive(&manifest("web.pkg", "3.0.0", &["version"]), &[("../../../escaped", "x"), ("handlers.py", "")]);
+    let mut needy = manifest("web.pkg", "4.0.0", &["version"]);
+    needy["python"]["dependencies"] = json!(["nothing-has-this-name==1.0"]);
+    let archives = vec![versioned("1.0.0"), versioned("2.0.0"), hostile, archive(&needy, &[("handlers.py", "")])];
+    let url = serve(&mut tasks, archives).await;
+    let victim = home.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("file"), "mine").unwrap();
+    let _worker = home.start(&["--set", "package_reach=loopback"]).await;
+    let command = async |kind: &str, command: Value| {
+        let events = || home.scheduler.frames("biz.pkg.event");
+        let n = events().len();
+        home.scheduler.send(kind, &command, None);
+        eventually("an event", PATIENCE, async || events().get(n).map(|frame| frame["payload"].clone())).await
+    };
+    let install = async |name: &str, version: &str, n: usize, sha256: Value| {
+        let mut frame = json!({"name": name, "version": version, "url": format!("{url}/{n}")});
+        if !sha256.is_null() {
+            frame["sha256"] = sha256;
+        }
+        command("biz.pkg.install", frame).await
+    };
+    assert_eq!(install("web.pkg", "1.0.0", 0, Value::Null).await["status"], "installed");
+    let versions = || -> Vec<Value> {
+        let registered = home.scheduler.registered().unwrap()["packages"].as_array().unwrap().clone();
+        registered.into_iter().filter(|package| package["name"] == "web.pkg").map(|package| package["version"].clone()).collect()
+    };
+    assert_eq!(versions(), ["1.0.0"]);
+    let names = async |what: &str, event: Value, expected: &str| {
+        let text = event["details"].to_string();
+        assert!(event["status"] == "failed" && text.contains(expected), "{what}: {event}");
+    };
+    names("a digest of something else", install("web.pkg", "2.0.0", 1, json!("0".repeat(64))).await, "SHA-256").await;
+    names("another version than was asked for", install("web.pkg", "9.0.0", 1, Value::Null).await, "2.0.0").await;
+    names("a name that leads out of the archive", install("web.pkg", "3.0.0", 2, Value::Null).await, "escaped").await;
+    names("a name that leads out of the packages", install("../victim", "1.0.0", 0, Value::Null).await, "../victim").await;
+    names("nothing there", install("web.pkg", "5.0.0", 9, Value::Null).await, "404").await;
+    names("a dependency from nowhere", install("web.pkg", "4.0.0", 3, Value::Null).await, "dependencies").await;
+    assert_eq!(std::fs::read_to_string(victim.join("file")).unwrap(), "mine");
+    let is_escaped = |dir: &Path| dir.ancestors().any(|dir| dir.join("escaped").exists());
+    assert!(!is_escaped(&home.path().join("packages/web.pkg/3.0.0")));
+    assert_eq!(versions(), ["1.0.0"]);
+    // Side by side, and the other one goes alone.
+    assert_eq!(install("web.pkg", "2.0.0", 1, Value::Null).await["status"], "installed");
+    for version in ["1.0.0", "2.0.0"] {
+        home.dispatch_to("web.pkg", version, version, "version", &json!({}));
+        assert_eq!(result(&home, version).await["version"], version);
+    }
+    assert_eq!(command("biz.pkg.uninstall", json!({"name": "web.pkg", "version": "1.0.0"})).await["status"], "installed");
+    assert_eq!(versions(), ["2.0.0"]);
+    home.dispatch_to("web.pkg", "2.0.0", "still", "version", &json!({}));
+    assert_eq!(result(&home, "still").await["version"], "2.0.0");
+}
 
-    // What is no Python fails to make an environment, and to run a handler.
-    let fake = home.path().join("python-of-ours");
-    std::fs::write(&fake, "#!/bin/sh\necho \"a python of ours\" >&2\nexit 3\n").unwrap();
-    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let python = format!("python_program={}", fake.display());
-    let (status, details) = installed(&home, &[&setting, &python], "fake", &depends("fake")).await;
-    assert!(status == "failed" && why(&details).contains("a python of ours"), "{details}");
-    let mut worker = Process::spawn(home.command(&["worker", "start", "--set", &python]));
-    home.scheduler.worker().await;
-    home.dispatch("fake", "echo", &json!({}));
-    let answer = home.scheduler.answer("fake").await;
-    assert!(answer["payload"]["message"].as_str().unwrap().contains("a python of ours"), "{answer}");
-    worker.signal(Signal::TERM);
-    worker.wait(PATIENCE).await;
+const OTHERS: &str = r#"
+import os, pathlib, time
+
+def block(context):
+    pathlib.Path(context.params["pid_file"]).write_text(str(os.getpid()))
+    while not os.path.exists(context.params["until"]):
+        time.sleep(0.01)
+    return {}
+
+async def where(context):
+    return {"data_dir": str(context.data_dir.resolve())}
+"#;
+
+#[tokio::test]
+async fn a_handler_that_blocks_its_event_loop_holds_up_neither_acknowledgements_nor_heartbeats_nor_other_packages() {
+    let home = Home::new(SchedulerOptions::default()).await;
+    let mut manifest = manifest("other.pkg", "1.0.0", &["block", "where"]);
+    manifest["nodes"][0]["config"] = json!({"exec_mode": "inline"});
+    put(&home, &manifest, &[("handlers.py", OTHERS)]);
+    let _worker = home.start(&["--set", "heartbeat_interval_seconds=1", "--set", "heartbeat_jitter_seconds=1"]).await;
+    let other = |task: &str, node: &str, parameters: Value| home.dispatch_to("other.pkg", "1.0.0", task, node, &parameters);
+    other("blocks", "block", json!({"pid_file": home.path().join("pid"), "until": home.path().join("gate")}));
+    home.pid("pid").await;
+    let n_beats = home.scheduler.frames("control.heartbeat").len();
+    home.dispatch("echo", "echo", &json!({"a": 1}));
+    assert_eq!(result(&home, "echo").await["a"], 1);
+    // One for the blocked host is acknowledged now and done later.
+    other("waits", "where", json!({}));
+    let id = home.scheduler.dispatched().last().unwrap().id.clone();
+    let is_acknowledged = || home.scheduler.received().iter().any(|text| text.contains("control.ack") && text.contains(&id));
+    eventually("its acknowledgement", PATIENCE, async || is_acknowledged().then_some(())).await;
+    eventually("a heartbeat", PATIENCE, async || (home.scheduler.frames("control.heartbeat").len() > n_beats).then_some(())).await;
+    assert!(home.scheduler.answers("blocks").is_empty() && home.scheduler.answers("waits").is_empty());
+    std::fs::write(home.path().join("gate"), "").unwrap();
+    assert_eq!(home.scheduler.answer("blocks").await["payload"]["status"], "SUCCEEDED");
+    result(&home, "waits").await;
+    // Whatever a run or a task is called, its data is below the data directory.
+    let below = home.path().join("var/data").canonicalize().unwrap();
+    for (n, run) in ["../../..", "/", "..", "a/b", "a\\..\\..", "."].into_iter().enumerate() {
+        let mut frame = Scheduler::task(run, &format!("../{n}"), &json!({}));
+        (frame["package_name"], frame["package_version"], frame["node_type"]) = (json!("other.pkg"), json!("1.0.0"), json!("where"));
+        home.scheduler.dispatch(&frame);
+        let found = result(&home, &format!("../{n}")).await["data_dir"].as_str().unwrap().to_owned();
+        assert!(Path::new(&found).starts_with(&below) && Path::new(&found) != below, "{run}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_without_an_interpreter_starts_and_says_what_is_missing_when_it_is_needed() {
+    let home = Home::new(SchedulerOptions::default()).await;
+    let _worker: Role = home.start(&["--set", "python_program=/nowhere/python"]).await;
+    home.dispatch("t", "echo", &json!({}));
+    let answer = home.scheduler.answer("t").await;
+    let message = answer["payload"]["message"].as_str().unwrap();
+    assert!(answer["payload"]["code"] == "E.RUNNER.FAILURE" && message.contains("/nowhere/python"), "{answer}");
 }
