@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use longshore_session::control::Register;
-use longshore_session::{Message, Now, Payload, Stop};
+use longshore_session::{Message, Now, Payload, Phase, Stop};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -175,8 +175,9 @@ impl Runner {
         Now { at: self.began.elapsed(), wall: jiff::Timestamp::now() }
     }
 
+    /// Whether no more work is taken. A drain counts from the moment in which it was heard: what was sent after it may have come with it.
     pub(super) fn is_ending(&self) -> bool {
-        self.ending != Ending::No
+        self.ending != Ending::No || self.session.phase() == Phase::Draining
     }
 
     /// Runs until the session has ended and nothing runs.

@@ -56,8 +56,6 @@ impl Runner {
                 if stats.app_queue + stats.held > 0 {
                     self.note_waiting(bytes);
                 }
-                // What this frame asks for comes before the next frame: nothing begins after a drain.
-                self.perform_outputs();
             }
             // No deeper: the words of the reader may hold some of the frame.
             Err(ignored) => {
