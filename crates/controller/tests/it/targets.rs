@@ -55,6 +55,20 @@ async fn each_of_a_frozen_set_answers_for_itself() {
 }
 
 #[tokio::test]
+async fn an_agent_with_several_labels_that_match_is_told_once() {
+    let house = House::start().await;
+    let labels = ["group:web.dev", "group:web.dev.eu", "group:web.prod", "tier:web"];
+    let agent = house.member(1, "web-01", &labels).await;
+    for (n, target) in ["group:web", "group:web.dev", "_all"].into_iter().enumerate() {
+        let job = submit(&house, target).await;
+        assert_eq!(job.executions.len(), 1, "{target}");
+        let told = agent.inbox().await;
+        assert_eq!(told.iter().filter(|task| task.job == job.id).count(), 1, "{target}");
+        assert_eq!(told.len(), n + 1, "{target}");
+    }
+}
+
+#[tokio::test]
 async fn a_repeat_for_those_who_failed_is_for_nobody_else() {
     let (house, [one, two, three]) = fleet().await;
     let first = submit(&house, "_all").await;
