@@ -1,4 +1,4 @@
-//! Holds `docs/promises.md` and `docs/settings.md` true: every test they name exists.
+//! Holds `docs/promises.md`, `docs/settings.md` and `docs/astraflow-worker.md` true: every test they name exists, under a heading of its own.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,6 +13,11 @@ fn every_test_that_a_setting_rests_on_exists() {
     check("docs/settings.md");
 }
 
+#[test]
+fn every_test_that_the_guide_for_workers_rests_on_exists() {
+    check("docs/astraflow-worker.md");
+}
+
 /// The last cell of each row of its tables names tests.
 fn check(document: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies one level below the workspace");
@@ -22,6 +27,13 @@ fn check(document: &str) {
         collect(&root.join(dir), &mut functions);
     }
     let mut n_rows = 0;
+    // A table without its head is none for whoever reads it.
+    let mut before = "";
+    for line in table.lines() {
+        assert!(!line.starts_with("| ---") || before.starts_with("| "), "{document}: a table lacks its head");
+        assert!(!line.starts_with("## ") || before.is_empty(), "{document}: {line} follows without a gap");
+        before = line;
+    }
     for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")) {
         // The last cell names the tests; names in the other cells are the system's.
         let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();

@@ -5,6 +5,7 @@ mod connection;
 mod ending;
 mod flood;
 mod flow;
+mod guide;
 mod limits;
 mod refusals;
 mod settings;
