@@ -326,6 +326,6 @@ mod tests {
             let loaded = Settings::load(&Sources { file: Some((PathBuf::from("f"), fields)), ..Sources::default() }).unwrap();
             assert_ne!(loaded.settings, Settings::default(), "{name}");
         }
-        assert_eq!(names.len(), 58);
+        assert_eq!(names.len(), 59);
     }
 }
