@@ -278,7 +278,7 @@ impl Case {
             if left.is_empty() || passed >= GONE_WITHIN {
                 break left;
             }
-            std::thread::sleep(LOOK_EVERY);
+            self.runtime.block_on(async { tokio::time::sleep(LOOK_EVERY).await });
             passed += looked_at.elapsed().min(LOOK_EVERY * 4);
             looked_at = Instant::now();
         };
