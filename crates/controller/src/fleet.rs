@@ -8,12 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use longshore_model::access::Caller;
 use longshore_model::limits::EXECUTIONS_MAX;
 use longshore_model::operation::{Call, Operation, PackageRun};
-use longshore_model::wire::agent::{AgentState, Heartbeat, WorkerPackage};
+use longshore_model::wire::agent::{AgentState, FleetRevision, Heartbeat, WorkerPackage};
 use longshore_model::wire::facts::FactsRecord;
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::rest::{AgentCondition, AgentView, AlarmView, DrainView};
 use longshore_model::{AgentId, ExecutionId, HostName, Label, Target};
-use longshore_store::RegistryEvent;
+use longshore_store::{RegistryEvent, RegistryItem};
 use tokio::time::Instant;
 
 use crate::app::App;
@@ -81,6 +81,7 @@ pub(crate) struct Fleet {
     states: BTreeMap<AgentId, AgentState>,
     is_current: bool,
     current_since: Option<Instant>,
+    seen: FleetRevision,
 }
 
 /// Whether a submission may wait for agents that are not available.
@@ -276,6 +277,16 @@ impl Fleet {
     /// Whether the registry has told everybody who was there.
     pub(crate) fn is_current(&self) -> bool {
         self.is_current
+    }
+
+    /// How far the registry has told.
+    pub(crate) fn seen(&self) -> FleetRevision {
+        self.seen
+    }
+
+    /// Notes how far the registry has told.
+    fn come(&mut self, seen: FleetRevision) {
+        self.seen = seen;
     }
 
     /// Who answers a job for this target.
@@ -553,12 +564,13 @@ pub(crate) async fn follow(app: App) {
 async fn read(app: &App) -> Result<(), longshore_store::Error> {
     let mut watch = app.store.registry.watch().await?;
     app.fleet_mut().doubt();
-    while let Some(event) = watch.next().await {
-        let event = event?;
+    while let Some(item) = watch.next().await {
+        let RegistryItem { event, seen } = item?;
         let recalled = if event == RegistryEvent::Current { app.store.facts.all().await? } else { Vec::new() };
         let mut fleet = app.fleet_mut();
         fleet.recall(recalled);
         fleet.take(event);
+        fleet.come(seen);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use longshore_model::fact::FactValues;
 use longshore_model::job::Job;
-use longshore_model::wire::agent::Heartbeat;
+use longshore_model::wire::agent::{FleetRevision, Heartbeat};
 use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::facts::FactsRecord;
@@ -38,6 +38,13 @@ fn definitions_of_schema_1_load() {
 fn definitions_that_name_their_key_load() {
     assert!(survives::<Definition>(include_str!("golden/definition.1.key.json")).key_sha256.is_some());
     assert_eq!(survives::<Definition>(include_str!("golden/definition.1.json")).key_sha256, None);
+}
+
+#[test]
+fn definitions_that_name_the_fleet_that_their_set_is_of_load() {
+    let named = survives::<Definition>(include_str!("golden/definition.1.fleet.json")).fleet_revision;
+    assert_eq!(named, Some(FleetRevision { heartbeats: 1207, states: 3 }));
+    assert_eq!(survives::<Definition>(include_str!("golden/definition.1.json")).fleet_revision, None);
 }
 
 #[test]

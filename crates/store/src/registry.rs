@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_model::AgentId;
-use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::agent::{AgentState, FleetRevision, Heartbeat};
 
 use crate::{Error, Revision};
 
@@ -24,8 +24,17 @@ pub enum RegistryEvent {
     Current,
 }
 
+/// What a watcher is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryItem {
+    /// What happened.
+    pub event: RegistryEvent,
+    /// How far the watcher has come with it: everything up to there has been told, or was replaced by what was told.
+    pub seen: FleetRevision,
+}
+
 /// Changes in the fleet without an end.
-pub type RegistryStream = BoxStream<'static, Result<RegistryEvent, Error>>;
+pub type RegistryStream = BoxStream<'static, Result<RegistryItem, Error>>;
 
 /// The newest that there is of an agent's life.
 #[derive(Debug, Clone, PartialEq, Eq)]

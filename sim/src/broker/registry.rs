@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use longshore_model::AgentId;
 use longshore_model::wire::agent::{AgentState, Heartbeat};
-use longshore_store::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision};
+use longshore_store::{Error, Newest, Registry, RegistryEvent, RegistryItem, RegistryStream, Revision};
 
 use super::Kind::{Read, Write};
 use super::Link;
@@ -80,8 +80,9 @@ impl Registry for Link {
         let world = self.world.clone();
         let inner = self.ask(Read, "watching", String::new, async move { world.raw.registry.watch().await }).await?;
         let world = self.world.clone();
-        let is_told = move |event: &Result<RegistryEvent, Error>| {
-            let is_of_the_future = matches!(event, Ok(RegistryEvent::Beat(heartbeat)) if heartbeat.started_at > world.now());
+        let is_told = move |item: &Result<RegistryItem, Error>| {
+            let is_of_the_future =
+                matches!(item, Ok(RegistryItem { event: RegistryEvent::Beat(heartbeat), .. }) if heartbeat.started_at > world.now());
             std::future::ready(!(is_of_the_future && world.is(Bug::FutureNotBelieved)))
         };
         Ok(self.told(inner.filter(is_told).boxed()))

@@ -449,7 +449,7 @@ async fn a_drained_agent_takes_nothing_until_it_is_told_to_and_stays_drained_ove
     let says = async |drained: bool| {
         let mut watch = registry.watch().await.unwrap();
         let is_it = |event| matches!(event, RegistryEvent::Beat(beat) if beat.agent == me && beat.drained == drained);
-        let told = async { while !is_it(watch.next().await.unwrap().unwrap()) {} };
+        let told = async { while !is_it(watch.next().await.unwrap().unwrap().event) {} };
         tokio::time::timeout(PATIENCE, told).await.expect("the agent says that it knows");
     };
     let first = bench.start_agent(me, 2).await;

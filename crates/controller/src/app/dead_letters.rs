@@ -17,7 +17,7 @@ use longshore_store::{Error as StoreError, JobRecord, LetterPut, StoredLetter};
 
 use super::record::Shares;
 use super::submit::{self, Submitted};
-use super::{App, Error, fold, permit, permit_targets, resolve, shown_to};
+use super::{App, Error, Frozen, again, fold, permit, permit_targets, resolve, shown_to};
 use crate::fleet::Waits;
 use crate::index::Index;
 use crate::letters::{Letters, fingerprint, redrive_key, view};
@@ -133,14 +133,14 @@ async fn submit_again(app: &App, caller: &Caller, of: JobId, job: Job, dead: Vec
         // An earlier try came no further. Or the job was deleted just now: then its key says so by now.
         held = reserve(app, of, &key, &wanted).await?;
     }
-    match dead.as_slice() {
-        [ExecutionId::Any] => drop(resolve(app, caller, &job.target, &job.call, Waits::No)?),
-        agents => app.fleet().check(agents)?,
-    }
+    let frozen = match dead.as_slice() {
+        [ExecutionId::Any] => Frozen { executions: dead, ..resolve(app, caller, &job.target, &job.call, Waits::No)? },
+        _agents => again(app, dead)?,
+    };
     let now = app.now();
     let submission = Submission::again(job, now);
     submit::check_retention(app, &submission, now)?;
-    let placed = submit::Placed { id: held, executions: dead, retry_of: Some(of), key_sha256: Some(key) };
+    let placed = submit::Placed { id: held, frozen, retry_of: Some(of), key_sha256: Some(key) };
     submit::accept(app, caller, submission, placed).await
 }
 

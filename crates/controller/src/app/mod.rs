@@ -31,6 +31,7 @@ pub(crate) use state::App;
 
 use longshore_model::access::Caller;
 use longshore_model::operation::Call;
+use longshore_model::wire::agent::FleetRevision;
 use longshore_model::{ExecutionId, Target};
 
 use crate::fleet::{Needs, Waits};
@@ -66,10 +67,26 @@ pub(crate) fn permit_targets(app: &App, caller: &Caller, target: &str, execution
     if refused.is_empty() { Ok(()) } else { Err(Error::ForbiddenTargets { names: refused.join(", ") }) }
 }
 
+/// Who is to answer a job.
+pub(crate) struct Frozen {
+    pub(crate) executions: Vec<ExecutionId>,
+    /// The fleet that they are of.
+    pub(crate) fleet_revision: FleetRevision,
+}
+
 /// Who a target means now.
-pub(crate) fn resolve(app: &App, caller: &Caller, target: &Target, call: &Call, waits: Waits) -> Result<Vec<ExecutionId>, Error> {
+pub(crate) fn resolve(app: &App, caller: &Caller, target: &Target, call: &Call, waits: Waits) -> Result<Frozen, Error> {
     let needs = Needs::of(call, app.store.clock.unique());
-    app.fleet().resolve(target, needs, waits).map_err(|refused| refused.told_to(caller).into())
+    let fleet = app.fleet();
+    let executions = fleet.resolve(target, needs, waits).map_err(|refused| refused.told_to(caller))?;
+    Ok(Frozen { executions, fleet_revision: fleet.seen() })
+}
+
+/// These, if each of them can do work now.
+pub(crate) fn again(app: &App, executions: Vec<ExecutionId>) -> Result<Frozen, Error> {
+    let fleet = app.fleet();
+    fleet.check(&executions)?;
+    Ok(Frozen { executions, fleet_revision: fleet.seen() })
 }
 
 /// Names of targets that a refusal lists.

@@ -138,6 +138,7 @@ pub(crate) fn job_view(record: &JobRecord, retried_by: Vec<JobId>, now: Timestam
         timeout: Span(Duration::from_millis(definition.timeout_ms)).to_string(),
         max_attempts: definition.max_attempts,
         concurrency_key: definition.concurrency_key.clone(),
+        fleet_revision: definition.fleet_revision,
         annotations: definition.annotations.clone(),
         retry_of: definition.retry_of,
         retried_by,

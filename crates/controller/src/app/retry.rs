@@ -8,7 +8,7 @@ use longshore_model::{ExecutionId, ExecutionState, JobId, Target};
 use crate::fleet::Waits;
 
 use super::submit::{self, Submitted};
-use super::{App, Error, fold, permit, resolve, shown_to};
+use super::{App, Error, again, fold, permit, resolve, shown_to};
 
 /// What of a job is repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,14 +41,11 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
         return Err(Error::NotFinal { job: id });
     }
     let did = |state| matches!(state, ExecutionState::Completed | ExecutionState::Skipped);
-    let (target, executions) = match what {
-        Repeat::All => {
-            let executions = resolve(app, caller, &job.target, &job.call, Waits::No)?;
-            (job.target.clone(), executions)
-        }
+    let (target, frozen) = match what {
+        Repeat::All => (job.target.clone(), resolve(app, caller, &job.target, &job.call, Waits::No)?),
         Repeat::For(target) => {
-            let executions = resolve(app, caller, &target, &job.call, Waits::No)?;
-            (target, executions)
+            let frozen = resolve(app, caller, &target, &job.call, Waits::No)?;
+            (target, frozen)
         }
         // Who failed is asked again, also where the target would mean others by now.
         Repeat::Failed => {
@@ -56,14 +53,13 @@ pub(crate) async fn repeat(app: &App, caller: &Caller, id: JobId, what: Repeat) 
             if failed.is_empty() {
                 return Err(Error::field("/only", "every execution of the job completed, so none is to be repeated"));
             }
-            app.fleet().check(&failed)?;
-            (job.target.clone(), failed)
+            (job.target.clone(), again(app, failed)?)
         }
     };
 
     let now = app.now();
     let submission = Submission { target, ..Submission::again(job, now) };
     submit::check_retention(app, &submission, now)?;
-    let placed = submit::Placed { id: submit::new_id(app), executions, retry_of: Some(id), key_sha256: None };
+    let placed = submit::Placed { id: submit::new_id(app), frozen, retry_of: Some(id), key_sha256: None };
     submit::accept(app, caller, submission, placed).await
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
+use longshore_model::JobId;
 use longshore_model::access::Caller;
 use longshore_model::job::turn::waiter;
 use longshore_model::job::{Job, Submission};
 use longshore_model::operation::has_secrets;
 use longshore_model::wire::record::{Definition, Reservation, SCHEMA};
 use longshore_model::wire::rest::{JobRequest, JobView};
-use longshore_model::{ExecutionId, JobId};
 use longshore_seal::fingerprint;
 use longshore_store::{Created, JobRecord};
 use sha2::{Digest, Sha256};
@@ -23,7 +23,7 @@ use crate::fleet::Waits;
 use crate::wait::Ticket;
 
 use super::results::Shown;
-use super::{App, Error, chain, job_view, permit, permit_targets, resolve};
+use super::{App, Error, Frozen, chain, job_view, permit, permit_targets, resolve};
 use super::{bundles, get};
 
 /// What became of a submission.
@@ -89,8 +89,8 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
 
 async fn accept_new(app: &App, caller: &Caller, submission: Submission, id: JobId, key_sha256: Option<String>) -> Result<Submitted, Error> {
     let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
-    let executions = resolve(app, caller, &submission.target, &submission.call, waits)?;
-    accept(app, caller, submission, Placed { id, executions, retry_of: None, key_sha256 }).await
+    let frozen = resolve(app, caller, &submission.target, &submission.call, waits)?;
+    accept(app, caller, submission, Placed { id, frozen, retry_of: None, key_sha256 }).await
 }
 
 /// The job that a key stands for.
@@ -108,8 +108,7 @@ async fn reserve(app: &App, key: &str, wanted: &Reservation) -> Result<JobId, Er
 /// What a submission becomes.
 pub(super) struct Placed {
     pub(super) id: JobId,
-    /// The frozen set.
-    pub(super) executions: Vec<ExecutionId>,
+    pub(super) frozen: Frozen,
     pub(super) retry_of: Option<JobId>,
     pub(super) key_sha256: Option<String>,
 }
@@ -119,7 +118,7 @@ pub(super) async fn accept(
     app: &App,
     caller: &Caller,
     mut submission: Submission,
-    Placed { id, executions, retry_of, key_sha256 }: Placed,
+    Placed { id, frozen: Frozen { executions, fleet_revision }, retry_of, key_sha256 }: Placed,
 ) -> Result<Submitted, Error> {
     permit_targets(app, caller, &submission.target.to_string(), &executions)?;
     let _held = bundles::hold(app, &submission).await?;
@@ -133,7 +132,7 @@ pub(super) async fn accept(
         // Before the job: one that is stored has its place. A place whose job never comes is removed by a reconciler.
         app.store.turns.enter(&waiter).await?;
     }
-    let mut definition = Definition { key_sha256, ..Definition::from(&job) };
+    let mut definition = Definition { key_sha256, fleet_revision: Some(fleet_revision), ..Definition::from(&job) };
     if let Some(signer) = &app.config.job_signer {
         signer.sign(&mut definition);
     }

@@ -29,6 +29,7 @@ pub(super) fn definition(id: u128) -> Definition {
         sealed_for: None,
         signature: None,
         key_sha256: None,
+        fleet_revision: None,
     }
 }
 

@@ -102,6 +102,7 @@ fn definition(id: u128) -> Definition {
         sealed_for: None,
         signature: None,
         key_sha256: None,
+        fleet_revision: None,
     }
 }
 

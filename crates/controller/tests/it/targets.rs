@@ -1,11 +1,13 @@
 //! Jobs for many: who is meant, what each did, and what is done about those who did not.
 
 use longshore_controller::token::{self, Grant};
+use longshore_model::wire::agent::FleetRevision;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Outcome;
 use longshore_model::wire::rest::JobView;
 use longshore_model::{ExecutionState, JobStatus};
-use longshore_store::Appended;
+use longshore_store::{Appended, jetstream};
+use longshore_testkit::NatsServer;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -66,6 +68,41 @@ async fn an_agent_with_several_labels_that_match_is_told_once() {
         assert_eq!(told.iter().filter(|task| task.job == job.id).count(), 1, "{target}");
         assert_eq!(told.len(), n + 1, "{target}");
     }
+}
+
+#[tokio::test]
+async fn the_revision_that_a_frozen_set_is_of_is_named_with_it() {
+    let server = NatsServer::start().await;
+    let config = jetstream::Config { url: server.url(), ..jetstream::Config::default() };
+    let house = House::on(jetstream::connect(&config).await.unwrap(), |_| {}).await;
+    let mut agents = Vec::new();
+    for n in 1..=3 {
+        let agent = house.member(n, &format!("web-{n}"), &["group:web"]).await;
+        let newest = house.store.registry.newest(agent.id).await.unwrap().revision;
+        agents.push(agent);
+        for target in ["_all", "group:web"] {
+            let job = submit(&house, target).await;
+            let meant: Vec<_> = job.executions.iter().map(|execution| execution.id.agent().unwrap()).collect();
+            assert_eq!(meant, agents.iter().map(|agent| agent.id).collect::<Vec<_>>());
+            assert_eq!(job.fleet_revision, Some(FleetRevision { heartbeats: newest, states: 0 }));
+            let stored = house.store.ledger.load(job.id).await.unwrap().unwrap().definition;
+            assert_eq!((stored.fleet_revision, house.job(job.id).await.fleet_revision), (job.fleet_revision, job.fleet_revision));
+        }
+    }
+    // The broker's own word for who was there at that revision.
+    let kept = server.ask("$JS.API.STREAM.INFO.KV_agent-registry", &Value::Null).await;
+    let last = submit(&house, "_all").await.fleet_revision.unwrap();
+    assert_eq!((json!(last.heartbeats), json!(3)), (kept["state"]["last_seq"].clone(), kept["state"]["num_subjects"].clone()));
+
+    let drained = house.post("/api/v1/agents/web-2/drain", &json!({})).await;
+    assert_eq!(drained.status(), StatusCode::OK);
+    house
+        .until("the drain is seen", async || {
+            let job = submit(&house, "_all").await;
+            assert_eq!(job.executions.len(), 2, "it counts at once");
+            job.fleet_revision == Some(FleetRevision { states: 1, ..last })
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -92,6 +92,8 @@ impl From<&Job> for Definition {
             sealed_for: job.sealed_for,
             // The key is the submission's matter, and that of whoever stores it.
             key_sha256: None,
+            // So is the fleet, which only whoever made the set knows.
+            fleet_revision: None,
             signature: None,
         }
     }

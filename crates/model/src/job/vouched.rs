@@ -81,6 +81,7 @@ impl<'a> Shares<'a> {
             retry_of,
             sealed_for,
             key_sha256,
+            fleet_revision,
             signature: _,
         } = self.definition;
         Definition {
@@ -103,6 +104,7 @@ impl<'a> Shares<'a> {
             retry_of: *retry_of,
             sealed_for: *sealed_for,
             key_sha256: key_sha256.clone(),
+            fleet_revision: *fleet_revision,
             signature,
         }
     }
@@ -175,6 +177,7 @@ mod tests {
     use super::super::tests::{agent, at, job};
     use super::*;
     use crate::JobId;
+    use crate::wire::agent::FleetRevision;
 
     fn definition(n_executions: u128) -> Definition {
         let signature = Some(Signature { key: "k".into(), value: "v".into(), proof: Vec::new() });
@@ -218,6 +221,7 @@ mod tests {
             retry_of: Some(JobId::from_bits(7)),
             sealed_for: Some(JobId::from_bits(8)),
             key_sha256: Some("ab".into()),
+            fleet_revision: Some(FleetRevision { heartbeats: 1, states: 2 }),
             ..whole.clone()
         };
         let full = serde_json::to_value(&full).unwrap();
@@ -236,8 +240,18 @@ mod tests {
         ];
         let mut names = vec!["signature".to_owned()];
         for (name, value) in changed.iter().cloned().chain(
-            ["not_before", "backoff_ms", "usual_backoff", "concurrency_key", "annotations", "retry_of", "sealed_for", "key_sha256"]
-                .map(|name| (name, full[name].clone())),
+            [
+                "not_before",
+                "backoff_ms",
+                "usual_backoff",
+                "concurrency_key",
+                "annotations",
+                "retry_of",
+                "sealed_for",
+                "key_sha256",
+                "fleet_revision",
+            ]
+            .map(|name| (name, full[name].clone())),
         ) {
             let mut other = form.clone();
             other[name] = value;

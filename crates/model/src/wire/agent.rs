@@ -8,6 +8,15 @@ use crate::limits::{PACKAGE_NAME_BYTES_MAX, WORKER_NODES_MAX, WORKER_PACKAGES_MA
 use crate::operation::{Operation, PackageRun};
 use crate::package::compare_versions;
 
+/// How far the registry was followed when something was decided by it. Larger is later; the two do not compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FleetRevision {
+    /// Of the newest heartbeat that was seen, or end of one.
+    pub heartbeats: u64,
+    /// Of the newest drain or undrain that was seen.
+    pub states: u64,
+}
+
 /// Kept while the agent lives: it expires unless renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agent::FleetRevision;
 use super::problem::ErrorCode;
 use crate::id::{AgentId, ExecutionId, JobId};
 
@@ -61,6 +62,9 @@ pub struct Definition {
     /// Hash of the idempotency key it came with, under which its reservation is. Records of before this field do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_sha256: Option<String>,
+    /// The fleet that the set of executions was made from. Records of before this field do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet_revision: Option<FleetRevision>,
     /// Who vouches for all of the above. Absent where the controller signs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use longshore_model::AgentId;
-use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::agent::{AgentState, FleetRevision, Heartbeat};
 
 use super::link::{Guard, Shared, Written, from_json, to_json};
 use super::tail::{From, Item, Reading, Tail};
 use crate::layout::Layout;
-use crate::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision};
+use crate::{Error, Newest, Registry, RegistryEvent, RegistryItem, RegistryStream, Revision};
 
 const TTL: &str = "Nats-TTL";
 const OPERATION: &str = "KV-Operation";
@@ -131,11 +131,12 @@ impl Registry for JetStreamRegistry {
             states: open(&layout.state_bucket).await?,
             beats_are_current: false,
             states_are_current: false,
+            seen: FleetRevision::default(),
         };
         Ok(stream::unfold(Some(watch), |watch| async move {
             let mut watch = watch?;
             match watch.next().await {
-                Ok(event) => Some((Ok(event), Some(watch))),
+                Ok(event) => Some((Ok(RegistryItem { event, seen: watch.seen }), Some(watch))),
                 Err(fault) => Some((Err(fault), None)),
             }
         })
@@ -149,6 +150,7 @@ struct Watch {
     states: Reading,
     beats_are_current: bool,
     states_are_current: bool,
+    seen: FleetRevision,
 }
 
 impl Watch {
@@ -158,19 +160,26 @@ impl Watch {
             tokio::select! {
                 item = self.beats.next() => match item? {
                     Item::Current => self.beats_are_current = true,
-                    Item::Message(message, _) => match parse(&self.link, &message) {
-                        // Markers of agents that were gone before the watcher came are no news.
-                        Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Removed(_)) if !self.beats_are_current => {}
-                        Some(event) => return Ok(event),
-                        None => {}
-                    },
+                    Item::Message(message, place) => {
+                        self.seen.heartbeats = place.sequence;
+                        match parse(&self.link, &message) {
+                            // Markers of agents that were gone before the watcher came are no news.
+                            Some(RegistryEvent::Left(_) | RegistryEvent::Silent(_) | RegistryEvent::Removed(_))
+                                if !self.beats_are_current => {}
+                            Some(event) => return Ok(event),
+                            None => {}
+                        }
+                    }
                 },
                 item = self.states.next() => match item? {
                     Item::Current => self.states_are_current = true,
-                    Item::Message(message, _) => match from_json(&message.subject, &message.payload) {
-                        Ok(state) => return Ok(RegistryEvent::State(state)),
-                        Err(error) => tracing::error!(%error, "what an agent is to do cannot be read, and is passed over"),
-                    },
+                    Item::Message(message, place) => {
+                        self.seen.states = place.sequence;
+                        match from_json(&message.subject, &message.payload) {
+                            Ok(state) => return Ok(RegistryEvent::State(state)),
+                            Err(error) => tracing::error!(%error, "what an agent is to do cannot be read, and is passed over"),
+                        }
+                    }
                 },
             }
             if !was_current && self.beats_are_current && self.states_are_current {

@@ -11,11 +11,11 @@ use futures::StreamExt;
 use futures::stream;
 use longshore_model::AgentId;
 use longshore_model::limits::DRAINS_KEPT;
-use longshore_model::wire::agent::{AgentState, Heartbeat};
+use longshore_model::wire::agent::{AgentState, FleetRevision, Heartbeat};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Memory, Shared};
-use crate::{Error, Newest, Registry, RegistryEvent, RegistryStream, Revision, Wake};
+use crate::{Error, Newest, Registry, RegistryEvent, RegistryItem, RegistryStream, Revision, Wake};
 
 /// Invariant: every agent in `agents` has its newest event in `events`, as has every state in `states`, and those that live are in `expiries`.
 #[derive(Default)]
@@ -113,7 +113,10 @@ impl Registry for Memory {
             fleet.newest
         };
         let watcher = Watcher { shared: Arc::clone(&self.0), after: 0, phase: Phase::CatchingUp { until } };
-        Ok(stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|event| (Ok(event), watcher)) }).boxed())
+        Ok(stream::unfold(watcher, |mut watcher| async move {
+            watcher.next().await.map(|event| (Ok(RegistryItem { event, seen: watcher.seen() }), watcher))
+        })
+        .boxed())
     }
 }
 
@@ -192,6 +195,11 @@ impl Fleet {
 }
 
 impl Watcher {
+    /// Heartbeats and states have one count here.
+    fn seen(&self) -> FleetRevision {
+        FleetRevision { heartbeats: self.after, states: self.after }
+    }
+
     async fn next(&mut self) -> Option<RegistryEvent> {
         loop {
             let shared = Arc::clone(&self.shared);

@@ -1,7 +1,7 @@
 //! Several fleets on one broker: each has its own names, and sees nothing of the others.
 
 use longshore_store::jetstream::{Config, connect};
-use longshore_store::{FeedItem, LetterEvent, Position, RegistryEvent, Store};
+use longshore_store::{FeedItem, LetterEvent, Position, RegistryEvent, RegistryItem, Store};
 use longshore_testkit::{NatsOptions, NatsServer};
 
 use crate::harness::{A_WHILE, Puller, next, nothing_comes, soon};
@@ -34,7 +34,10 @@ async fn two_namespaces_on_one_broker_do_not_see_each_other() {
             assert!(other.ledger.load(job_id(job)).await.unwrap().is_none(), "a job");
         }
         assert!(other.ledger.load_answer(job_id(1), any_job(1).executions[0]).await.unwrap().is_none(), "an answer");
-        assert!(matches!(next(&mut other.registry.watch().await.unwrap()).await, Ok(RegistryEvent::Current)), "an agent");
+        assert!(
+            matches!(next(&mut other.registry.watch().await.unwrap()).await, Ok(RegistryItem { event: RegistryEvent::Current, .. })),
+            "an agent"
+        );
         assert!(other.registry.state_of(agent).await.unwrap().is_none(), "what people want");
         assert!(matches!(next(&mut other.dead_letters.follow().await.unwrap()).await, Ok(LetterEvent::Current)), "a dead letter");
         assert!(other.audit.after(0, 10).await.unwrap().items.is_empty(), "the audit trail");

@@ -31,7 +31,7 @@ const TTL: Duration = Duration::from_secs(2);
 
 async fn an_empty_fleet_is_current_at_once(store: Store) {
     let mut watcher = store.registry.watch().await.unwrap();
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Current);
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Current);
     assert!(nothing_comes(&mut watcher, A_WHILE).await);
 }
 
@@ -50,10 +50,10 @@ async fn those_who_are_gone_are_no_part_of_the_fleet(store: Store) {
         next(&mut earlier).await.unwrap();
     }
     store.registry.leave(agent_id(1)).await.unwrap();
-    assert_eq!(next(&mut earlier).await.unwrap(), RegistryEvent::Left(agent_id(1)));
-    assert_eq!(next(&mut earlier).await.unwrap(), RegistryEvent::Silent(agent_id(2)));
+    assert_eq!(next(&mut earlier).await.unwrap().event, RegistryEvent::Left(agent_id(1)));
+    assert_eq!(next(&mut earlier).await.unwrap().event, RegistryEvent::Silent(agent_id(2)));
     let mut newcomer = store.registry.watch().await.unwrap();
-    assert_eq!(next(&mut newcomer).await.unwrap(), RegistryEvent::Current);
+    assert_eq!(next(&mut newcomer).await.unwrap().event, RegistryEvent::Current);
 }
 
 async fn a_watcher_is_told_of_changes(store: Store) {
@@ -61,10 +61,10 @@ async fn a_watcher_is_told_of_changes(store: Store) {
     for event in [RegistryEvent::Beat(heartbeat(1, 0)), RegistryEvent::Beat(heartbeat(2, 5)), RegistryEvent::Beat(heartbeat(1, 3))] {
         let RegistryEvent::Beat(heartbeat) = &event else { unreachable!() };
         store.registry.beat(heartbeat).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), event);
+        assert_eq!(next(&mut watcher).await.unwrap().event, event);
     }
     store.registry.leave(agent_id(1)).await.unwrap();
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Left(agent_id(1)));
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Left(agent_id(1)));
     assert!(nothing_comes(&mut watcher, A_WHILE).await);
 }
 
@@ -72,9 +72,9 @@ async fn who_left_may_return(store: Store) {
     let (mut watcher, _) = fleet(&store).await;
     for running in 0..3 {
         store.registry.beat(&heartbeat(1, running)).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Beat(heartbeat(1, running)));
         store.registry.leave(agent_id(1)).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Left(agent_id(1)));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Left(agent_id(1)));
     }
     assert_eq!(fleet(&store).await.1, []);
 }
@@ -91,8 +91,8 @@ async fn goodbyes_are_safe_to_repeat(store: Store) {
 async fn an_agent_without_heartbeat_falls_silent(store: Store) {
     let (mut watcher, _) = fleet(&store).await;
     store.registry.beat(&heartbeat(1, 0)).await.unwrap();
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, 0)));
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Beat(heartbeat(1, 0)));
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Silent(agent_id(1)));
     assert_eq!(fleet(&store).await.1, []);
     assert!(nothing_comes(&mut watcher, A_WHILE).await);
 }
@@ -101,7 +101,7 @@ async fn an_agent_that_beats_on_is_not_silent(store: Store) {
     let (mut watcher, _) = fleet(&store).await;
     for running in 0..8 {
         store.registry.beat(&heartbeat(1, running)).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Beat(heartbeat(1, running)));
         assert!(nothing_comes(&mut watcher, TTL / 4).await, "silent after heartbeat {running}");
     }
 }
@@ -110,8 +110,8 @@ async fn who_fell_silent_may_return(store: Store) {
     let (mut watcher, _) = fleet(&store).await;
     for running in 0..2 {
         store.registry.beat(&heartbeat(1, running)).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, running)));
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Beat(heartbeat(1, running)));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Silent(agent_id(1)));
     }
 }
 
@@ -124,12 +124,12 @@ async fn what_people_want_of_an_agent_is_kept_and_told(store: Store) {
     for drained in [true, false, true] {
         store.registry.set_state(&state(drained)).await.unwrap();
         assert_eq!(store.registry.state_of(agent_id(1)).await.unwrap(), Some(state(drained)));
-        assert_eq!(next(&mut early).await.unwrap(), RegistryEvent::State(state(drained)));
+        assert_eq!(next(&mut early).await.unwrap().event, RegistryEvent::State(state(drained)));
         while next(&mut wakes).await != Wake::State {}
     }
     let mut late = store.registry.watch().await.unwrap();
-    assert_eq!(next(&mut late).await.unwrap(), RegistryEvent::State(state(true)), "only what is wanted now, though nobody lives");
-    assert_eq!(next(&mut late).await.unwrap(), RegistryEvent::Current);
+    assert_eq!(next(&mut late).await.unwrap().event, RegistryEvent::State(state(true)), "only what is wanted now, though nobody lives");
+    assert_eq!(next(&mut late).await.unwrap().event, RegistryEvent::Current);
     assert!(nothing_comes(&mut others, A_WHILE).await);
 }
 
@@ -155,7 +155,7 @@ async fn who_fell_silent_is_bound_anew(store: Store) {
     let (mut watcher, _) = fleet(&store).await;
     let first = store.registry.beat_after(&heartbeat(1, 0), 0).await.unwrap().unwrap();
     next(&mut watcher).await.unwrap();
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Silent(agent_id(1)));
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Silent(agent_id(1)));
     assert_eq!(store.registry.beat_after(&heartbeat(1, 1), first).await.unwrap(), None);
     let gone = store.registry.newest(agent_id(1)).await.unwrap();
     assert_eq!(gone.heartbeat, None);
@@ -187,7 +187,7 @@ async fn an_agent_that_is_forgotten_leaves_nothing_and_may_return(store: Store) 
     let (mut watcher, _) = fleet(&store).await;
     for _ in 0..2 {
         store.registry.forget(gone).await.unwrap();
-        assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Removed(gone));
+        assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Removed(gone));
     }
     let left = async |agent| {
         let state = store.registry.state_of(agent).await.unwrap().is_some();
@@ -199,7 +199,7 @@ async fn an_agent_that_is_forgotten_leaves_nothing_and_may_return(store: Store) 
     assert_eq!(left(gone).await, (false, false, false, 0, 0));
     assert_eq!(left(stays).await, (true, true, true, 1, 1));
     store.registry.beat(&heartbeat(1, 0)).await.unwrap();
-    assert_eq!(next(&mut watcher).await.unwrap(), RegistryEvent::Beat(heartbeat(1, 0)));
+    assert_eq!(next(&mut watcher).await.unwrap().event, RegistryEvent::Beat(heartbeat(1, 0)));
     assert_eq!(fleet(&store).await.1.len(), 2);
 }
 
@@ -227,7 +227,7 @@ async fn fleet(store: &Store) -> (RegistryStream, Vec<Heartbeat>) {
     let mut watcher = store.registry.watch().await.unwrap();
     let mut living = Vec::new();
     loop {
-        match next(&mut watcher).await.unwrap() {
+        match next(&mut watcher).await.unwrap().event {
             RegistryEvent::Beat(heartbeat) => living.push(heartbeat),
             RegistryEvent::Current => return (watcher, living),
             // See `those_who_are_gone_are_no_part_of_the_fleet`.

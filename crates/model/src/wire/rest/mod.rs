@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agent::FleetRevision;
 use super::audit::AuditRecord;
 use super::dead_letter::DeadExecution;
 use super::record::{Failure, Outcome};
@@ -157,6 +158,9 @@ pub struct JobView {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub retried_by: Vec<crate::JobId>,
+    /// How far the registry was followed when the set of who answers was frozen: it is everybody meant by the target who was there then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet_revision: Option<FleetRevision>,
     /// One for each agent that answers.
     pub executions: Vec<ExecutionView>,
     /// What happened, oldest first.
