@@ -219,7 +219,7 @@ async fn flood(n_frames: usize) {
         // Each was judged, and each that found no room was told so.
         let n_waiting = 1024 + 256;
         let n_refused = if policy == "block" { 0 } else { n_frames - n_waiting };
-        eventually("all judged", Duration::from_secs(600), async || {
+        eventually("all judged", Duration::from_secs(3600), async || {
             (home.scheduler.n_received("control.ack") > n_frames && home.scheduler.n_received("biz.exec.error") >= n_refused).then_some(())
         })
         .await;
