@@ -98,13 +98,17 @@ pub(super) async fn end(app: &App, by: &str, id: JobId, patience: Duration) -> R
     Ok(ended)
 }
 
-/// Where the ledger has the end of what had not started, and the request of the end of what ran.
+/// Where the ledger has the end of what had not started, and the request of the end of what ran; or a start, if one came later in an
+/// execution that ended before the cancel reached it. So nothing is recorded after it that starts.
 fn took_effect_at(record: &JobRecord) -> Option<Revision> {
     let is_cancel = |kind: &EventKind| match kind {
         EventKind::Cancelled { .. } | EventKind::CancelRequested { .. } => true,
         EventKind::Started { .. } | EventKind::Retrying { .. } | EventKind::Expired | EventKind::Lost { .. } => false,
     };
-    record.events.iter().filter(|(.., event)| is_cancel(&event.kind)).map(|(revision, ..)| *revision).max()
+    let cancelled = record.events.iter().filter(|(.., event)| is_cancel(&event.kind)).map(|(revision, ..)| *revision).max()?;
+    let is_start = |kind: &EventKind| matches!(kind, EventKind::Started { .. });
+    let started = record.events.iter().filter(|(.., event)| is_start(&event.kind)).map(|(revision, ..)| *revision).max();
+    started.max(Some(cancelled))
 }
 
 impl Ended {
