@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use longshore_agent::{Agent, Config, FactsPolicy, Thresholds};
+use longshore_agent::{Agent, Config, Error, FactsPolicy, Thresholds};
 use longshore_exec::{Machine, SupervisorCommand};
 use longshore_model::Label;
 use longshore_model::retry::standard_backoff;
+use longshore_model::wire::agent;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker;
-use crate::history::Drain;
+use crate::history::{COPY, Drain};
 use crate::host::{SimHost, SimNotes};
 use crate::rng::Rng;
-use crate::world::{Actor, HEARTBEAT_LASTS, World, agent_id};
+use crate::world::{Actor, Clocks, HEARTBEAT_LASTS, World, agent_id};
 
 /// The label that every second agent has.
 pub(crate) const LABEL: &str = "group:web.dev";
@@ -25,6 +27,10 @@ pub(crate) const GROUP: &str = "group:web";
 
 /// The most by which a host's clock is wrong, in seconds: longer than any claim, heartbeat or grace lasts.
 const CLOCK_ERROR_MAX: u64 = 300;
+/// What the trace says of a host's clock.
+pub(crate) const CLOCK_IS_WRONG: &str = "has a clock that is wrong by";
+/// How long two processes of one identity may take until one of them is refused.
+const MEETS_FOR: Duration = Duration::from_secs(20);
 
 /// A host and the agent's process on it, if there is one.
 pub(crate) struct Seat {
@@ -33,9 +39,13 @@ pub(crate) struct Seat {
     config: Config,
     notes: SimNotes,
     process: Option<Process>,
+    /// It never comes back.
+    is_gone: bool,
+    down_since: Option<Instant>,
 }
 
 struct Process {
+    id: String,
     tasks: JoinSet<()>,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -76,38 +86,111 @@ impl Seat {
         if world.is_skewed && rng.chance(600) {
             let seconds = i64::try_from(rng.between(10, CLOCK_ERROR_MAX)).unwrap_or(0);
             let error = SignedDuration::from_secs(if rng.chance(500) { seconds } else { -seconds });
-            world.note(Actor::Agent(n), || format!("has a clock that is wrong by {error:?}"));
-            world.history().errors.insert(Actor::Agent(n), error);
+            world.note(Actor::Agent(n), || format!("{CLOCK_IS_WRONG} {error:?}"));
+            if world.clocks != Clocks::Right {
+                world.history().errors.insert(Actor::Agent(n), error);
+            }
         }
-        Self { world: world.clone(), n, config, notes: SimNotes::new(world), process: None }
+        Self { world: world.clone(), n, config, notes: SimNotes::new(world), process: None, is_gone: false, down_since: None }
     }
 
     pub(crate) fn is_up(&self) -> bool {
         self.process.is_some()
     }
 
-    /// Starts a process, if there is none.
+    /// Starts a process, if there is none and the agent is not gone for good.
     pub(crate) fn start(&mut self) {
-        if self.is_up() {
+        // One that was refused is started again, as by whatever looks after it.
+        if self.has_died() && self.was_refused() {
+            self.process = None;
+            self.has_ended();
+        }
+        if self.is_up() || self.is_gone {
             return;
         }
-        let me = Actor::Agent(self.n);
-        self.world.note(me, || "starts".to_owned());
         self.world.history().drain(agent_id(self.n), Drain::ProcessBegan);
+        self.process = Some(self.begin(false));
+    }
+
+    fn begin(&self, is_copy: bool) -> Process {
+        let me = Actor::Agent(self.n);
+        self.world.note(me, || if is_copy { "starts from a copy of its data" } else { "starts" }.to_owned());
         let store = broker::store(&self.world, me, self.world.clock_of(me));
-        let host = Arc::new(SimHost { world: self.world.clone(), n: self.n });
-        let agent = Agent::on(self.config.clone(), store, host, Arc::new(self.notes.clone()));
+        let place = if is_copy { format!("{COPY}-of-place-{}", self.n) } else { format!("place-{}", self.n) };
+        let process = agent::Process { id: format!("process-{}-{}", self.n, self.world.clock.unique()), place };
+        let id = process.id.clone();
+        let host = Arc::new(SimHost { world: self.world.clone(), n: self.n, process });
+        let notes = if is_copy { SimNotes::new(&self.world) } else { self.notes.clone() };
+        let agent = Agent::on(self.config.clone(), store, host, Arc::new(notes));
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let (world, to_drain, to_stop) = (self.world.clone(), drain.clone(), stop.clone());
+        let (n, my_id) = (self.n, id.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            while agent.join().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            let ended = agent.run(to_drain, to_stop).await;
+            let ended = loop {
+                match agent.join().await {
+                    Ok(()) => break agent.run(to_drain, to_stop).await,
+                    Err(refused @ Error::Identity { .. }) => break Err(refused),
+                    Err(_) => sleep(Duration::from_millis(500)).await,
+                }
+            };
             world.note(me, || format!("has ended: {ended:?}"));
+            if let Err(Error::Identity { .. }) = ended {
+                let mut history = world.history();
+                let seq = history.next();
+                history.refused.push((agent_id(n), my_id, seq));
+            }
         });
-        self.process = Some(Process { tasks, drain, stop });
+        Process { id, tasks, drain, stop }
+    }
+
+    fn was_refused(&self) -> bool {
+        let own = self.process.as_ref().map(|own| &own.id);
+        self.world.history().refused.iter().any(|(_, process, _)| Some(process) == own)
+    }
+
+    /// Whether its last heartbeat is over, so that a process from a copy of its data may be bound as well as its own.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.down_since.is_some_and(|since| since.elapsed() > HEARTBEAT_LASTS)
+    }
+
+    /// Runs a process from a copy of the data directory beside the agent's own, which is started if it does not run, until one of them is
+    /// refused. The copy is gone then; the agent's own process is, if it was the one that was refused.
+    pub(crate) async fn meet_copy(&mut self, is_calm: bool) {
+        if self.is_gone {
+            return;
+        }
+        self.start();
+        let mut copy = self.begin(true);
+        let gives_up = Instant::now() + MEETS_FOR;
+        let mut is_refused = false;
+        while Instant::now() < gives_up && !is_refused && self.is_up() && copy.tasks.try_join_next().is_none() {
+            sleep(Duration::from_millis(100)).await;
+            is_refused = self.has_died();
+        }
+        let own = self.process.as_ref().map(|own| own.id.clone()).unwrap_or_default();
+        if is_refused {
+            self.process = None;
+            self.has_ended();
+            sleep(Duration::from_secs(3)).await;
+        }
+        if is_calm {
+            self.world.history().meetings.push((agent_id(self.n), own, copy.id.clone()));
+        }
+        let was_bound = self.world.history().bindings.iter().any(|bound| bound.process == copy.id);
+        drop(copy);
+        if was_bound {
+            self.has_ended();
+        }
+    }
+
+    /// Ends for good.
+    pub(crate) fn go(&mut self) {
+        self.kill();
+        self.is_gone = true;
+        let now = self.world.now();
+        self.world.note(Actor::Agent(self.n), || "is gone for good".to_owned());
+        self.world.history().gone.insert(agent_id(self.n), now);
     }
 
     /// Kills the process: whatever it is at is not gone on with.
@@ -137,13 +220,14 @@ impl Seat {
         }
     }
 
-    fn has_ended(&self) {
+    fn has_ended(&mut self) {
+        self.down_since = Some(Instant::now());
         let now = self.world.now();
         self.world.history().process_ends.push((agent_id(self.n), now));
     }
 
     /// Whether the process has ended by itself, which it should not.
     pub(crate) fn has_died(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| process.tasks.try_join_next().is_some())
+        self.process.as_mut().is_some_and(|process| process.tasks.try_join_next().is_some() || process.tasks.is_empty())
     }
 }

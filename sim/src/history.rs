@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, Outcome};
 use longshore_model::wire::rest::JobRequest;
@@ -28,14 +29,34 @@ pub(crate) struct History {
     pub(crate) defined: BTreeMap<JobId, Defined>,
     pub(crate) written: BTreeMap<Key, Vec<Written>>,
     pub(crate) runs: Vec<Run>,
-    pub(crate) cancels: Vec<Acknowledged>,
+    pub(crate) cancels: Vec<Cancelled>,
     pub(crate) deletes: Vec<Acknowledged>,
+    /// Deletes that somebody began to ask for, whatever came of them.
+    pub(crate) delete_wishes: Vec<Acknowledged>,
+    /// Every offer of work that reached an agent.
+    pub(crate) offers: Vec<Offer>,
+    /// When an agent ended a claim or gave it back: when it said so, whether or not anybody heard it.
+    pub(crate) let_go: Vec<(Key, AgentId, Seq)>,
+    /// When an agent was first told that somebody wants the end of what it runs.
+    pub(crate) learned: BTreeMap<(Key, AgentId), Timestamp>,
     /// When the ledger's records of a job went.
     pub(crate) removed: BTreeMap<JobId, Timestamp>,
     /// When an agent's claim was last known to the broker: delivered or extended.
     pub(crate) claims: BTreeMap<(Key, AgentId), Vec<Timestamp>>,
     pub(crate) drains: Vec<(AgentId, Seq, Drain)>,
     pub(crate) beats: BTreeMap<AgentId, Vec<Timestamp>>,
+    /// The same heartbeats, with the processes that they bind to an identity.
+    pub(crate) bindings: Vec<Binding>,
+    /// Goodbyes.
+    pub(crate) leaves: Vec<(AgentId, Seq)>,
+    /// Processes that were refused an identity.
+    pub(crate) refused: Vec<(AgentId, String, Seq)>,
+    /// Two processes of one agent, its own and one from a copy, that had the time to be told apart while nothing went wrong.
+    pub(crate) meetings: Vec<(AgentId, String, String)>,
+    /// Dead letters as they were stored.
+    pub(crate) letters: Vec<(Seq, DeadLetter)>,
+    /// Agents that went and never come back.
+    pub(crate) gone: BTreeMap<AgentId, Timestamp>,
     pub(crate) views: Vec<Seen>,
     /// Repeats that were asked for: of which job, and what was made.
     pub(crate) repeats: Vec<(JobId, Repeat, Option<JobId>)>,
@@ -123,6 +144,8 @@ pub(crate) struct Run {
     pub(crate) key: Key,
     pub(crate) attempt: u32,
     pub(crate) agent: AgentId,
+    /// Which process of the agent's.
+    pub(crate) process: String,
     /// Of what was to be done, as the host was told.
     pub(crate) task: String,
     /// Whether it writes output, which its answer has to wait for.
@@ -149,6 +172,47 @@ pub(crate) struct Acknowledged {
     pub(crate) seq: Seq,
 }
 
+/// A cancel that was answered.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    pub(crate) job: JobId,
+    /// When it was asked for.
+    pub(crate) asked: Seq,
+    pub(crate) seq: Seq,
+    /// Where the answer says that it took effect.
+    pub(crate) revision: Option<u64>,
+}
+
+/// Work that an agent was offered.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) key: Key,
+    pub(crate) agent: AgentId,
+    pub(crate) seq: Seq,
+    pub(crate) at: Timestamp,
+}
+
+/// A heartbeat that took effect.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) agent: AgentId,
+    pub(crate) process: String,
+    pub(crate) place: String,
+    pub(crate) revision: u64,
+    pub(crate) seq: Seq,
+    pub(crate) at: Timestamp,
+}
+
+impl Binding {
+    /// Whether the process runs from a copy of its agent's data directory.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.place.starts_with(COPY)
+    }
+}
+
+/// How the place begins where such a process runs.
+pub(crate) const COPY: &str = "copy";
+
 /// What is known of an agent's drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drain {
@@ -172,9 +236,24 @@ pub(crate) enum Repeat {
 /// What a client was shown of a job.
 #[derive(Debug)]
 pub(crate) struct Seen {
+    /// Who was shown it.
+    pub(crate) client: u64,
     pub(crate) job: JobId,
     pub(crate) seq: Seq,
-    pub(crate) states: BTreeMap<ExecutionId, (ExecutionState, Option<Timestamp>)>,
+    /// When it was asked for.
+    pub(crate) asked: Seq,
+    /// Of each execution; nothing of a job that is not there.
+    pub(crate) shares: BTreeMap<ExecutionId, Share>,
+    pub(crate) timeline: Vec<Told>,
+}
+
+/// What a client was shown of an execution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) state: ExecutionState,
+    pub(crate) attempts: u32,
+    /// Somebody wants its end, or it has ended.
+    pub(crate) is_ending: bool,
 }
 
 impl History {
@@ -200,6 +279,11 @@ impl History {
         if !is_known {
             written.push(Written { seq, at, by, record });
         }
+    }
+
+    /// Whether an execution has been answered.
+    pub(crate) fn is_answered(&self, key: Key) -> bool {
+        self.written.get(&key).into_iter().flatten().any(|written| matches!(written.record, Record::Answer(_)))
     }
 
     pub(crate) fn claim(&mut self, key: Key, agent: AgentId, at: Timestamp) {

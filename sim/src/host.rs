@@ -22,10 +22,14 @@ use crate::history::{End, Run};
 use crate::plant::Bug;
 use crate::world::{Actor, World, agent_id};
 
+/// The longest that work takes to its end once it is told to, in milliseconds.
+pub(crate) const DIES_WITHIN_MAX: u64 = 4_000;
+
 /// A host that does nothing but take its time.
 pub(crate) struct SimHost {
     pub(crate) world: Arc<World>,
     pub(crate) n: usize,
+    pub(crate) process: Process,
 }
 
 /// Notes in memory. They belong to the host, not to the process.
@@ -39,7 +43,7 @@ pub(crate) struct SimNotes {
 struct Course {
     takes: Duration,
     ends: End,
-    /// Between the wish that it ends and its end.
+    /// Between the wish that it ends and its end, at most [`DIES_WITHIN_MAX`].
     dies_within: Duration,
     talks: bool,
 }
@@ -71,7 +75,7 @@ impl Host for SimHost {
             biased;
             () = sleep(course.takes) => course.ends,
             () = sleep_until(deadline) => End::Finished { outcome: Outcome::Failed, transient: false },
-            () = cancel.cancelled() => {
+            () = cancel.cancelled(), if !self.world.is(Bug::CancelUnheard) => {
                 sleep(course.dies_within).await;
                 End::Finished { outcome: Outcome::Cancelled, transient: false }
             }
@@ -91,7 +95,7 @@ impl Host for SimHost {
     }
 
     fn process(&self) -> Process {
-        Process { id: format!("process-{}-{}", self.n, self.world.clock.unique()), place: format!("place-{}", self.n) }
+        self.process.clone()
     }
 
     async fn close(&self) {}
@@ -113,7 +117,7 @@ impl SimHost {
             70..=73 if is_query => outcome(Outcome::Skipped),
             _ => End::Finished { outcome: Outcome::Failed, transient: true },
         };
-        let dies_within = Duration::from_millis(if rng.chance(300) { rng.between(1, 4000) } else { 0 });
+        let dies_within = Duration::from_millis(if rng.chance(300) { rng.between(1, DIES_WITHIN_MAX) } else { 0 });
         Course { takes: Duration::from_millis(takes), ends, dies_within, talks: rng.chance(200) }
     }
 
@@ -128,6 +132,7 @@ impl SimHost {
             key: (job.id, task.execution),
             attempt: task.attempt,
             agent: agent_id(self.n),
+            process: self.process.id.clone(),
             task: task_text(job.call.operation().name(), &job.call.args_json(), &job.annotations),
             talks: course.talks,
             fence: task.fence,

@@ -19,4 +19,4 @@ mod world;
 
 pub use check::Violation;
 pub use plant::Bug;
-pub use run::{Counts, Options, Report, run};
+pub use run::{Counts, Options, Report, compare_clocks, run};

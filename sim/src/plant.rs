@@ -66,11 +66,39 @@ pub enum Bug {
     FutureNotBelieved,
     /// An agent's process tells when it began by its own clock, and when its work did by the broker's.
     StampsMixed,
+    /// A read of a job now and then shows what the first one showed.
+    ReadsGoBack,
+    /// An agent whose start is refused takes that for its own start, recorded before.
+    ConflictIsMine,
+    /// An agent that is offered something again does not see that it was answered.
+    FinishedNotSeen,
+    /// An agent does not confirm an offer of what was answered.
+    FinishedNotConfirmed,
+    /// Work goes on although it was told to end.
+    CancelUnheard,
+    /// What was ended because somebody wanted it is said to have failed.
+    CancelToldAsFailure,
+    /// A cancel names a place in the ledger that is not its own.
+    CancelMisnamed,
+    /// Controllers record neither losses nor expiries.
+    LossUnrecorded,
+    /// A process does not look whether another has its identity.
+    BindingForced,
+    /// That an identity was refused is not in the audit trail.
+    RefusalUnaudited,
+    /// A dead letter does not say who had the work.
+    LetterWithoutAgent,
+    /// A dead letter stays although what was lost was answered after all.
+    LetterOutlivesAnswer,
+    /// A duration is the difference of two clocks' stamps.
+    DurationByWallClock,
+    /// An agent does not take what was submitted in its future.
+    ClocksCompared,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 45] = [
         Self::StartUnguarded,
         Self::LedgerNotFolded,
         Self::StartUnrecorded,
@@ -102,6 +130,20 @@ impl Bug {
         Self::CursorRunsAhead,
         Self::FutureNotBelieved,
         Self::StampsMixed,
+        Self::ReadsGoBack,
+        Self::ConflictIsMine,
+        Self::FinishedNotSeen,
+        Self::FinishedNotConfirmed,
+        Self::CancelUnheard,
+        Self::CancelToldAsFailure,
+        Self::CancelMisnamed,
+        Self::LossUnrecorded,
+        Self::BindingForced,
+        Self::RefusalUnaudited,
+        Self::LetterWithoutAgent,
+        Self::LetterOutlivesAnswer,
+        Self::DurationByWallClock,
+        Self::ClocksCompared,
     ];
 
     /// The promises, one of which it must be seen to break: numbers of invariants, or words.
@@ -132,6 +174,20 @@ impl Bug {
             Self::CursorForgotten => &["INV-14 nothing"],
             Self::CursorRunsAhead => &["INV-14 everything"],
             Self::FutureNotBelieved => &["INV-33"],
+            Self::ReadsGoBack => &["INV-11"],
+            Self::ConflictIsMine => &["INV-18"],
+            Self::FinishedNotSeen => &["INV-24 no"],
+            Self::FinishedNotConfirmed => &["INV-24 a"],
+            Self::CancelUnheard => &["INV-26 work"],
+            Self::CancelToldAsFailure => &["INV-26 what"],
+            Self::CancelMisnamed => &["INV-28"],
+            Self::LossUnrecorded => &["INV-30"],
+            Self::BindingForced => &["INV-35 at"],
+            Self::RefusalUnaudited => &["INV-35 a refusal"],
+            Self::LetterWithoutAgent => &["INV-37 a letter says"],
+            Self::LetterOutlivesAnswer => &["INV-37 no"],
+            Self::DurationByWallClock => &["INV-57 a duration"],
+            Self::ClocksCompared => &["INV-57 wrong"],
         }
     }
 }

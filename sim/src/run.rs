@@ -11,7 +11,7 @@ use longshore_store::Appended;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::agents::{Seat, hostname};
+use crate::agents::{CLOCK_IS_WRONG, Seat, hostname};
 use crate::check::{self, Violation};
 use crate::clients::Client;
 use crate::controllers::{Controllers, Reply};
@@ -19,7 +19,7 @@ use crate::history::{Drain, Record, Repeat};
 use crate::plant::Bug;
 use crate::readers::Reader;
 use crate::rng::Rng;
-use crate::world::{Actor, Weather, World, agent_id};
+use crate::world::{Actor, Clocks, Weather, World, agent_id};
 
 /// How long everything may take to come to its end once nothing goes wrong any more. Each job has a bound of its own below that.
 const ENDS_WITHIN: Duration = Duration::from_secs(30 * 60);
@@ -76,10 +76,25 @@ pub struct Counts {
 /// Runs one seed, in this thread.
 #[must_use]
 pub fn run(options: Options) -> Report {
+    play(options, Clocks::BySeed)
+}
+
+/// Runs one seed twice, with jobs that ask for no time: once with right clocks everywhere and once with wrong ones on some hosts. Gives what
+/// differs, which nothing should: then some host's clock decided something.
+#[must_use]
+pub fn compare_clocks(options: Options) -> Option<Violation> {
+    let traces = [Clocks::Right, Clocks::Wrong].map(|clocks| play(Options { is_traced: true, ..options }, clocks).trace);
+    let [right, wrong] = traces.each_ref().map(|trace| trace.lines().filter(|line| !line.contains(CLOCK_IS_WRONG)).collect::<Vec<_>>());
+    let differing = (0..right.len().max(wrong.len())).find(|idx| right.get(*idx) != wrong.get(*idx))?;
+    let found = format!("seed {}, {:?} became {:?}", options.seed, right.get(differing), wrong.get(differing));
+    Some(Violation::new("INV-57 wrong clocks of hosts change nothing", found))
+}
+
+fn play(options: Options, clocks: Clocks) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime needs nothing");
     runtime.block_on(async {
         let mut rng = Rng::new(options.seed);
-        let world = World::new(rng.next(), options.bug, options.is_traced);
+        let world = World::new(rng.next(), options.bug, options.is_traced, clocks);
         let director = Director::new(&world, rng);
         let (violations, counts) = director.run().await;
         Report { violations, trace: world.take_trace(), counts }
@@ -104,6 +119,8 @@ enum Due {
     StartAgent(usize),
     StartController(usize),
     Undrain(usize),
+    /// An agent goes for good.
+    Go(usize),
 }
 
 impl Director {
@@ -112,6 +129,11 @@ impl Director {
         let seats = (0..n_agents).map(|n| Seat::new(world, n, &mut rng)).collect();
         let n_controllers = usize::try_from(rng.between(1, 2)).unwrap_or(1);
         let heals_at = Instant::now() + Duration::from_secs(rng.between(30, 90));
+        let mut due = Vec::new();
+        if world.loses_agent && n_agents > 2 {
+            let at = Instant::now() + Duration::from_secs(rng.between(5, 28));
+            due.push((at, Due::Go(usize::try_from(rng.below(n_agents as u64)).unwrap_or(0))));
+        }
         Self {
             world: world.clone(),
             seats,
@@ -119,7 +141,7 @@ impl Director {
             people: JoinSet::new(),
             readers: JoinSet::new(),
             heals_at,
-            due: Vec::new(),
+            due,
             rng,
         }
     }
@@ -168,6 +190,7 @@ impl Director {
         let n_clients = self.rng.between(2, 4);
         for n in 0..n_clients {
             let client = Client {
+                id: n,
                 world: self.world.clone(),
                 controllers: self.controllers.clone(),
                 rng: self.rng.fork(),
@@ -182,6 +205,7 @@ impl Director {
             self.people.spawn(declare_lost(self.world.clone(), self.heals_at));
         }
         if is_calm {
+            self.due.clear();
             let now = self.world.now();
             self.world.history().calm_since = Some(now);
             sleep_until(self.heals_at).await;
@@ -208,7 +232,12 @@ impl Director {
 
     async fn happen(&mut self, due: Due) {
         match due {
+            Due::StartAgent(n) if self.seats[n].is_forgotten() && self.rng.chance(300) => {
+                self.seats[n].meet_copy(false).await;
+                self.due.push((Instant::now(), Due::StartAgent(n)));
+            }
             Due::StartAgent(n) => self.seats[n].start(),
+            Due::Go(n) => self.seats[n].go(),
             Due::StartController(n) => self.controllers.start(n),
             Due::Undrain(n) => self.wish(n, false).await,
         }
@@ -250,6 +279,10 @@ impl Director {
             85..=94 => {
                 self.wish(agent, true).await;
                 self.due.push((later(&mut self.rng, 40_000), Due::Undrain(agent)));
+            }
+            95..=96 if self.seats[agent].is_up() && self.world.cut_until(Actor::Agent(agent)).is_none() => {
+                self.seats[agent].meet_copy(false).await;
+                self.due.push((later(&mut self.rng, 3_000), Due::StartAgent(agent)));
             }
             _ if self.seats.len() < 6 => {
                 let n = self.seats.len();
@@ -298,7 +331,13 @@ impl Director {
         }
         sleep(Duration::from_secs(5)).await;
         for n in 0..self.seats.len() {
+            self.seats[n].start();
             self.wish(n, false).await;
+        }
+        if self.rng.chance(250) {
+            let seat = self.rng.pick(&(0..self.seats.len()).collect::<Vec<_>>()).to_owned();
+            self.seats[seat].meet_copy(true).await;
+            self.seats[seat].start();
         }
     }
 

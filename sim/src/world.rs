@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore_model::AgentId;
 use longshore_model::wire::record::Definition;
-use longshore_store::{Clock, Store, memory};
+use longshore_model::{AgentId, JobId};
+use longshore_store::{Clock, JobRecord, Store, memory};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,6 +26,17 @@ pub(crate) const LEASE: Duration = Duration::from_secs(20);
 pub(crate) const HEARTBEAT_LASTS: Duration = Duration::from_secs(9);
 /// When every run begins.
 const BEGINS_AT: i64 = 1_800_000_000;
+
+/// What the clocks of hosts are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clocks {
+    /// Wrong in some seeds.
+    BySeed,
+    /// All of them right; and no job asks for a time.
+    Right,
+    /// The same jobs, and some clocks are wrong.
+    Wrong,
+}
 
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +82,11 @@ pub(crate) struct World {
     pub(crate) raw: Store,
     pub(crate) clock: Clock,
     pub(crate) bug: Option<Bug>,
+    pub(crate) clocks: Clocks,
     /// Whether hosts have clocks of their own.
     pub(crate) is_skewed: bool,
+    /// Whether an agent goes in the midst of it and never comes back.
+    pub(crate) loses_agent: bool,
     pub(crate) strays: Strays,
     rng: Mutex<Rng>,
     weather: Mutex<Weather>,
@@ -86,10 +100,12 @@ pub(crate) struct World {
     late: Mutex<JoinSet<()>>,
     /// Which shares of the next job for several are left out.
     lost_shares: Arc<AtomicU64>,
+    /// The first that was read of each job, where reads go back.
+    first_reads: Mutex<BTreeMap<JobId, JobRecord>>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, bug: Option<Bug>, is_traced: bool) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>, is_traced: bool, clocks: Clocks) -> Arc<Self> {
         let clock = Clock::simulated(Timestamp::from_second(BEGINS_AT).unwrap_or_default());
         let lost_shares = Arc::new(AtomicU64::new(0));
         let options = memory::MemoryOptions {
@@ -103,7 +119,9 @@ impl World {
             raw: memory::open(options),
             clock,
             bug,
-            is_skewed: seed.is_multiple_of(4),
+            is_skewed: clocks != Clocks::BySeed || seed.is_multiple_of(4),
+            loses_agent: clocks == Clocks::BySeed && seed % 8 == 3,
+            clocks,
             strays: Strays::default(),
             rng: Mutex::new(Rng::new(seed)),
             weather: Mutex::default(),
@@ -113,6 +131,7 @@ impl World {
             history: Mutex::default(),
             late: Mutex::default(),
             lost_shares,
+            first_reads: Mutex::default(),
         })
     }
 
@@ -188,6 +207,13 @@ impl World {
         let lost = self.rng().next();
         self.lost_shares.store(lost, Ordering::Relaxed);
         lost
+    }
+
+    /// A job's record, or the first that was ever read of it.
+    pub(crate) fn earlier(&self, record: &JobRecord, is_first: bool) -> JobRecord {
+        let mut reads = locked(&self.first_reads);
+        let first = reads.entry(record.definition.id).or_insert_with(|| record.clone());
+        if is_first { first.clone() } else { record.clone() }
     }
 
     /// The clock that a process has.

@@ -7,8 +7,9 @@ use longshore_store::{Answered, Appended, Before, Created, Error, ExecutionRecor
 
 use super::Kind::{Read, Write};
 use super::Link;
-use crate::history::Record;
+use crate::history::{Key, Record};
 use crate::plant::Bug;
+use crate::world::{Actor, agent_id};
 
 #[async_trait]
 impl Ledger for Link {
@@ -44,6 +45,10 @@ impl Ledger for Link {
         if is_start && self.world.is(Bug::StartUnrecorded) && self.strikes(100) {
             return Ok(Appended::Stored(after + 1));
         }
+        let is_loss = matches!(event.kind, EventKind::Lost { .. } | EventKind::Expired);
+        if is_loss && !self.is_agent() && self.world.is(Bug::LossUnrecorded) {
+            return Ok(Appended::Stored(after + 1));
+        }
         let is_cancel = matches!(event.kind, EventKind::Cancelled { .. } | EventKind::CancelRequested { .. });
         if is_cancel && self.world.is(Bug::CancelUnrecorded) && self.strikes(300) {
             return Ok(Appended::Stored(after + 1));
@@ -63,13 +68,24 @@ impl Ledger for Link {
                 let now = world.now();
                 world.history().write((job, execution), me, now, Record::Event(revision, new));
             }
-            Ok(appended)
+            match appended {
+                Appended::Conflict if is_start && world.is(Bug::ConflictIsMine) => Ok(Appended::Stored(after + 1)),
+                appended => Ok(appended),
+            }
         })
         .await
     }
 
     async fn answer(&self, answer: &Answer) -> Result<Answered, Error> {
-        let (world, me, new) = (self.world.clone(), self.me, answer.clone());
+        let (world, me, mut new) = (self.world.clone(), self.me, answer.clone());
+        if self.is_agent() && self.world.is(Bug::CancelToldAsFailure) && new.outcome == Outcome::Cancelled {
+            new.outcome = Outcome::Failed;
+        }
+        if self.world.is(Bug::DurationByWallClock)
+            && let (Some(began), Some(_)) = (new.started_at, new.duration_ms)
+        {
+            new.duration_ms = u64::try_from(self.world.now().duration_since(began).as_millis()).ok().or(Some(0));
+        }
         let what = || format!("{} {} {:?}", answer.job.short(), short(answer.execution), answer.outcome);
         self.ask(Write, "answering", what, async move {
             let mut answered = world.raw.ledger.answer(&new).await?;
@@ -91,7 +107,18 @@ impl Ledger for Link {
 
     async fn load(&self, job: JobId) -> Result<Option<JobRecord>, Error> {
         let world = self.world.clone();
-        self.ask(Read, "reading", || job.short(), async move { world.raw.ledger.load(job).await }).await
+        let mut read = self.ask(Read, "reading", || job.short(), async move { world.raw.ledger.load(job).await }).await?;
+        if let Some(record) = &mut read {
+            if self.world.is(Bug::ReadsGoBack) {
+                *record = self.world.earlier(record, self.strikes(200));
+            }
+            if self.world.is(Bug::CancelMisnamed) {
+                let is_cancel = |event: &Event| matches!(event.kind, EventKind::Cancelled { .. } | EventKind::CancelRequested { .. });
+                let of_cancels = record.events.iter_mut().filter(|(.., event)| is_cancel(event));
+                of_cancels.for_each(|(revision, ..)| *revision -= 1);
+            }
+        }
+        Ok(read)
     }
 
     async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error> {
@@ -103,6 +130,10 @@ impl Ledger for Link {
         if self.is_agent()
             && let Some(record) = &mut read
         {
+            self.learns((job, execution), record);
+            if self.world.is(Bug::FinishedNotSeen) {
+                record.answer = None;
+            }
             if self.world.is(Bug::LedgerNotFolded) {
                 (record.events, record.answer) = (Vec::new(), None);
             }
@@ -145,6 +176,17 @@ impl Ledger for Link {
             Ok(())
         })
         .await
+    }
+}
+
+impl Link {
+    /// Notes when an agent is told that somebody wants the end of what runs.
+    fn learns(&self, key: Key, record: &ExecutionRecord) {
+        let Actor::Agent(n) = self.me else { return };
+        if record.events.iter().any(|event| matches!(event.kind, EventKind::CancelRequested { .. })) {
+            let now = self.world.now();
+            self.world.history().learned.entry((key, agent_id(n))).or_insert(now);
+        }
     }
 }
 

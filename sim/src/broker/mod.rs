@@ -66,6 +66,7 @@ pub(crate) fn store(world: &Arc<World>, me: Actor, clock: Clock) -> Store {
         feed: link.clone(),
         registry: link.clone(),
         dead_letters: link.clone(),
+        audit: link.clone(),
         logs: link.clone(),
         turns: link.clone(),
         clock,
@@ -86,7 +87,8 @@ impl Link {
         }
         let mut delay = || match rng.chance(weather.slow) {
             true => millis(rng.between(50, 1500)),
-            false if rng.chance(400) => millis(rng.between(1, 20)),
+            // Where nothing is slow little is worth waiting for: it costs the simulation more than the broker.
+            false if rng.chance(if weather.slow > 0 { 400 } else { 100 }) => millis(rng.between(1, 20)),
             false => Duration::ZERO,
         };
         Fate::Answered { before: delay(), after: delay() }

@@ -8,7 +8,7 @@ use longshore_store::{Error, Newest, Registry, RegistryEvent, RegistryItem, Regi
 
 use super::Kind::{Read, Write};
 use super::Link;
-use crate::history::Drain;
+use crate::history::{Binding, Drain};
 use crate::plant::Bug;
 use crate::world::World;
 
@@ -27,9 +27,11 @@ impl Registry for Link {
     async fn beat_after(&self, heartbeat: &Heartbeat, after: Revision) -> Result<Option<Revision>, Error> {
         let (world, heartbeat) = (self.world.clone(), heartbeat.clone());
         self.ask(Write, "beating", String::new, async move {
+            let after = if world.is(Bug::BindingForced) { world.raw.registry.newest(heartbeat.agent).await?.revision } else { after };
             let told = world.raw.registry.beat_after(&heartbeat, after).await?;
-            if told.is_some() {
+            if let Some(revision) = told {
                 beaten(&world, &heartbeat);
+                bound(&world, &heartbeat, revision);
             }
             Ok(told)
         })
@@ -38,7 +40,9 @@ impl Registry for Link {
 
     async fn newest(&self, agent: AgentId) -> Result<Newest, Error> {
         let world = self.world.clone();
-        self.ask(Read, "reading a heartbeat", String::new, async move { world.raw.registry.newest(agent).await }).await
+        let newest = self.ask(Read, "reading a heartbeat", String::new, async move { world.raw.registry.newest(agent).await }).await?;
+        let heartbeat = newest.heartbeat.filter(|_| !self.world.is(Bug::BindingForced));
+        Ok(Newest { heartbeat, ..newest })
     }
 
     async fn states_of(&self, agent: AgentId) -> Result<Vec<AgentState>, Error> {
@@ -53,7 +57,14 @@ impl Registry for Link {
 
     async fn leave(&self, agent: AgentId) -> Result<(), Error> {
         let world = self.world.clone();
-        self.ask(Write, "leaving", String::new, async move { world.raw.registry.leave(agent).await }).await
+        self.ask(Write, "leaving", String::new, async move {
+            world.raw.registry.leave(agent).await?;
+            let mut history = world.history();
+            let seq = history.next();
+            history.leaves.push((agent, seq));
+            Ok(())
+        })
+        .await
     }
 
     async fn set_state(&self, state: &AgentState) -> Result<(), Error> {
@@ -97,4 +108,13 @@ fn beaten(world: &World, heartbeat: &Heartbeat) {
     if heartbeat.drained && heartbeat.running == 0 {
         history.drain(heartbeat.agent, Drain::Confirmed);
     }
+}
+
+/// What such a heartbeat binds.
+fn bound(world: &World, heartbeat: &Heartbeat, revision: Revision) {
+    let Some(process) = &heartbeat.process else { return };
+    let (agent, at) = (heartbeat.agent, world.now());
+    let mut history = world.history();
+    let seq = history.next();
+    history.bindings.push(Binding { agent, process: process.id.clone(), place: process.place.clone(), revision, seq, at });
 }

@@ -1,10 +1,11 @@
-//! Dead letters and output.
+//! Dead letters, output and the audit trail.
 
 use async_trait::async_trait;
+use longshore_model::wire::audit::AuditRecord;
 use longshore_model::wire::dead_letter::DeadLetter;
 use longshore_model::wire::log::LogRecord;
 use longshore_model::{ExecutionId, JobId};
-use longshore_store::{DeadLetters, Error, LetterPut, LetterStream, LogStream, Logs, Revision, StoredLetter};
+use longshore_store::{Audit, AuditPage, DeadLetters, Error, LetterPut, LetterStream, LogStream, Logs, Revision, StoredLetter};
 
 use super::Kind::{Read, Write};
 use super::Link;
@@ -16,10 +17,18 @@ impl DeadLetters for Link {
         if self.world.is(Bug::DeadLetterDropped) {
             return Ok(LetterPut::Stored(after + 1));
         }
-        let (world, me, letter) = (self.world.clone(), self.me, letter.clone());
+        let (world, me, mut letter) = (self.world.clone(), self.me, letter.clone());
+        if self.world.is(Bug::LetterWithoutAgent) {
+            letter.executions.iter_mut().for_each(|dead| dead.agent = None);
+        }
         self.ask(Write, "writing a letter", String::new, async move {
             let put = world.raw.dead_letters.put(&letter, after).await?;
             world.note(me, || format!("letter of {} after {after} {:?}: {put:?}", letter.job.short(), letter.state));
+            if let LetterPut::Stored(_) = put {
+                let mut history = world.history();
+                let seq = history.next();
+                history.letters.push((seq, letter));
+            }
             Ok(put)
         })
         .await
@@ -32,6 +41,9 @@ impl DeadLetters for Link {
 
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         let world = self.world.clone();
+        if self.world.is(Bug::LetterOutlivesAnswer) {
+            return Ok(());
+        }
         self.ask(Write, "removing a letter", || job.short(), async move { world.raw.dead_letters.delete(job).await }).await
     }
 
@@ -70,5 +82,23 @@ impl Logs for Link {
     async fn delete(&self, job: JobId) -> Result<(), Error> {
         let world = self.world.clone();
         self.ask(Write, "removing output", || job.short(), async move { world.raw.logs.delete(job).await }).await
+    }
+}
+
+#[async_trait]
+impl Audit for Link {
+    async fn append(&self, records: &[AuditRecord]) -> Result<(), Error> {
+        if self.world.is(Bug::RefusalUnaudited) {
+            return Ok(());
+        }
+        self.world.raw.audit.append(records).await
+    }
+
+    async fn before(&self, place: Option<Revision>, limit: usize) -> Result<AuditPage, Error> {
+        self.world.raw.audit.before(place, limit).await
+    }
+
+    async fn after(&self, place: Revision, limit: usize) -> Result<AuditPage, Error> {
+        self.world.raw.audit.after(place, limit).await
     }
 }

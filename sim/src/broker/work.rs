@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::Kind::{Read, Write};
 use super::{Link, ledger::short, millis, pause};
+use crate::history::Offer;
 use crate::plant::Bug;
 use crate::world::{Actor, LEASE, agent_id};
 
@@ -97,6 +98,8 @@ struct Claim {
     job: JobId,
     execution: ExecutionId,
     is_forgotten: bool,
+    /// What it is on had been answered when it was made.
+    is_finished: bool,
     before: Before,
     life: u64,
 }
@@ -296,16 +299,18 @@ impl Link {
         let (job, execution) = (definition.id, definition.executions.first().copied().unwrap_or(ExecutionId::Any));
         self.world.note(self.me, || format!("received {} {} {before:?}", job.short(), short(execution)));
         self.claimed(job, execution, self.world.now());
+        let is_finished = self.offered((job, execution));
         match self.world.bug {
             Some(Bug::DeliveryIsPermission) => before = Before::Offers,
             Some(Bug::TurnIgnored) => definition.concurrency_key = None,
+            Some(Bug::ClocksCompared) if definition.submitted_at > self.world.clock_of(self.me).now() => definition.max_attempts = 0,
             Some(Bug::ExpiryIgnored) => definition.expires_at += SignedDuration::from_hours(1000),
             Some(Bug::NotBeforeIgnored) => definition.not_before = None,
             Some(Bug::PolicyIgnored) => definition.max_attempts += 2,
             Some(Bug::BackoffIgnored) => definition.backoff_ms = vec![0],
             _ => {}
         }
-        let claim = Claim { link: self.clone(), inner: Arc::from(lease), job, execution, is_forgotten, before, life };
+        let claim = Claim { link: self.clone(), inner: Arc::from(lease), job, execution, is_forgotten, is_finished, before, life };
         Delivery { definition, revision, before, received: Instant::now(), lease: Box::new(claim) }
     }
 
@@ -316,6 +321,24 @@ impl Link {
         let last = history.claims.get(&((job, execution), agent_id(n))).and_then(|claims| claims.last());
         let lasts = SignedDuration::try_from(LEASE.mul_f64(0.9)).unwrap_or(SignedDuration::MAX);
         last.is_some_and(|last| self.world.now().duration_since(*last) < lasts)
+    }
+
+    /// Notes an offer. Gives whether it is of something that has been answered.
+    fn offered(&self, key: (JobId, ExecutionId)) -> bool {
+        let Actor::Agent(n) = self.me else { return false };
+        let at = self.world.now();
+        let mut history = self.world.history();
+        let seq = history.next();
+        history.offers.push(Offer { key, agent: agent_id(n), seq, at });
+        history.is_answered(key)
+    }
+
+    /// Notes that a claim is ended, whether or not anybody hears of it.
+    fn lets_go(&self, key: (JobId, ExecutionId)) {
+        let Actor::Agent(n) = self.me else { return };
+        let mut history = self.world.history();
+        let seq = history.next();
+        history.let_go.push((key, agent_id(n), seq));
     }
 
     fn claimed(&self, job: JobId, execution: ExecutionId, at: Timestamp) {
@@ -342,6 +365,10 @@ impl Lease for Claim {
 
     async fn done(&self) -> Result<(), Error> {
         let job = self.job;
+        if self.is_finished && self.link.world.is(Bug::FinishedNotConfirmed) {
+            return Ok(());
+        }
+        self.link.lets_go((job, self.execution));
         if self.link.world.cut_until(self.link.me).is_some() || self.link.strikes(self.link.world.weather().lost) {
             self.link.world.note(self.link.me, || format!("the end of its claim on {} was lost", job.short()));
             return Ok(());
@@ -359,6 +386,7 @@ impl Lease for Claim {
     async fn give_back(&self, delay: Duration) -> Result<(), Error> {
         let (world, me, inner, job) = (self.link.world.clone(), self.link.me, self.inner.clone(), self.job);
         let is_forgotten = self.is_forgotten;
+        self.link.lets_go((job, self.execution));
         self.link
             .ask(Write, "giving back", || job.short(), async move {
                 world.note(me, || format!("gave {} back for {delay:?}", job.short()));

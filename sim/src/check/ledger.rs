@@ -166,7 +166,11 @@ fn answer(history: &History, definition: &Definition, id: ExecutionId, line: &Li
         }
     }
     let is_interrupted = answer.error.as_ref().is_some_and(|error| error.code == ErrorCode::Interrupted);
+    // One that runs from a copy has no notes of what its original did.
+    let is_copied =
+        |at: jiff::Timestamp| history.bindings.iter().any(|bound| bound.is_copy() && Some(bound.agent) == answer.agent && bound.at <= at);
     if is_interrupted
+        && !is_copied(written.at)
         && definition.max_attempts == 1
         && let Some(run) = run_of(history, definition, id, answer.attempts)
         && let Some((ended, End::Finished { outcome, .. })) = run.ended

@@ -1,10 +1,16 @@
 //! Whether what happened was right. Nothing here calls the product's own rules: states, statuses and what is dead are worked out again, from
 //! what the simulation saw.
 
+mod cancels;
+mod clocks;
+mod identity;
 mod ledger;
+mod letters;
 mod people;
+mod sessions;
 mod shares;
 mod streams;
+mod targets;
 mod turns;
 mod views;
 mod work;
@@ -55,7 +61,16 @@ pub(crate) async fn all(world: &World, controllers: &Controllers, n_agents: usiz
         shares::check(&history, healed, &mut found);
         streams::check(&history, &mut found);
         turns::check(&history, &mut found);
+        sessions::check(&history, &mut found);
+        targets::check(&history, &mut found);
+        cancels::check(&history, &mut found);
+        identity::check(&history, &mut found);
+        letters::check(&history, &mut found);
+        clocks::check(&history, &mut found);
     }
+    targets::responses(world, &mut found).await;
+    identity::audited(world, &mut found).await;
+    letters::stored(world, &mut found).await;
     found.extend(self::views(world, controllers, n_agents).await);
     found
 }
@@ -192,7 +207,10 @@ fn bounds(history: &History, healed: Timestamp, found: &mut Vec<Violation>) {
         let attempt = Duration::from_millis(definition.timeout_ms + backoff) + BETWEEN;
         // By the clock of whoever failed, and of whoever looks.
         let by_clocks = Duration::try_from(history.spread()).unwrap_or_default() * definition.max_attempts;
-        if wait > RECOVERY + QUEUE + attempt * definition.max_attempts + by_clocks + others_turns(history, definition) {
+        // What only somebody could do who is gone ends when it expires, and a retry of it as long again after it is due.
+        let lasts = Duration::try_from(definition.expires_at.duration_since(definition.submitted_at)).unwrap_or_default();
+        let of_gone = if history.gone.is_empty() { Duration::ZERO } else { lasts * 2 };
+        if wait > of_gone + RECOVERY + QUEUE + attempt * definition.max_attempts + by_clocks + others_turns(history, definition) {
             let what = format!("{} {id}: {wait:?} after it could be", definition.id.short());
             found.push(Violation::new("INV-58 whatever was lost on its way, a job ends in its time", what));
         }

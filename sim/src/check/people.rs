@@ -100,14 +100,15 @@ fn repeats(history: &History, found: &mut Vec<Violation>) {
 
 /// What somebody has seen to be final stays as it was; only what was lost may be answered yet.
 fn views(history: &History, found: &mut Vec<Violation>) {
-    let mut seen: BTreeMap<_, (ExecutionState, _)> = BTreeMap::new();
+    let mut seen: BTreeMap<_, ExecutionState> = BTreeMap::new();
     for view in &history.views {
-        for (id, state) in &view.states {
-            let before = seen.insert((view.job, *id), *state);
+        for (id, share) in &view.shares {
+            let state = share.state;
+            let before = seen.insert((view.job, *id), state);
             if let Some(before) = before
-                && before.0.is_final()
-                && before.0 != ExecutionState::Lost
-                && before.0 != state.0
+                && before.is_final()
+                && before != ExecutionState::Lost
+                && before != state
             {
                 let what = format!("{} {id}: {before:?}, then {state:?} (view {})", view.job.short(), view.seq);
                 found.push(Violation::new("INV-09 what is final stays as it is", what));

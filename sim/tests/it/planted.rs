@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longshore_sim::{Bug, Options, Violation, run};
+use longshore_sim::{Bug, Options, Violation, compare_clocks, run};
 
 /// Seeds that are tried for one bug.
 const SEEDS: u64 = 1000;
@@ -32,8 +32,10 @@ fn every_planted_bug_is_found() {
 
 fn found(bug: Bug) -> Option<(u64, Violation)> {
     let is_its = |promise: &str| bug.breaks().iter().any(|broken| promise.starts_with(broken));
+    let is_of_clocks = is_its("INV-57 wrong clocks of hosts change nothing");
     (0..SEEDS).find_map(|seed| {
-        let report = run(Options { seed, bug: Some(bug), is_traced: false });
-        report.violations.into_iter().find(|violation| is_its(violation.promise)).map(|violation| (seed, violation))
+        let options = Options { seed, bug: Some(bug), is_traced: false };
+        let violations = if is_of_clocks { compare_clocks(options).into_iter().collect() } else { run(options).violations };
+        violations.into_iter().find(|violation| is_its(violation.promise)).map(|violation| (seed, violation))
     })
 }

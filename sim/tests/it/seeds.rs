@@ -7,12 +7,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use longshore_sim::{Counts, Options, run};
+use longshore_sim::{Counts, Options, compare_clocks, run};
 
 /// How many seeds are played, unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 2000;
 /// Seeds that are played twice.
 const TWICE: u64 = 50;
+/// Seeds that are played with right and with wrong clocks.
+const COMPARED: u64 = 20;
 /// Broken promises that are shown of one seed.
 const SHOWN: usize = 5;
 
@@ -67,6 +69,14 @@ fn the_same_seed_twice_is_the_same_to_the_last_letter() {
         assert_eq!(differing, None, "seed {seed}");
         assert_eq!((one.trace.len(), one.counts), (other.trace.len(), other.counts), "seed {seed}");
         assert!(one.trace.lines().count() > 50, "seed {seed} hardly did anything:\n{}", one.trace);
+    }
+}
+
+#[test]
+fn wrong_clocks_of_hosts_change_nothing_for_jobs_that_ask_for_no_time() {
+    for seed in 0..COMPARED {
+        let differing = compare_clocks(Options { seed, bug: None, is_traced: true });
+        assert_eq!(differing, None, "seed {seed}");
     }
 }
 
