@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     repairs: Family<Labels, Counter>,
     failed_passes: Family<Labels, Counter>,
     refused_writes: Counter,
+    handed_out: Counter,
+    attached_workers: Gauge,
     ready: Gauge,
     jobs: Family<Labels, Gauge>,
     agents: Family<Labels, Gauge>,
@@ -43,6 +45,8 @@ impl Default for Metrics {
         registry.register("failed_passes", "Passes of reconcilers that failed and were tried again", failed_passes.clone());
         let refused_writes = Counter::default();
         registry.register("refused_writes", "Writes that rested on a history which had moved on, and were refused", refused_writes.clone());
+        let handed_out = Counter::default();
+        registry.register("handed_out", "Tasks that were handed to workers of the gateway, each time counted", handed_out.clone());
         let (jobs, agents) = (Family::<Labels, Gauge>::default(), Family::<Labels, Gauge>::default());
         registry.register("jobs", "Jobs that are kept, by status", jobs.clone());
         registry.register("agents", "Agents that are known, by state", agents.clone());
@@ -51,6 +55,7 @@ impl Default for Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         };
+        let attached_workers = gauge("attached_workers", "Workers of the gateway that are attached, or expected back");
         let ready = gauge("ready", "Whether requests can be served");
         let agents_refused_writes = gauge("agents_refused_writes", "The same of the agents that are known, as far as they have told");
         let contradictions = gauge("contradictory_jobs", "Jobs with a record that contradicts their history: a promise is broken");
@@ -64,6 +69,8 @@ impl Default for Metrics {
             repairs,
             failed_passes,
             refused_writes,
+            handed_out,
+            attached_workers,
             ready,
             jobs,
             agents,
@@ -89,6 +96,11 @@ impl Metrics {
 
     pub(crate) fn pass_failed(&self, duty: &'static str) {
         self.failed_passes.get_or_create(&labels("duty", duty)).inc();
+    }
+
+    /// A task was handed to a worker.
+    pub(crate) fn handed_out(&self) {
+        self.handed_out.inc();
     }
 
     pub(crate) fn write_refused(&self) {
@@ -123,6 +135,7 @@ pub(crate) fn text(app: &App) -> Result<String, fmt::Error> {
     }
     metrics.dead_letters.set(whole(app.letters().n_open() as u64));
     metrics.audit_given_up.set(whole(app.audit.n_given_up()));
+    metrics.attached_workers.set(whole(app.gateway.n_workers() as u64));
     let mut text = String::new();
     encode(&mut text, &metrics.registry)?;
     Ok(text)

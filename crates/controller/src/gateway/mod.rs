@@ -199,6 +199,11 @@ impl Gateway {
         Ok(knocks)
     }
 
+    /// Workers that are attached, or expected back.
+    pub(crate) fn n_workers(&self) -> usize {
+        self.workers().len()
+    }
+
     fn workers(&self) -> MutexGuard<'_, BTreeMap<String, Attached>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@ use longshore_model::AgentId;
 use longshore_model::job::Job;
 use longshore_model::limits::LOG_BYTES_PER_STEP_MAX;
 use longshore_model::operation::{Call, Operation};
+use longshore_model::unit::ByteSize;
 use longshore_model::wire::agent::WorkerPackage;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Definition, Failure, Outcome};
@@ -222,6 +223,7 @@ impl Attachment {
         match self.session.send(message, now) {
             Ok(id) => {
                 running.dispatches.push(id);
+                self.app.metrics.handed_out();
                 running.is_absent = false;
             }
             Err(error @ (longshore_session::SendError::Full { .. } | longshore_session::SendError::Repeated(_))) => {
@@ -250,6 +252,14 @@ fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname):
     let Some(definition) = running.definition.as_deref().filter(|_| can.operations.contains(&operation)) else {
         return Err(unable(format!("the worker on {hostname} does not perform {}", operation.name())));
     };
+    if let Call::CommandExec(command) | Call::CommandShell { command, .. } = &job.call
+        && command.max_output.is_some_and(|wanted| wanted.0 > ANSWER_OUTPUT_MAX)
+    {
+        let most = ByteSize(ANSWER_OUTPUT_MAX);
+        return Err(unable(format!(
+            "the answer of the worker on {hostname} holds at most {most} of output: ask for less, the log has all"
+        )));
+    }
     let pass = (operation == Operation::WorkspaceRun).then(|| {
         let lasts = SignedDuration::try_from(job.timeout + BRINGING_MAX).unwrap_or(SignedDuration::MAX);
         let exp = app.now().checked_add(lasts).unwrap_or(Timestamp::MAX).as_second();
@@ -259,6 +269,8 @@ fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname):
     Ok(frames::operation(task, definition.clone(), fence, pass))
 }
 
+/// Output that an answer over a session holds: a frame has 16 MiB, and a byte may need six as JSON.
+const ANSWER_OUTPUT_MAX: u64 = 2 << 20;
 /// How long a worker may take to bring what an operation made, when its time-out has passed.
 const BRINGING_MAX: Duration = Duration::from_secs(2 * 3600);
 /// Deliveries of an inbox that are looked at in one go.

@@ -110,6 +110,19 @@ async fn a_token_for_one_host_does_not_take_over_the_worker_of_another() {
     house.ends_as(id, "completed").await;
 }
 
+#[tokio::test]
+async fn the_workers_of_another_tenant_are_refused() {
+    let house = House::on(memory::open(memory::MemoryOptions::default()), |config| config.gateway.tenant = "other".to_owned()).await;
+    let token = house.attach_token();
+    let mut worker = RawWorker::dial(&house, "w-1").await;
+    worker.handshake(&token, "edge-01").await;
+    assert_eq!(worker.next().await["payload"]["code"], "E.SESSION.TENANT_MISMATCH");
+    let mut worker = RawWorker::dial(&house, "w-1").await;
+    worker.tenant = "other".to_owned();
+    worker.attach(&token, "edge-01").await;
+    house.knows("edge-01", "ready").await;
+}
+
 fn resume(accept: &Value) -> Value {
     json!({"session_id": accept["session_id"], "session_token": accept["session_token"], "last_seen_seq": 0})
 }

@@ -335,6 +335,11 @@ async fn an_operation_goes_to_a_longshore_that_performs_it_and_its_end_is_the_an
     worker.finish(&task, "SUCCEEDED", json!({"outcome": "nonsense"})).await;
     let done = house.ends_as(id, "failed").await;
     assert_eq!((&done["executions"][0]["attempts"], &done["executions"][0]["error"]["code"]), (&json!(2), &json!("handler_failed")));
+    // More output than a frame holds is refused, and nothing is run.
+    let args = json!({"command": "x", "max_output": "3MiB"});
+    let job = submit(json!({"operation": "command.shell", "args": args, "target": "edge-01"})).await;
+    let refused = house.ends_as(job["id"].as_str().unwrap().parse().unwrap(), "skipped").await;
+    assert!(refused["executions"][0]["error"]["message"].as_str().unwrap().contains("at most 2MiB"), "{refused}");
     // What it does not perform is refused when it is asked for.
     let problem = submit(json!({"operation": "node.load.get", "target": "edge-01"})).await;
     assert_eq!(problem["code"], "no_agent", "{problem}");
@@ -371,4 +376,19 @@ async fn a_pass_is_good_for_the_bundle_and_the_archive_of_an_attempt_that_runs()
     house.ends_as(id, "completed").await;
     assert_eq!(get(&pass).await.status(), 404, "the attempt is over");
     assert_eq!(put(&sha256(b"late"), b"late").await, 404);
+}
+
+#[tokio::test]
+async fn a_cancel_that_its_worker_does_not_answer_is_unverified_after_a_while() {
+    let house = House::on(memory(), |config| config.gateway.cancel_within = Duration::from_millis(100)).await;
+    let mut worker = raw_longshore(&house, &[]).await;
+    let id = house.run_package("edge-01", json!({})).await;
+    worker.dispatched().await;
+    house.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({})).await;
+    worker.until("ext.longshore.cancel").await;
+    assert_eq!(house.ends_as(id, "cancelled").await["executions"][0]["cancel_verified"], false);
+    let text = house.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    for expected in ["longshore_attached_workers 1", "longshore_handed_out_total 1"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
 }
