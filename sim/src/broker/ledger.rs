@@ -70,7 +70,7 @@ impl Ledger for Link {
             }
             match appended {
                 Appended::Conflict if is_start && world.is(Bug::ConflictIsMine) => Ok(Appended::Stored(after + 1)),
-                appended => Ok(appended),
+                Appended::Conflict | Appended::Stored(_) => Ok(appended),
             }
         })
         .await
