@@ -345,7 +345,11 @@ impl Director {
     async fn settle(&mut self) -> Vec<Violation> {
         // A retry is due by the clock of whoever failed.
         let by_clocks = Duration::try_from(self.world.history().spread()).unwrap_or_default();
-        let gives_up = Instant::now() + ENDS_WITHIN + 4 * by_clocks;
+        // What is not recorded never ends; there is no need to wait for it.
+        let ends_within = if self.world.is(Bug::LossUnrecorded) { ENDS_WITHIN / 5 } else { ENDS_WITHIN };
+        // A repeat of what only somebody could do who is gone expires after as long as a job has that says nothing of it.
+        let of_gone = if self.world.history().gone.is_empty() { Duration::ZERO } else { 4 * ENDS_WITHIN };
+        let gives_up = Instant::now() + ends_within + of_gone + 4 * by_clocks;
         while Instant::now() < gives_up {
             while self.people.try_join_next().is_some() {}
             if self.people.is_empty() && check::unfinished(&self.world).is_empty() {
