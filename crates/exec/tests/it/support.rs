@@ -200,7 +200,9 @@ pub(crate) async fn pid_in(path: &Path) -> i32 {
 }
 
 pub(crate) fn is_alive(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    // Its first thread may be gone before the others are, which still have its files and locks.
+    let n_threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ") || n_threads > 1)
 }
 
 /// The processes of steps whose workspaces are below `dir`. What a step says of its own number may be true in its namespace only.
