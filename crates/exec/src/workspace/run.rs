@@ -254,6 +254,7 @@ fn open_log(place: &Place, name: &str) -> io::Result<File> {
     // An earlier step may have taken our own rights away.
     files::own(place.results.as_fd())?;
     files::remove(place.results.as_fd(), &CString::new(name)?)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Written to at its own place, whatever length the step gives it.
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(&place.results, name, flags, Mode::from_raw_mode(0o644))?))
 }
