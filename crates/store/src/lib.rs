@@ -36,7 +36,7 @@ pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectOwner, ObjectPage, ObjectReader, Objects, archive_name, bundle_name, result_name};
 pub use registry::{Newest, Registry, RegistryEvent, RegistryItem, RegistryStream};
 pub use turns::{Turn, Turns};
-pub use turnstile::{Asked, Fence, Turnstile, turn_kept};
+pub use turnstile::{Asked, Fence, Turnstile, is_forgotten, turn_kept};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// Every store, shared by reference. Cheap to clone.

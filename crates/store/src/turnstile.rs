@@ -6,18 +6,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use longshore_model::ExecutionId;
 use longshore_model::job::turn::{Progress, ahead, first, progress, waiter};
 use longshore_model::job::{Execution, Job};
 use longshore_model::wire::record::SCHEMA;
-use longshore_model::wire::turn::{Hold, Holder};
+use longshore_model::wire::turn::{Hold, Holder, Waiter};
 use tokio::time::Instant;
 
-use crate::{Error, Ledger, Revision, Store, Turns};
+use crate::{Error, ExecutionRecord, Ledger, Revision, Store, Turns};
 
 /// Before somebody who waits for its turn asks again, for each who is before it; and at most.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_EVERY_MAX: Duration = Duration::from_secs(10);
+/// Before the place of a job that is not there is given up: it is entered before its job is stored.
+const JOB_WITHIN: Duration = Duration::from_secs(60);
 /// Keys whose holders are watched; beyond that the watch begins anew.
 const WATCHED_MAX: usize = 1024;
 
@@ -152,8 +155,7 @@ async fn ask(store: &Store, seen: &Turnstile, job: &Job, key: &str, holder: Hold
     };
     if n_before > 0 {
         if let Some(first) = first(&waiting, now)
-            && let Some(execution) = first.execution
-            && progress_of(store, Holder { job: first.job, execution, attempt: u32::MAX }).await? == Progress::Over
+            && has_left(store, first, now).await?
         {
             turns.leave(key, first.job).await?;
         }
@@ -180,6 +182,19 @@ async fn ask(store: &Store, seen: &Turnstile, job: &Job, key: &str, holder: Hold
     Ok(Asked::Ours(Fence { ledger: store.ledger.clone(), turns: store.turns.clone(), key: key.to_owned(), holder, is_alone, revision }))
 }
 
+/// Whether whoever is first waits no more.
+async fn has_left(store: &Store, first: &Waiter, now: Timestamp) -> Result<bool, Error> {
+    let Some(execution) = first.execution else { return Ok(false) };
+    let Some(record) = store.ledger.load_execution(first.job, execution).await? else { return Ok(is_forgotten(first, now)) };
+    Ok(progress_in(&record, u32::MAX) == Progress::Over)
+}
+
+/// Whether the place of a job that is not there has been given up, rather than entered just before its job is stored.
+#[must_use]
+pub fn is_forgotten(waiter: &Waiter, now: Timestamp) -> bool {
+    SignedDuration::try_from(JOB_WITHIN).ok().and_then(|within| waiter.since.checked_add(within).ok()).is_some_and(|until| now > until)
+}
+
 async fn is_held(store: &Store, seen: &Turnstile, key: &str, hold: &Hold, revision: Revision) -> Result<bool, Error> {
     if let Some(over) = hold.over
         && progress_of(store, over).await? == Progress::Runs
@@ -195,10 +210,20 @@ async fn is_held(store: &Store, seen: &Turnstile, key: &str, hold: &Hold, revisi
 }
 
 async fn progress_of(store: &Store, holder: Holder) -> Result<Progress, Error> {
-    let Some(record) = store.ledger.load_execution(holder.job, holder.execution).await? else { return Ok(Progress::Over) };
+    let record = store.ledger.load_execution(holder.job, holder.execution).await?;
+    Ok(record.map_or(Progress::Over, |record| progress_in(&record, holder.attempt)))
+}
+
+fn progress_in(record: &ExecutionRecord, attempt: u32) -> Progress {
     match Execution::fold(&record.events, record.answer.as_ref()) {
-        Ok(execution) => Ok(progress(Some(&execution), holder.attempt)),
+        Ok(execution) => progress(Some(&execution), attempt),
         // A history that contradicts itself is nobody's to judge; only its answer ends it.
-        Err(_) => Ok(if record.answer.is_some() { Progress::Over } else { Progress::Runs }),
+        Err(_) => {
+            if record.answer.is_some() {
+                Progress::Over
+            } else {
+                Progress::Runs
+            }
+        }
     }
 }

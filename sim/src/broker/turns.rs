@@ -43,11 +43,6 @@ impl Turns for Link {
         self.ask(Write, "leaving the queue", || job.short(), async move {
             world.raw.turns.leave(&key, job).await?;
             world.note(me, || format!("{} waits for its turn no more", job.short()));
-            let mut history = world.history();
-            // A submission that is slow to store its job may lose its place to whoever takes the job for a deleted one, and queues again.
-            if !history.defined.contains_key(&job) {
-                history.queued.remove(&job);
-            }
             Ok(())
         })
         .await

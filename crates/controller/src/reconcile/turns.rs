@@ -3,19 +3,15 @@
 //! An agent that is offered work far from its turn leaves it to the ledger, so that a long queue fills no broker; here it comes back.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::limits::TURNS_OFFERED_MAX;
 use longshore_model::wire::turn::Waiter;
 use longshore_model::{ExecutionId, ExecutionState};
-use longshore_store::{Absence, Announcement, Error as StoreError};
+use longshore_store::{Absence, Announcement, Error as StoreError, is_forgotten};
 
-use super::{Cursor, LOADS_MAX, after, each, unannounced};
+use super::{Cursor, LOADS_MAX, each, unannounced};
 use crate::app::{App, fold};
-
-/// Before one whose job is not there is removed: it is written before the job.
-const JOB_WITHIN: Duration = Duration::from_secs(60);
 
 /// One pass. It begins at the beginning every time: who is first matters most.
 pub(super) async fn pass(app: App, _: Cursor, now: Timestamp) -> Result<Cursor, StoreError> {
@@ -43,7 +39,7 @@ pub(super) async fn pass(app: App, _: Cursor, now: Timestamp) -> Result<Cursor, 
 fn waits_no_more(app: &App, waiter: &Waiter, now: Timestamp) -> bool {
     match app.index().get(waiter.job) {
         Some(entry) => entry.status(now).is_final(),
-        None => now > after(waiter.since, JOB_WITHIN),
+        None => is_forgotten(waiter, now),
     }
 }
 
