@@ -34,17 +34,12 @@ async fn no_more_tasks_run_at_once_than_each_setting_says() {
 async fn one_task_runs_under_a_concurrency_key() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     let running = bench.ready().await;
-    let keyed = |name: &str| {
-        let mut task = Scheduler::task("r", name, &json!({"gate": true}));
-        task["concurrency_key"] = json!("r:n");
-        task
-    };
-    bench.scheduler.dispatch(&keyed("first"));
-    bench.scheduler.dispatch(&keyed("second"));
+    bench.dispatch_keyed("first");
+    bench.dispatch_keyed("second");
     assert_eq!(bench.code("second").await, "E.CMD.CONCURRENCY_VIOLATION");
     running.handlers.gate.cancel();
     assert_eq!(bench.answer("first").await["payload"]["status"], "SUCCEEDED");
-    bench.scheduler.dispatch(&keyed("third"));
+    bench.dispatch_keyed("third");
     assert_eq!(bench.answer("third").await["payload"]["status"], "SUCCEEDED");
 }
 

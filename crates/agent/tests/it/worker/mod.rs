@@ -265,6 +265,13 @@ impl Bench {
         self.scheduler.dispatch(&Scheduler::task("r", task, &parameters))
     }
 
+    /// One that waits for the gate, under the one concurrency key that there is here.
+    fn dispatch_keyed(&self, task: &str) -> u64 {
+        let mut task = Scheduler::task("r", task, &json!({"gate": true}));
+        task["concurrency_key"] = json!("r:n");
+        self.scheduler.dispatch(&task)
+    }
+
     async fn answer(&self, task: &str) -> Value {
         self.scheduler.answer(task).await
     }

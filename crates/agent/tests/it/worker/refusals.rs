@@ -33,16 +33,11 @@ async fn what_was_refused_is_not_given_back_once_more_by_the_next_process() {
 async fn a_refusal_survives_a_kill_and_is_no_answer_for_later() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     let running = bench.ready().await;
-    let keyed = |name: &str| {
-        let mut task = Scheduler::task("r", name, &json!({"gate": true}));
-        task["concurrency_key"] = json!("r:n");
-        task
-    };
-    bench.scheduler.dispatch(&keyed("first"));
+    bench.dispatch_keyed("first");
     bench.until("it runs", || running.view().running == 1).await;
     // What the worker says now is heard by nobody.
     bench.scheduler.stall(PATIENCE * 3);
-    let seq = bench.scheduler.dispatch(&keyed("second"));
+    let seq = bench.dispatch_keyed("second");
     bench.until("it is refused", || running.view().unacknowledged == 1).await;
     running.kill().await;
     let running = bench.ready().await;
@@ -57,15 +52,10 @@ async fn a_refusal_survives_a_kill_and_is_no_answer_for_later() {
 async fn an_answer_is_kept_until_it_is_acknowledged_itself() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     let running = bench.ready().await;
-    let keyed = |name: &str| {
-        let mut task = Scheduler::task("r", name, &json!({"gate": true}));
-        task["concurrency_key"] = json!("r:n");
-        task
-    };
-    bench.scheduler.dispatch(&keyed("first"));
+    bench.dispatch_keyed("first");
     bench.until("it runs", || running.view().running == 1).await;
     bench.scheduler.stall(PATIENCE * 3);
-    let seq = bench.scheduler.dispatch(&keyed("second"));
+    let seq = bench.dispatch_keyed("second");
     bench.until("it is refused", || running.view().unacknowledged == 1).await;
     running.handlers.gate.cancel();
     bench.until("the first has ended", || running.view().unacknowledged == 2).await;
