@@ -220,7 +220,7 @@ async fn a_workspace_goes_to_an_attached_worker_and_its_artifacts_come_back_over
     .await;
     for _ in 0..3 {
         site.wire.cut();
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        eventually("another connection", PATIENCE, async || (!site.wire.open.lock().unwrap().is_empty()).then_some(())).await;
     }
     std::fs::write(&go, "").unwrap();
     let output = running.join_next().await.unwrap().unwrap();
