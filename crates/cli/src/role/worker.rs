@@ -219,3 +219,25 @@ fn level(level: LogLevel) -> &'static str {
         LogLevel::Error | LogLevel::Critical => "error",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn operations_are_performed_unless_the_settings_say_no() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(dir.path().join(name));
+        let performed = |settings: Settings| {
+            let settings = Settings { packages_dir: path("packages"), state_dir: path("state"), ..settings };
+            let packages: Arc<dyn Handlers> = Arc::new(open(&settings, "w").unwrap());
+            operations(&settings, "w", packages).unwrap().is_some()
+        };
+        assert!(performed(Settings::default()));
+        assert!(!performed(Settings { host_operations: false, ..Settings::default() }));
+        assert!(
+            !performed(Settings { transport: TransportKind::Dummy, ..Settings::default() }),
+            "without a controller there is nobody to ask"
+        );
+    }
+}
