@@ -15,34 +15,47 @@ use crate::Config;
 /// Who is to run it, and what that one opens and trusts.
 pub(crate) struct Reader<'a> {
     pub(crate) agent: AgentId,
-    pub(crate) hostname: &'a str,
     pub(crate) labels: &'a [Label],
     pub(crate) trusted_keys: Option<&'a TrustedKeys>,
     pub(crate) opening_keys: Option<&'a OpeningKeys>,
 }
 
+/// Why it is refused.
+pub(crate) enum Refused {
+    /// Nobody trusted vouches for it.
+    Untrusted(String),
+    /// Its secrets do not open.
+    Sealed(String),
+}
+
+impl Refused {
+    /// The same as whoever runs work there tells it.
+    pub(crate) fn on(self, hostname: &str) -> Failure {
+        match self {
+            Self::Untrusted(why) => Failure { code: ErrorCode::Untrusted, message: format!("refused by the agent on {hostname}: {why}") },
+            Self::Sealed(why) => {
+                let message = format!("the agent on {hostname} cannot open its secrets: {why}");
+                Failure { code: ErrorCode::SecretsSealed, message }
+            }
+        }
+    }
+}
+
 /// The job's secrets in plain, or why it is refused here.
 pub(crate) fn check(config: &Config, definition: &Definition) -> Result<Secrets, Failure> {
-    let hostname = config.hostname();
     let (trusted_keys, opening_keys) = (config.trusted_keys.as_ref(), config.opening_keys.as_ref());
-    check_for(&Reader { agent: config.id, hostname: &hostname, labels: &config.labels, trusted_keys, opening_keys }, definition)
+    check_for(&Reader { agent: config.id, labels: &config.labels, trusted_keys, opening_keys }, definition)
+        .map_err(|refused| refused.on(&config.hostname()))
 }
 
 /// The same for anybody.
-pub(crate) fn check_for(reader: &Reader<'_>, definition: &Definition) -> Result<Secrets, Failure> {
-    if let Some(trusted) = reader.trusted_keys
-        && let Err(error) = trusted.check(definition, reader.agent, reader.labels)
-    {
-        let message = format!("refused by the agent on {}: {error}", reader.hostname);
-        return Err(Failure { code: ErrorCode::Untrusted, message });
+pub(crate) fn check_for(reader: &Reader<'_>, definition: &Definition) -> Result<Secrets, Refused> {
+    if let Some(trusted) = reader.trusted_keys {
+        trusted.check(definition, reader.agent, reader.labels).map_err(|error| Refused::Untrusted(error.to_string()))?;
     }
-    let refused = |why: String| {
-        let message = format!("the agent on {} cannot open its secrets: {why}", reader.hostname);
-        Failure { code: ErrorCode::SecretsSealed, message }
-    };
     match reader.opening_keys {
-        Some(keys) => keys.open(definition).map_err(|error| refused(error.to_string())),
-        None if has_secrets(&definition.args) => Err(refused("it has no opening key".to_owned())),
+        Some(keys) => keys.open(definition).map_err(|error| Refused::Sealed(error.to_string())),
+        None if has_secrets(&definition.args) => Err(Refused::Sealed("it has no opening key".to_owned())),
         None => Ok(Secrets::new()),
     }
 }

@@ -24,6 +24,7 @@ use longshore_model::limits::{LOG_RECORD_BYTES_MAX, SPOOL_BYTES_MAX, SPOOLS_BYTE
 use longshore_model::wire::log::{LogGap, LogRecord, LogStream};
 use longshore_model::{AgentId, ExecutionId, JobId};
 use longshore_store::{Clock, Store};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -78,6 +79,18 @@ pub(crate) struct Spools {
 pub(crate) struct Sink {
     spool: Arc<Spool>,
     clock: Clock,
+    /// Until the first piece comes: most operations print nothing.
+    pump: Mutex<Option<Waiting>>,
+}
+
+/// A pump that has nothing to send yet. Dropping it ends what waits for it.
+struct Waiting {
+    pump: Pump,
+    is_found: bool,
+    open: Arc<Mutex<BTreeSet<Source>>>,
+    pumps: TaskTracker,
+    stop: CancellationToken,
+    runtime: Handle,
 }
 
 /// Tells how far the output has got.
@@ -106,8 +119,14 @@ impl Spools {
             }
         };
         let spool = Arc::new(spool);
-        let sending = self.pump(source, Arc::clone(&spool), is_found);
-        (Arc::new(Sink { spool, clock: self.store.clock.clone() }), sending)
+        let (pump, sending) = self.pump(source, Arc::clone(&spool), is_found);
+        let pump = if is_found {
+            pump.start();
+            None
+        } else {
+            Some(pump)
+        };
+        (Arc::new(Sink { spool, clock: self.store.clock.clone(), pump: Mutex::new(pump) }), sending)
     }
 
     /// Sends what an earlier process left, but for attempts that go on. Comes back soon in any case, and goes on in the background. May be
@@ -126,7 +145,9 @@ impl Spools {
                         spool.cut_off(self.store.clock.now(), text);
                     }
                     spool.close(self.store.clock.now());
-                    sendings.push(self.pump(source, Arc::new(spool), true));
+                    let (pump, sending) = self.pump(source, Arc::new(spool), true);
+                    pump.start();
+                    sendings.push(sending);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, path = %path.display(), "output that an earlier process left cannot be read"),
@@ -154,18 +175,26 @@ impl Spools {
         self.dir.join(format!("{}.{}.{}", source.job, source.execution, source.attempt))
     }
 
-    fn pump(&self, source: Source, spool: Arc<Spool>, is_found: bool) -> Sending {
+    fn pump(&self, source: Source, spool: Arc<Spool>, is_found: bool) -> (Waiting, Sending) {
         let (progress, progressed) = watch::channel(0);
         let record_bytes_max = LOG_RECORD_BYTES_MAX.min(self.store.broker.record_bytes_max()).max(1);
         let pump = Pump { source, spool, store: self.store.clone(), record_bytes_max, lost: Missed::default(), progress };
-        let (stop, open) = (self.stop.clone(), Arc::clone(&self.open));
+        let (open, pumps, stop) = (Arc::clone(&self.open), self.pumps.clone(), self.stop.clone());
+        (Waiting { pump, is_found, open, pumps, stop, runtime: Handle::current() }, Sending(progressed))
+    }
+}
+
+impl Waiting {
+    fn start(self) {
+        let Self { pump, is_found, open, pumps, stop, runtime } = self;
+        let source = pump.source;
         open.lock().expect("no holder of this lock panics").insert(source);
-        self.pumps.spawn(async move {
+        let pumping = async move {
             if stop.run_until_cancelled(pump.run(is_found)).await.is_some() {
                 open.lock().expect("no holder of this lock panics").remove(&source);
             }
-        });
-        Sending(progressed)
+        };
+        pumps.spawn_on(pumping, &runtime);
     }
 }
 
@@ -182,6 +211,9 @@ impl Sending {
 
 impl Output for Sink {
     fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
+        if let Some(pump) = self.pump.lock().expect("no holder of this lock panics").take() {
+            pump.start();
+        }
         for bytes in bytes.chunks(LOG_RECORD_BYTES_MAX) {
             self.spool.write(step, stream, self.clock.now(), bytes);
         }

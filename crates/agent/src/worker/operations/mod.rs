@@ -114,16 +114,11 @@ impl Operations {
         let ExecutionId::Agent(agent) = execution else {
             return failed(ErrorCode::Internal, "an operation for a worker is for that worker alone".to_owned());
         };
-        let reader = Reader {
-            agent,
-            hostname: &self.hostname,
-            labels: &self.labels,
-            trusted_keys: self.keys.trusted.as_ref(),
-            opening_keys: self.keys.opening.as_ref(),
-        };
+        let reader =
+            Reader { agent, labels: &self.labels, trusted_keys: self.keys.trusted.as_ref(), opening_keys: self.keys.opening.as_ref() };
         let secrets = match trust::check_for(&reader, &definition) {
             Ok(secrets) => secrets,
-            Err(failure) => return unfetched(failure, false),
+            Err(refused) => return unfetched(refused.on(&self.hostname), false),
         };
         let mut job = match Job::try_from(definition) {
             Ok(job) => job,
