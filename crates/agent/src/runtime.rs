@@ -345,7 +345,9 @@ impl Runtime {
         let signals = Signals { recheck: Arc::new(Notify::new()), stop: self.stop.clone() };
         self.signals.insert(key, signals.clone());
         let ctx = self.ctx.clone();
-        self.workers.spawn(async move { (key, carry(ctx, key, delivery, signals).await) });
+        // In a place of its own: a task moves what it holds several times, and this holds all that a job has.
+        let carried = Box::pin(carry(ctx, key, delivery, signals));
+        self.workers.spawn(async move { (key, carried.await) });
     }
 
     /// Goes on with what an earlier process began.

@@ -308,7 +308,10 @@ impl Executor {
         let abandon = CancellationToken::new();
         let stops = Stops { cancel, abandon: abandon.clone(), deadline: began + task.job.timeout };
         let inner = Arc::clone(&self.0);
-        let performing = self.0.tasks.spawn(async move { perform(&inner.host, &task, output, &stops).await });
+        let performing = self.0.tasks.spawn(async move {
+            // In a place of its own: a task moves what it holds several times.
+            Box::pin(perform(&inner.host, &task, output, &stops)).await
+        });
         let _abandoned_with_this_future = abandon.drop_guard();
         let finished = performing.await.unwrap_or_else(|error| fault_of_ours(&error));
         Finished { duration: began.elapsed(), ..finished }
