@@ -51,19 +51,19 @@ pub(crate) async fn when_final(app: &App, id: JobId, wait: Duration) -> Result<S
     load(app, id).await
 }
 
-/// The same for a job that was just submitted, by what the feed told since before it was stored: in most cases nothing need be read.
-pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &JobRecord, wait: Duration) -> Result<Shown, Error> {
-    let id = stored.definition.id;
+/// The same for a job that was just submitted, by what the feed told since before it was stored: in most cases nothing need be read. What
+/// was told is added to the record.
+pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, record: &mut JobRecord, wait: Duration) -> Result<Shown, Error> {
+    let id = record.definition.id;
     if !wait_until_final(app, id, &mut ticket, wait).await {
         return load(app, id).await;
     }
-    let mut record = stored.clone();
     // Answers travel apart from events: the one may have been told before the other.
     let whole = async {
         while let Some(Told { events, answers }) = ticket.told() {
             record.events.extend(events);
             record.answers.extend(answers);
-            if is_whole(&record) {
+            if is_whole(record) {
                 return true;
             }
             ticket.changed().await;
@@ -71,7 +71,7 @@ pub(crate) async fn when_first_final(app: &App, mut ticket: Ticket, stored: &Job
         false
     };
     match tokio::time::timeout(REST_WITHIN, whole).await {
-        Ok(true) => Ok(shown(app, &record).await),
+        Ok(true) => Ok(shown(app, record).await),
         Ok(false) | Err(_) => load(app, id).await,
     }
 }

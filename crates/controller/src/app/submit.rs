@@ -46,10 +46,10 @@ impl Submitted {
 
     /// The job when it has ended, or as it is when the time is up.
     pub(crate) async fn when_ended(self, app: &App, wait: Duration) -> Shown {
-        let Self { record, ticket } = self;
+        let Self { mut record, ticket } = self;
         let id = record.definition.id;
         let ended = match ticket {
-            Some(ticket) => get::when_first_final(app, ticket, &record, wait).await,
+            Some(ticket) => get::when_first_final(app, ticket, &mut record, wait).await,
             None => get::when_final(app, id, wait).await,
         };
         // Accepted is accepted: a broker that goes away now must not hide the id.

@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{HeaderMap, Request};
+use async_nats::{HeaderMap, HeaderName, Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use longshore_model::Label;
@@ -21,11 +21,15 @@ use super::offered::{Life, Offered, life};
 use crate::{Before, Delivery, Error, Lease, Revision};
 
 /// The ledger's revision of a definition that was announced again.
-pub(super) const REVISION: &str = "Longshore-Revision";
+pub(super) const REVISION: HeaderName = HeaderName::from_static("Longshore-Revision");
 /// How far whoever announced it again had read its history.
-pub(super) const SEEN: &str = "Longshore-Seen";
+pub(super) const SEEN: HeaderName = HeaderName::from_static("Longshore-Seen");
 /// The last delivery of the message that this one takes the place of.
-const AFTER: &str = "Longshore-After";
+const AFTER: HeaderName = HeaderName::from_static("Longshore-After");
+/// What removed a key of a bucket, if that is what its record says.
+const KV_OPERATION: HeaderName = HeaderName::from_static("KV-Operation");
+/// Where a message was sourced from.
+const SOURCE: HeaderName = HeaderName::from_static("Nats-Stream-Source");
 
 /// A shared consumer, as it was known when work was asked for.
 pub(super) struct Queue {
@@ -68,7 +72,7 @@ pub(super) async fn delivery(queue: Arc<Queue>, message: jetstream::Message) -> 
     let max_deliver = queue.consumers.link().config.consumer.max_deliver;
     let is_last = max_deliver > 0 && delivered >= max_deliver;
     let (message, acker) = message.split();
-    if headers.get("KV-Operation").is_some() {
+    if headers.get(KV_OPERATION).is_some() {
         // A marker of a removed key came through the source: nothing to do.
         let _ = acker.ack().await;
         return None;
@@ -93,7 +97,7 @@ pub(super) async fn delivery(queue: Arc<Queue>, message: jetstream::Message) -> 
 /// The definition's place in the ledger: what the broker notes when it sources, or what we noted when we announced again.
 pub(super) fn revision_of(headers: &HeaderMap) -> Option<Revision> {
     let announced = headers.get(REVISION).map(async_nats::HeaderValue::as_str);
-    let sourced = headers.get("Nats-Stream-Source").and_then(|source| source.as_str().split(' ').nth(1));
+    let sourced = headers.get(SOURCE).and_then(|source| source.as_str().split(' ').nth(1));
     announced.or(sourced)?.parse().ok()
 }
 

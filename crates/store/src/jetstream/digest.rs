@@ -4,11 +4,11 @@
 //! It finds what was damaged on its way or on a disk, and what was changed by hand. Against who may write to the broker signatures help:
 //! whoever changes a record can change its digest. Records of before this header do not say.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-const SHA256: &str = "Longshore-SHA256";
+const SHA256: HeaderName = HeaderName::from_static("Longshore-SHA256");
 
 /// Adds the digest of what is stored.
 pub(super) fn seal(headers: &mut HeaderMap, value: &[u8]) {

@@ -72,7 +72,7 @@ impl Link {
 
     /// Bytes of the largest record that this broker takes.
     pub(super) fn record_bytes_max(&self) -> usize {
-        RECORD_BYTES_MAX.min(self.client.server_info().max_payload.saturating_sub(HEADER_BYTES_MAX))
+        RECORD_BYTES_MAX.min(self.client.max_payload().saturating_sub(HEADER_BYTES_MAX))
     }
 
     /// Publishes under a guard and waits until the stream has it. The guard also keeps a repeat from taking effect twice: the broker looks
