@@ -1,12 +1,14 @@
 //! Who waits for the end of which job. A waiter registers before it looks, so that no end falls between the look and the wait.
 
 use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use longshore_model::wire::record::{Answer, Event};
 use longshore_model::{ExecutionId, JobId};
 use longshore_store::{Fact, Position, Revision};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Everybody who waits, by job.
 #[derive(Default)]
@@ -14,8 +16,15 @@ pub(crate) struct Waiters {
     jobs: Arc<Mutex<HashMap<JobId, Waiting>>>,
 }
 
+/// What has been told of one job so far. Most jobs have one who waits, for whom a channel for many would be large.
+#[derive(Default)]
+struct Changes {
+    count: AtomicU64,
+    more: Notify,
+}
+
 struct Waiting {
-    changes: watch::Sender<u64>,
+    changes: Arc<Changes>,
     /// For a job that is being submitted: what the feed has told of it, from its first moment on.
     told: Option<Told>,
 }
@@ -30,7 +39,9 @@ pub(crate) struct Told {
 /// A place in the queue for one job's end. Dropping it gives up the place.
 pub(crate) struct Ticket {
     job: JobId,
-    changes: watch::Receiver<u64>,
+    changes: Arc<Changes>,
+    /// Changes that this place has been told.
+    seen: u64,
     jobs: Arc<Mutex<HashMap<JobId, Waiting>>>,
 }
 
@@ -47,8 +58,9 @@ impl Waiters {
 
     fn ticket(&self, job: JobId, told: Option<Told>) -> Ticket {
         let mut jobs = lock(&self.jobs);
-        let waiting = jobs.entry(job).or_insert_with(|| Waiting { changes: watch::Sender::new(0), told });
-        Ticket { job, changes: waiting.changes.subscribe(), jobs: Arc::clone(&self.jobs) }
+        let waiting = jobs.entry(job).or_insert_with(|| Waiting { changes: Arc::default(), told });
+        let changes = Arc::clone(&waiting.changes);
+        Ticket { job, seen: changes.count.load(Ordering::Acquire), changes, jobs: Arc::clone(&self.jobs) }
     }
 
     /// Keeps a fact for whoever has waited since before the job was known.
@@ -70,7 +82,8 @@ impl Waiters {
     /// Tells everybody who waits for `job` that it has ended or is gone, or more of an end that was told before.
     pub(crate) fn wake(&self, job: JobId) {
         if let Some(waiting) = lock(&self.jobs).get(&job) {
-            waiting.changes.send_modify(|count| *count += 1);
+            waiting.changes.count.fetch_add(1, Ordering::Release);
+            waiting.changes.more.notify_waiters();
         }
     }
 }
@@ -78,9 +91,16 @@ impl Waiters {
 impl Ticket {
     /// Returns when the end is told, or more of it, and at once if that was since the last call. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
-        // The sender lives in the map as long as this ticket does.
-        if self.changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            let mut more = pin!(self.changes.more.notified());
+            // From here on a change is heard; what came before is in the count.
+            more.as_mut().enable();
+            let count = self.changes.count.load(Ordering::Acquire);
+            if count != self.seen {
+                self.seen = count;
+                return;
+            }
+            more.await;
         }
     }
 
@@ -93,8 +113,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut jobs = lock(&self.jobs);
-        // This ticket's own receiver still counts.
-        if jobs.get(&self.job).is_some_and(|waiting| waiting.changes.receiver_count() <= 1) {
+        // Held by the map, by this ticket, and by nobody else.
+        if jobs.get(&self.job).is_some_and(|waiting| Arc::strong_count(&waiting.changes) <= 2) {
             jobs.remove(&self.job);
         }
     }
