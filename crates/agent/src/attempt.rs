@@ -41,6 +41,9 @@ enum Interruption {
     Stopping,
 }
 
+/// The ledger could not be read before this agent is to end.
+struct Unknown;
+
 impl Worker {
     /// The same as [`Self::run`] for an attempt that has a turn under a concurrency key: run if it still has it, and freed afterwards.
     pub(crate) async fn run_in_turn(mut self, job: &Job, attempt: Attempt, fence: Fence) -> Settled {
@@ -69,8 +72,16 @@ impl Worker {
         if attempt.left.is_none() {
             tracing::info!(job.id = %job.id, operation = job.call.operation().name(), attempt = attempt.number, "started");
         }
-        let (mut finished, interruption) = self.perform(job, attempt, fence).await;
+        let (mut finished, mut interruption) = self.perform(job, attempt, fence).await;
         tracing::info!(job.id = %job.id, outcome = ?finished.outcome, elapsed_ms = finished.duration.as_millis(), "ended");
+        if interruption == Some(Interruption::Stopping) && finished.outcome == Outcome::Cancelled {
+            // Somebody may have asked for the end of the job while it was ending with its agent: then that is how it ended.
+            match self.look_until_known(attempt.number).await {
+                Ok(found) => interruption = found.or(interruption),
+                // The notes know of the work: the next start reads in the ledger what is to become of it.
+                Err(Unknown) => return Settled::Done,
+            }
+        }
         match interruption {
             Some(Interruption::Superseded) => {
                 tracing::warn!(job.id = %job.id, "ended without an answer: another attempt or answer is newer");
@@ -143,12 +154,12 @@ impl Worker {
         interruption(record.as_ref(), attempt)
     }
 
-    /// The same, however long the broker is away; `None` also if we are to stop.
-    async fn look_until_known(&mut self, attempt: u32) -> Option<Interruption> {
+    /// The same, however long the broker is away, unless we are to stop.
+    async fn look_until_known(&mut self, attempt: u32) -> Result<Option<Interruption>, Unknown> {
         loop {
             match self.ctx.store.ledger.load_execution(self.key.0, self.key.1).await {
-                Err(error) if error.is_retryable() => self.broker_fault("reading the ledger", &error).await?,
-                looked => return interruption(looked.ok()?.as_ref(), attempt),
+                Err(error) if error.is_retryable() => self.broker_fault("reading the ledger", &error).await.ok_or(Unknown)?,
+                looked => return Ok(looked.ok().and_then(|record| interruption(record.as_ref(), attempt))),
             }
         }
     }
@@ -176,8 +187,8 @@ impl Worker {
             }
             // Somebody else wrote in between: a cancel, most likely. Our own work has ended, so nothing can start twice.
             Some(Appended::Conflict) => match self.look_until_known(attempt.number).await {
-                Some(Interruption::Cancelled { by }) => self.cancelled(attempt, finished, &by).await,
-                Some(Interruption::Superseded | Interruption::Stopping) | None => {
+                Ok(Some(Interruption::Cancelled { by })) => self.cancelled(attempt, finished, &by).await,
+                Ok(Some(Interruption::Superseded | Interruption::Stopping) | None) | Err(Unknown) => {
                     self.claim.give_back(Duration::ZERO).await;
                     self.ctx.journal.forget(self.key);
                     Settled::Done

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{EventKind, Outcome};
 
 use super::{Line, Violation};
@@ -51,8 +50,6 @@ fn running(history: &History, run: &Run, found: &mut Vec<Violation>) {
         && told.attempts == run.attempt
         && told.outcome != Outcome::Cancelled
         && answer.seq > request.seq
-        // One that was told to end before it learned of the cancel says that it was interrupted: not what the invariant asks for.
-        && !told.error.as_ref().is_some_and(|error| matches!(error.code, ErrorCode::Interrupted | ErrorCode::DeadLetter))
     {
         broken("INV-26 what is ended by a cancel is cancelled", format!("{:?}, after revision {revision}", told.outcome));
     }

@@ -3,6 +3,7 @@
 
 mod host;
 mod refusals;
+mod stops;
 mod trust;
 mod turns;
 mod worker;

@@ -21,8 +21,8 @@ use super::{Bench, PATIENCE, n_starts, started_on};
 
 const REFUSED: Error = Error::Refused { doing: "writing", reason: String::new() };
 
-struct Refusing {
-    inner: Arc<dyn Ledger>,
+pub(super) struct Refusing {
+    pub(super) inner: Arc<dyn Ledger>,
     answers: AtomicBool,
     losses: AtomicBool,
     n_refused: AtomicUsize,
@@ -30,6 +30,8 @@ struct Refusing {
     deletes: AtomicBool,
     /// Stored just before a second start is.
     late: Mutex<Option<Answer>>,
+    /// Whether no execution can be read.
+    pub(super) is_silent: AtomicBool,
 }
 
 impl Refusing {
@@ -74,6 +76,9 @@ impl Ledger for Refusing {
     }
 
     async fn load_execution(&self, job: JobId, execution: ExecutionId) -> Result<Option<ExecutionRecord>, Error> {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable { doing: "reading", source: None });
+        }
         self.inner.load_execution(job, execution).await
     }
 
@@ -95,7 +100,7 @@ impl Ledger for Refusing {
 }
 
 /// A bench on the in-memory stores, and their ledger.
-async fn refusing(lease: Duration, answers: bool, losses: bool) -> (Bench, Arc<Refusing>) {
+pub(super) async fn refusing(lease: Duration, answers: bool, losses: bool) -> (Bench, Arc<Refusing>) {
     let store = memory::open(memory::MemoryOptions { lease, ..memory::MemoryOptions::default() });
     let (answers, losses) = (answers.into(), losses.into());
     let ledger = Arc::new(Refusing {
@@ -105,6 +110,7 @@ async fn refusing(lease: Duration, answers: bool, losses: bool) -> (Bench, Arc<R
         n_refused: AtomicUsize::new(0),
         deletes: AtomicBool::new(false),
         late: Mutex::default(),
+        is_silent: AtomicBool::new(false),
     });
     (Bench::on(Store { ledger: Arc::clone(&ledger) as Arc<dyn Ledger>, ..store }), ledger)
 }
