@@ -35,7 +35,7 @@ pub use ledger::{Answered, Appended, Created, ExecutionRecord, JobRecord, Ledger
 pub use logs::{LogStream, Logs, StoredLog};
 pub use objects::{ObjectInfo, ObjectOwner, ObjectPage, ObjectReader, Objects, archive_name, bundle_name, result_name};
 pub use registry::{Newest, Registry, RegistryEvent, RegistryItem, RegistryStream};
-pub use turns::{Turn, Turns};
+pub use turns::{Turn, Turns, WaiterPage};
 pub use turnstile::{Asked, Fence, Turnstile, is_forgotten, turn_kept};
 pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 

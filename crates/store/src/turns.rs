@@ -17,6 +17,15 @@ pub struct Turn {
     pub revision: Revision,
 }
 
+/// Some of those who wait for a turn, in the order in which they entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaiterPage {
+    /// Each with its place. One that cannot be read is passed over.
+    pub items: Vec<(Revision, Waiter)>,
+    /// Where the next page goes on; `None` if this was the last.
+    pub next: Option<Revision>,
+}
+
 /// Turns. Reads are as the leader has it.
 #[async_trait]
 pub trait Turns: Send + Sync {
@@ -26,8 +35,8 @@ pub trait Turns: Send + Sync {
     /// Who waits for a key, in the order in which they entered.
     async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error>;
 
-    /// Who waits for any key; those of one key in the order in which they entered.
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error>;
+    /// Some thousand of those who wait for any key and entered after the place `after`; 0 is the beginning.
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error>;
 
     /// Removes a job from those who wait. Safe to repeat.
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error>;

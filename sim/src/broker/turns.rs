@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use longshore_model::JobId;
 use longshore_model::wire::turn::{Hold, Waiter};
-use longshore_store::{Error, Revision, Turn, Turns};
+use longshore_store::{Error, Revision, Turn, Turns, WaiterPage};
 
 use super::Kind::{Read, Write};
 use super::Link;
@@ -33,9 +33,9 @@ impl Turns for Link {
         Ok(waiting)
     }
 
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error> {
         let world = self.world.clone();
-        self.ask(Read, "reading who waits", String::new, async move { world.raw.turns.everyone().await }).await
+        self.ask(Read, "reading who waits", String::new, async move { world.raw.turns.page(after).await }).await
     }
 
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {

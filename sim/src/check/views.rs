@@ -131,7 +131,8 @@ async fn leftovers(world: &World, n_agents: usize, found: &mut Vec<Violation>) {
             found.push(Violation::new("INV-36 a dead letter is on record", job.short()));
         }
     }
-    for waiter in raw.turns.everyone().await.unwrap_or_default() {
+    // Fewer than a page in a run.
+    for (_, waiter) in raw.turns.page(0).await.expect("the twin does not fail").items {
         if kept.contains(&waiter.job) {
             found.push(Violation::new("INV-58 nothing waits for what has ended", format!("the turn of {}", waiter.job.short())));
         }

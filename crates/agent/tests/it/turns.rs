@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use longshore_model::job::turn::waiter;
 use longshore_model::wire::turn::{Hold, Holder, Waiter};
-use longshore_store::{Error, Revision, Turn, Turns, memory};
+use longshore_store::{Error, Revision, Turn, Turns, WaiterPage, memory};
 
 use super::*;
 
@@ -45,7 +45,7 @@ async fn jobs_with_one_key_run_one_at_a_time_in_the_order_of_submission() {
         assert!(answer.started_at.unwrap() >= ended, "{} began before the one before it had ended", job.id);
         ended = answer.finished_at;
     }
-    let is_idle = async || bench.store.turns.everyone().await.unwrap().is_empty().then_some(());
+    let is_idle = async || bench.store.turns.waiting(KEY).await.unwrap().is_empty().then_some(());
     eventually("nobody who waits", PATIENCE, is_idle).await;
     let is_free = async || bench.store.turns.turn(KEY).await.unwrap().hold.is_none().then_some(());
     eventually("a free turn", PATIENCE, is_free).await;
@@ -165,8 +165,8 @@ impl Turns for Meddler {
         Ok(waiting)
     }
 
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
-        self.store.turns.everyone().await
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error> {
+        self.store.turns.page(after).await
     }
 
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {
@@ -241,7 +241,7 @@ async fn a_job_that_is_deleted_while_its_turn_is_asked_for_leaves_no_place_in_th
     // Once by its submission, and once more by the agent, which found no place.
     let is_back = async || (meddler.n_entered.load(Ordering::Relaxed) == 2).then_some(());
     eventually("the agent's question", PATIENCE, is_back).await;
-    let is_gone = async || bench.store.turns.everyone().await.unwrap().is_empty().then_some(());
+    let is_gone = async || bench.store.turns.waiting(KEY).await.unwrap().is_empty().then_some(());
     eventually("nobody who waits", PATIENCE, is_gone).await;
     submit(&bench.store, &next).await;
     assert_eq!(bench.answer(next.id, ExecutionId::Any).await.outcome, Outcome::Completed);

@@ -49,7 +49,7 @@ pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
 /// Runs a duty's passes until the controller drains. A pass that fails is tried again at the next turn.
 async fn every<C, F, P>(period: Duration, app: App, duty: &'static str, pass: P)
 where
-    C: Copy,
+    C: Clone,
     P: Fn(App, Cursor<C>, Timestamp) -> F,
     F: Future<Output = Result<Cursor<C>, StoreError>>,
 {
@@ -68,7 +68,7 @@ where
         let done = tokio::select! {
             biased;
             () = app.drain.cancelled() => return,
-            done = pass(app.clone(), cursor, app.now()) => done,
+            done = pass(app.clone(), cursor.clone(), app.now()) => done,
         };
         match done {
             Ok(next) => cursor = next,

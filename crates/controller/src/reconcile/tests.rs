@@ -6,7 +6,7 @@ use longshore_model::wire::agent::Heartbeat;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, SCHEMA};
 use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
-use longshore_store::{Answered, Appended, Created, JobRecord, RegistryEvent, Revision, Store, memory};
+use longshore_store::{Answered, Appended, Created, JobRecord, PullStream, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
 use super::{dead_letters, expired, leftovers, lost, owed, turns, unannounced};
@@ -493,6 +493,57 @@ async fn letters_follow_the_ledger_and_what_was_closed_stays() {
     assert_eq!(crate::app::dead_letters::unsettled(&bench.app, None, (100, 1000)), (Vec::new(), None));
 }
 
+/// A job that waits for its turn.
+async fn create_keyed(store: &Store, id: u128, key: &str) {
+    let definition = Definition { concurrency_key: Some(key.to_owned()), ..definition(id) };
+    let waiter = longshore_model::job::turn::waiter(&definition.clone().try_into().unwrap(), at(0)).unwrap();
+    store.turns.enter(&waiter).await.unwrap();
+    store.ledger.create(&definition).await.unwrap();
+}
+
+/// Agents have taken all jobs off the queue. Gives what is offered from now on.
+async fn none_is_at_its_turn(store: &Store, bench: &Bench, n_jobs: u128) -> PullStream {
+    let mut pulled = store.work.pull(256).await.unwrap();
+    for _ in 0..n_jobs {
+        pulled.next().await.unwrap().lease.done().await.unwrap();
+    }
+    bench.index(|index| index.counts()["pending"] == u64::try_from(n_jobs).unwrap()).await;
+    pulled
+}
+
+#[tokio::test]
+async fn a_round_over_all_who_wait_is_bounded_goes_on_where_it_stopped_and_reaches_the_last_key() {
+    const SHORT: u128 = 12;
+    const BOUNDS: turns::Bounds = turns::Bounds { waiters: 5, jobs: 3, keys: 100 };
+    let store = store();
+    let bench = Bench::on(&store);
+    let near = longshore_model::limits::TURNS_OFFERED_MAX as u128;
+    let long = near + 4;
+    for id in 0..long {
+        create_keyed(&store, id, "long").await;
+    }
+    for id in long..long + SHORT {
+        create_keyed(&store, id, &format!("short-{}", id % 6)).await;
+    }
+    let mut pulled = none_is_at_its_turn(&store, &bench, long + SHORT).await;
+    let (mut cursor, mut offered, mut n_passes) = (None, Vec::new(), 0);
+    loop {
+        cursor = turns::pass_within(bench.app.clone(), cursor, at(60), BOUNDS).await.unwrap();
+        let before = offered.len();
+        while let Some(delivery) = futures::FutureExt::now_or_never(pulled.next()) {
+            offered.push(delivery.unwrap().definition.id);
+        }
+        assert!(offered.len() - before <= BOUNDS.jobs, "{} in one pass", offered.len() - before);
+        n_passes += 1;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<JobId> = (0..near).chain(long..long + SHORT).map(JobId::from_bits).collect();
+    assert_eq!(offered, expected, "the first of each key, in the order in which they came");
+    assert!(n_passes >= expected.len() / BOUNDS.jobs, "{n_passes} passes");
+}
+
 #[tokio::test]
 async fn who_waits_no_more_is_removed_and_only_those_near_their_turn_are_announced() {
     let store = store();
@@ -500,17 +551,9 @@ async fn who_waits_no_more_is_removed_and_only_those_near_their_turn_are_announc
     let near = longshore_model::limits::TURNS_OFFERED_MAX as u128;
     let last = near + 3;
     for id in 0..last {
-        let definition = Definition { concurrency_key: Some("k".to_owned()), ..definition(id) };
-        let waiter = longshore_model::job::turn::waiter(&definition.clone().try_into().unwrap(), at(0)).unwrap();
-        store.turns.enter(&waiter).await.unwrap();
-        store.ledger.create(&definition).await.unwrap();
+        create_keyed(&store, id, "k").await;
     }
-    // Agents have taken all of them off the queue: none is at its turn.
-    let mut pulled = store.work.pull(64).await.unwrap();
-    for _ in 0..last {
-        pulled.next().await.unwrap().lease.done().await.unwrap();
-    }
-    bench.index(|index| index.counts()["pending"] == u64::try_from(last).unwrap()).await;
+    let mut pulled = none_is_at_its_turn(&store, &bench, last).await;
     unannounced::pass(bench.app.clone(), None, at(60)).await.unwrap();
     turns::pass(bench.app.clone(), None, at(60)).await.unwrap();
     let mut offered = Vec::new();

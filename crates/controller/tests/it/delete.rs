@@ -8,7 +8,7 @@ use longshore_model::JobId;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::rest::JobView;
 use longshore_model::wire::turn::{Hold, Waiter};
-use longshore_store::{Error, Revision, Store, Turn, Turns, archive_name, bundle_name, memory};
+use longshore_store::{Error, Revision, Store, Turn, Turns, WaiterPage, archive_name, bundle_name, memory};
 use reqwest::Method;
 use serde_json::json;
 
@@ -103,8 +103,8 @@ impl Turns for Asking {
         self.0.turns.waiting(key).await
     }
 
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
-        self.0.turns.everyone().await
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error> {
+        self.0.turns.page(after).await
     }
 
     async fn turn(&self, key: &str) -> Result<Turn, Error> {
@@ -127,10 +127,10 @@ async fn a_place_in_a_queue_that_an_agent_takes_while_its_job_is_deleted_goes_wi
     let house = House::on(store, |config| config.reconcile_every = Duration::from_secs(3600)).await;
     let _agent = house.agent(1, "web-01").await;
     let job = house.submit(json!({"concurrency_key": "k"})).await.id;
-    assert_eq!(sound.turns.everyone().await.unwrap().len(), 1);
+    assert_eq!(sound.turns.waiting("k").await.unwrap().len(), 1);
     let deleted = house.request(Method::DELETE, &format!("/api/v1/jobs/{job}?force=true")).send().await.unwrap();
     assert_eq!(deleted.status(), 204);
-    assert_eq!(sound.turns.everyone().await.unwrap(), []);
+    assert_eq!(sound.turns.waiting("k").await.unwrap(), []);
 }
 
 async fn upload(house: &House) -> String {

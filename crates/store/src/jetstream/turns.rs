@@ -8,7 +8,8 @@ use longshore_model::JobId;
 use longshore_model::wire::turn::{Hold, Waiter};
 
 use super::link::{Guard, Shared, Written, from_json, to_json};
-use crate::{Error, Revision, Turn, Turns};
+use super::read::Stored;
+use crate::{Error, Revision, Turn, Turns, WaiterPage};
 
 const READING: &str = "reading who waits for a turn";
 /// What is stored of a turn that nobody has.
@@ -25,18 +26,6 @@ impl JetStreamTurns {
         let name = link.layout.turn_stream();
         let stream = link.stream(&name, "opening the turns").await?;
         Ok(Self { link, stream, name })
-    }
-
-    async fn waiters(&self, filter: &str) -> Result<Vec<Waiter>, Error> {
-        let stored = self.link.read_all(&self.name, filter, READING).await?;
-        Ok(stored
-            .iter()
-            .filter_map(|message| {
-                from_json(&message.subject, &message.payload)
-                    .inspect_err(|error| tracing::error!(%error, "who waits for a turn cannot be read, and is passed over"))
-                    .ok()
-            })
-            .collect())
     }
 
     async fn put(&self, subject: String, value: Bytes, after: Revision, doing: &'static str) -> Result<Option<Revision>, Error> {
@@ -60,11 +49,15 @@ impl Turns for JetStreamTurns {
     }
 
     async fn waiting(&self, key: &str) -> Result<Vec<Waiter>, Error> {
-        self.waiters(&self.link.layout.waiters(key)).await
+        let stored = self.link.read_all(&self.name, &self.link.layout.waiters(key), READING).await?;
+        Ok(stored.iter().filter_map(readable).collect())
     }
 
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
-        self.waiters(&self.link.layout.all_waiters()).await
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error> {
+        let page = self.link.read_page(&self.name, &self.link.layout.all_waiters(), after, READING).await?;
+        let next = page.next();
+        let items = page.messages.iter().filter_map(|message| Some((message.sequence, readable(message)?))).collect();
+        Ok(WaiterPage { items, next })
     }
 
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {
@@ -84,4 +77,11 @@ impl Turns for JetStreamTurns {
     async fn release(&self, key: &str, held: Revision) -> Result<(), Error> {
         self.put(self.link.layout.turn(key), Bytes::from_static(FREE), held, "ending a turn").await.map(|_| ())
     }
+}
+
+/// Who waits by a record. One that cannot be read must not keep the others waiting.
+fn readable(message: &Stored) -> Option<Waiter> {
+    from_json(&message.subject, &message.payload)
+        .inspect_err(|error| tracing::error!(%error, "who waits for a turn cannot be read, and is passed over"))
+        .ok()
 }

@@ -8,7 +8,8 @@ use longshore_model::wire::turn::{Hold, Waiter};
 
 use super::Memory;
 use super::records::measure;
-use crate::{Error, Revision, Turn, Turns};
+use crate::work::PAGE;
+use crate::{Error, Revision, Turn, Turns, WaiterPage};
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -34,8 +35,11 @@ impl Turns for Memory {
         Ok(self.0.state().queues.waiting.values().filter(|waiter| waiter.key == key).cloned().collect())
     }
 
-    async fn everyone(&self) -> Result<Vec<Waiter>, Error> {
-        Ok(self.0.state().queues.waiting.values().cloned().collect())
+    async fn page(&self, after: Revision) -> Result<WaiterPage, Error> {
+        let waiting = &self.0.state().queues.waiting;
+        let items: Vec<_> = waiting.range(after + 1..).take(PAGE).map(|(place, waiter)| (*place, waiter.clone())).collect();
+        let next = items.last().map(|(place, _)| *place).filter(|_| items.len() == PAGE);
+        Ok(WaiterPage { items, next })
     }
 
     async fn leave(&self, key: &str, job: JobId) -> Result<(), Error> {

@@ -1,14 +1,18 @@
 //! Turns of concurrency keys: an order that stays, and one holder.
 
+use std::collections::BTreeSet;
+
+use futures::StreamExt as _;
 use longshore_model::JobId;
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::turn::{Hold, Holder, Waiter};
-use longshore_store::{Store, Turn};
+use longshore_store::{Store, Turn, WaiterPage};
 
 use crate::sample::{job_id, then};
 
 conformance!(GENEROUS:
     those_who_wait_for_a_turn_keep_their_order_and_place,
+    many_who_wait_for_turns_are_told_in_pages,
     a_turn_goes_to_one_of_many_who_take_it_at_once,
     a_turn_changes_hands_only_from_what_was_read_and_its_revision_grows,
     a_repeated_taking_of_a_turn_takes_effect_once,
@@ -22,8 +26,11 @@ async fn those_who_wait_for_a_turn_keep_their_order_and_place(store: Store) {
     store.turns.enter(&waiter("other", 1)).await.unwrap();
     store.turns.enter(&waiter("deploy", 5)).await.unwrap();
     assert_eq!(jobs(&store, "deploy").await, [5, 3, 9].map(job_id));
-    let everyone = store.turns.everyone().await.unwrap();
+    let page = store.turns.page(0).await.unwrap();
+    let (places, everyone): (Vec<_>, Vec<_>) = page.items.into_iter().unzip();
     assert_eq!(everyone, [waiter("deploy", 5), waiter("deploy", 3), waiter("deploy", 9), waiter("other", 1)]);
+    let rest = store.turns.page(places[1]).await.unwrap().items;
+    assert_eq!(rest, [(places[2], waiter("deploy", 9)), (places[3], waiter("other", 1))]);
 
     for _ in 0..2 {
         store.turns.leave("deploy", job_id(3)).await.unwrap();
@@ -33,6 +40,29 @@ async fn those_who_wait_for_a_turn_keep_their_order_and_place(store: Store) {
     assert_eq!(jobs(&store, "deploy").await, [5, 9, 3].map(job_id));
     assert_eq!(jobs(&store, "other").await, [job_id(1)]);
     assert_eq!(jobs(&store, "nobody's").await, []);
+}
+
+async fn many_who_wait_for_turns_are_told_in_pages(store: Store) {
+    const WAITERS: u64 = 1100;
+    let turns = &store.turns;
+    let entering = (0..WAITERS).map(|n| async move { turns.enter(&waiter(["a", "b"][usize::from(n % 2 == 0)], n)).await.unwrap() });
+    futures::stream::iter(entering).buffer_unordered(64).collect::<()>().await;
+    let (mut told, mut after, mut n_pages) = (BTreeSet::new(), 0, 0);
+    loop {
+        let page = store.turns.page(after).await.unwrap();
+        for (place, waiter) in page.items {
+            assert!(place > after, "in the order in which they entered");
+            after = place;
+            assert!(told.insert(waiter.job), "each once");
+        }
+        n_pages += 1;
+        match page.next {
+            Some(next) => assert_eq!(next, after),
+            None => break,
+        }
+    }
+    assert_eq!((told, n_pages > 1), ((0..WAITERS).map(job_id).collect(), true));
+    assert_eq!(store.turns.page(after).await.unwrap(), WaiterPage { items: Vec::new(), next: None });
 }
 
 async fn a_turn_goes_to_one_of_many_who_take_it_at_once(store: Store) {
