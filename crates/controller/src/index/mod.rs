@@ -162,11 +162,6 @@ impl Index {
         self.scheduled.first().is_some_and(|(at, _)| *at <= now)
     }
 
-    /// Up to `limit` jobs that have records, but no definition that was told: of a deleted job, most likely, whose agent answered since.
-    pub(crate) fn leftovers(&self, limit: usize) -> Vec<JobId> {
-        self.late.iter().copied().chain(self.orphans.jobs()).take(limit).collect()
-    }
-
     /// Forgets what came of a job that is gone.
     pub(crate) fn forget_leftovers(&mut self, id: JobId) {
         self.late.remove(&id);

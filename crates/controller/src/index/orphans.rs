@@ -7,6 +7,8 @@ use longshore_model::wire::record::{Answer, Event};
 use longshore_model::{ExecutionId, JobId};
 use longshore_store::Revision;
 
+use super::query::following;
+
 /// Jobs whose records are kept aside. The feed tells the answers of the past after all definitions of it, so these are few: of what is
 /// being written at the moment.
 const ORPHANED_JOBS_MAX: usize = 100_000;
@@ -44,9 +46,9 @@ impl Orphans {
         }
     }
 
-    /// Whose records are kept.
-    pub(super) fn jobs(&self) -> impl Iterator<Item = JobId> {
-        self.jobs.keys().copied()
+    /// Whose records are kept, of the jobs after `after`.
+    pub(super) fn jobs_after(&self, after: Option<JobId>) -> impl Iterator<Item = JobId> {
+        self.jobs.range(following(after)).map(|(job, _)| *job)
     }
 
     /// Takes a job's records: events before answers, each in the order they came.

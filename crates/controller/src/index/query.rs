@@ -144,8 +144,18 @@ impl Index {
 
     /// Up to `limit` jobs after `after` that ended without an answer.
     pub(crate) fn owing(&self, after: Option<JobId>, limit: usize) -> Vec<JobId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.owed.range((from, Bound::Unbounded)).take(limit).copied().collect()
+        self.owed.range(following(after)).take(limit).copied().collect()
+    }
+
+    /// The first jobs after `after`, up to `limit`, that have records, but no definition that was told: of a deleted job, most likely, whose
+    /// agent answered since.
+    pub(crate) fn leftovers(&self, after: Option<JobId>, limit: usize) -> Vec<JobId> {
+        let late = self.late.range(following(after)).copied().take(limit);
+        let mut jobs: Vec<JobId> = late.chain(self.orphans.jobs_after(after).take(limit)).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        jobs.truncate(limit);
+        jobs
     }
 
     /// The first job after `after` of which an execution used its attempts up.
@@ -160,8 +170,13 @@ impl Index {
     }
 }
 
+/// What comes after `after`; everything without one.
+pub(super) fn following(after: Option<JobId>) -> (Bound<JobId>, Bound<JobId>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
 fn first_after(set: &BTreeSet<JobId>, after: Option<JobId>) -> Option<JobId> {
-    set.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).next().copied()
+    set.range(following(after)).next().copied()
 }
 
 /// The smallest id that can be made at this time: the first 48 bits of a UUIDv7 are milliseconds.

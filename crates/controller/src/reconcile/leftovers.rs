@@ -9,12 +9,12 @@ use super::{Cursor, LOADS_MAX, each};
 use crate::app::App;
 
 /// One pass.
-pub(super) async fn pass(app: App, _: Cursor, _: Timestamp) -> Result<Cursor, StoreError> {
-    let jobs = app.index().leftovers(LOADS_MAX);
-    for job in jobs {
-        each("leftovers", job, remove(&app, job).await)?;
+pub(super) async fn pass(app: App, cursor: Cursor, _: Timestamp) -> Result<Cursor, StoreError> {
+    let jobs = app.index().leftovers(cursor, LOADS_MAX);
+    for job in &jobs {
+        each("leftovers", *job, remove(&app, *job).await)?;
     }
-    Ok(None)
+    Ok(jobs.last().copied().filter(|_| jobs.len() == LOADS_MAX))
 }
 
 /// A definition is stored before anything else of its job, so records without one are of a job that is gone. One that is there is about to
