@@ -145,8 +145,37 @@ fn check_names(config: &Config) -> Result<(), ConnectError> {
             return Err(ConnectError::Name(format!("{key} is {name:?}: use 1 to 64 of A-Z a-z 0-9 - _")));
         }
     }
+    // Output has its own: the broker takes no two streams for one subject.
+    if config.work_prefix.split('.').next() == Some("logs") {
+        return Err(ConnectError::Name("nats.stream.subjects begins with logs, where jobs' output goes: use other subjects".to_owned()));
+    }
     if config.namespace.len() > 32 || !token(&config.namespace) {
         return Err(ConnectError::Name(format!("nats.server.namespace is {:?}: use up to 32 of A-Z a-z 0-9 - _", config.namespace)));
+    }
+    no_two_alike(&Layout::new(config))
+}
+
+/// What is kept apart has names of its own: one stream cannot be two.
+fn no_two_alike(layout: &Layout) -> Result<(), ConnectError> {
+    let bucket = |name: &str| Layout::bucket_stream(name);
+    let streams = [
+        ("nats.stream.name", layout.work.clone()),
+        ("nats.dlq.stream", layout.dead_letters.clone()),
+        ("nats.logs.stream", layout.logs.clone()),
+        ("nats.audit.stream", layout.audit.clone()),
+        ("nats.objects.bucket", layout.object_stream()),
+        ("nats.kv.bucket", bucket(&layout.queue_bucket)),
+        ("nats.kv.response_bucket", bucket(&layout.response_bucket)),
+        ("nats.registry.bucket", bucket(&layout.registry_bucket)),
+        ("nats.state.bucket", bucket(&layout.state_bucket)),
+        ("nats.facts.bucket", bucket(&layout.facts_bucket)),
+        ("the bucket of the agents' inboxes", bucket(&layout.inbox_bucket)),
+        ("the bucket of turns", bucket(&layout.turn_bucket)),
+    ];
+    for (n, (one, name)) in streams.iter().enumerate() {
+        if let Some((other, _)) = streams[n + 1..].iter().find(|(_, other)| other == name) {
+            return Err(ConnectError::Name(format!("{one} and {other} would be the same stream, {name}: give each a name of its own")));
+        }
     }
     Ok(())
 }
@@ -170,5 +199,31 @@ mod tests {
             config.kv.bucket = name.to_owned();
             assert!(check_names(&config).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn no_two_stores_may_have_one_name() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            match check_names(&config) {
+                Err(ConnectError::Name(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (change, parts) in [
+            ((|config| config.kv.bucket = "agent-inbox".into()) as fn(&mut Config), ["nats.kv.bucket", "inboxes"]),
+            (|config| config.kv.response_bucket = config.kv.bucket.clone(), ["nats.kv.bucket", "nats.kv.response_bucket"]),
+            (|config| config.facts.bucket = config.registry.bucket.clone(), ["nats.registry.bucket", "nats.facts.bucket"]),
+            (|config| config.state_bucket = "job-turns".into(), ["nats.state.bucket", "turns"]),
+            (|config| config.audit.name = config.logs.name.clone(), ["nats.logs.stream", "nats.audit.stream"]),
+            (|config| config.logs.name = format!("{}-DLQ", config.stream.name), ["nats.dlq.stream", "nats.logs.stream"]),
+            (|config| config.stream.name = format!("KV_{}", config.kv.bucket), ["nats.stream.name", "nats.kv.bucket"]),
+            (|config| config.work_prefix = "logs.work".into(), ["nats.stream.subjects", "output"]),
+        ] {
+            let text = refused(change);
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+        assert!(check_names(&Config { namespace: "blue".into(), ..Config::default() }).is_ok());
     }
 }

@@ -179,7 +179,14 @@ fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
         ("its subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
         ("its source", transforms(wanted), transforms(found)),
         ("what it republishes", format!("{:?}", wanted.republish), format!("{:?}", found.republish)),
-        ("its marker setting", format!("{:?}", wanted.allow_message_ttl), format!("{:?}", found.allow_message_ttl)),
+        ("its leave to have messages that expire", wanted.allow_message_ttl.to_string(), found.allow_message_ttl.to_string()),
+        ("how long it marks what has expired", markers(wanted), markers(found)),
+        ("its leave to replace what is under a subject", wanted.allow_rollup.to_string(), found.allow_rollup.to_string()),
+        ("its refusal to be purged", wanted.deny_purge.to_string(), found.deny_purge.to_string()),
+        ("its bound on messages", bound(wanted.max_messages), bound(found.max_messages)),
+        ("its bound on a message's bytes", bound(wanted.max_message_size.into()), bound(found.max_message_size.into())),
+        ("how it renames what it takes", format!("{:?}", wanted.subject_transform), format!("{:?}", found.subject_transform)),
+        ("its silence on what it has stored", wanted.no_ack.to_string(), found.no_ack.to_string()),
     ];
     for (what, wanted_value, found_value) in pairs {
         if wanted_value != found_value {
@@ -196,6 +203,15 @@ fn check(wanted: &Config, found: &Config) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// How long the markers of messages that expired stay; without them nobody is told.
+fn markers(config: &Config) -> String {
+    format!("{:?}", config.subject_delete_marker_ttl.unwrap_or_default())
+}
+
+fn bound(max: i64) -> String {
+    if max > 0 { max.to_string() } else { "none".to_owned() }
 }
 
 fn transforms(config: &Config) -> String {

@@ -91,6 +91,45 @@ async fn a_stream_of_somebody_else_under_our_name_is_refused_and_left_alone() {
     connect(&config).await.unwrap();
 }
 
+/// Settings that somebody may have changed by hand, and without which something of ours fails later, or in silence.
+#[tokio::test]
+async fn a_stream_of_ours_with_a_setting_that_we_rely_on_changed_is_refused_by_name() {
+    type Change = fn(&mut stream::Config);
+    let rows: [(&str, &str, Change); 8] = [
+        // Nobody would be told of agents that fall silent.
+        ("KV_agent-registry", "how long it marks what has expired", |config| config.subject_delete_marker_ttl = None),
+        ("KV_agent-registry", "its leave to have messages that expire", |config| {
+            (config.allow_message_ttl, config.subject_delete_marker_ttl) = (false, None);
+        }),
+        ("KV_job-turns", "its leave to replace what is under a subject", |config| config.allow_rollup = false),
+        ("JOBS-DLQ", "its refusal to be purged", |config| config.deny_purge = true),
+        ("JOB-LOGS", "its bound on messages", |config| config.max_messages = 10),
+        ("KV_job-responses", "its bound on a message's bytes", |config| config.max_message_size = 1000),
+        ("AUDIT", "its silence on what it has stored", |config| config.no_ack = true),
+        ("AUDIT", "how it renames what it takes", |config| {
+            let transform = stream::SubjectTransform { source: "audit.record".to_owned(), destination: "audit.kept".to_owned() };
+            config.subject_transform = Some(transform);
+        }),
+    ];
+    let server = NatsServer::start().await;
+    let config = config(&server);
+    connect(&config).await.unwrap();
+    let broker = broker(&server).await;
+    for (name, part, change) in rows {
+        let ours = settings(&broker, name).await;
+        let mut theirs = ours.clone();
+        change(&mut theirs);
+        broker.delete_stream(name).await.unwrap();
+        broker.create_stream(theirs).await.unwrap();
+        let refused = connect(&config).await.err().unwrap_or_else(|| panic!("{name} was taken as it is: {part}"));
+        let ConnectError::Setup(Error::Layout { store, problem }) = &refused else { panic!("{name}: {refused:?}") };
+        assert!(store == name && problem.contains(part), "{store}: {problem}");
+        broker.delete_stream(name).await.unwrap();
+        broker.create_stream(ours).await.unwrap();
+    }
+    connect(&config).await.unwrap();
+}
+
 fn named(name: &str, subjects: &[&str]) -> stream::Config {
     stream::Config { name: name.to_owned(), subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(), ..Default::default() }
 }
