@@ -133,6 +133,9 @@ pub trait Ledger: Send + Sync {
     /// one that was first.
     async fn reserve(&self, key_hash: &str, reservation: &Reservation) -> Result<Reservation, Error>;
 
+    /// What an idempotency key (already hashed to hex) stands for, if it was claimed.
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, Error>;
+
     /// Makes a key stand for a deleted job from now on, if it stands for `job`. Safe to repeat; a key that has expired stays so.
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error>;
 

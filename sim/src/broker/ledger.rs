@@ -159,6 +159,11 @@ impl Ledger for Link {
         self.ask(Write, "reserving", || reservation.job.short(), async move { world.raw.ledger.reserve(&key, &wanted).await }).await
     }
 
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, Error> {
+        let (world, key) = (self.world.clone(), key_hash.to_owned());
+        self.ask(Read, "reading a key", String::new, async move { world.raw.ledger.reserved(&key).await }).await
+    }
+
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
         let (world, key) = (self.world.clone(), key_hash.to_owned());
         self.ask(Write, "retiring a key", || job.short(), async move { world.raw.ledger.retire(&key, job).await }).await

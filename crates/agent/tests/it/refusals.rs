@@ -90,6 +90,10 @@ impl Ledger for Refusing {
         self.inner.reserve(key_hash, reservation).await
     }
 
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, Error> {
+        self.inner.reserved(key_hash).await
+    }
+
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
         self.inner.retire(key_hash, job).await
     }

@@ -75,6 +75,12 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
         return accept_new(app, caller, submission, new_id(app), None).await;
     };
     let key = key_hash(&caller.name, &key);
+    // What nobody can do takes no key: put right, it may come with that key again.
+    if let Err(refused) = is_possible(app, caller, &submission)
+        && app.store.ledger.reserved(&key).await?.is_none()
+    {
+        return Err(refused);
+    }
     let wanted = Reservation { schema: SCHEMA, job: new_id(app), body_sha256, deleted: false };
     let mut held = reserve(app, &key, &wanted).await?;
     if held != wanted.job {
@@ -88,9 +94,19 @@ pub(crate) async fn submit(app: &App, caller: &Caller, request: JobRequest) -> R
 }
 
 async fn accept_new(app: &App, caller: &Caller, submission: Submission, id: JobId, key_sha256: Option<String>) -> Result<Submitted, Error> {
-    let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
-    let frozen = resolve(app, caller, &submission.target, &submission.call, waits)?;
+    let frozen = place(app, caller, &submission)?;
     accept(app, caller, submission, Placed { id, frozen, retry_of: None, key_sha256 }).await
+}
+
+/// Who would do it now.
+fn place(app: &App, caller: &Caller, submission: &Submission) -> Result<Frozen, Error> {
+    let waits = if submission.wait_for_agents.is_some() { Waits::ForAgents } else { Waits::No };
+    resolve(app, caller, &submission.target, &submission.call, waits)
+}
+
+/// Refuses what nobody can do now, or this caller may not have done by them.
+fn is_possible(app: &App, caller: &Caller, submission: &Submission) -> Result<(), Error> {
+    permit_targets(app, caller, &submission.target.to_string(), &place(app, caller, submission)?.executions)
 }
 
 /// The job that a key stands for.

@@ -88,6 +88,10 @@ impl Ledger for Flaky {
         self.call(self.inner.reserve(key_hash, reservation)).await
     }
 
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, StoreError> {
+        self.call(self.inner.reserved(key_hash)).await
+    }
+
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), StoreError> {
         self.call(self.inner.retire(key_hash, job)).await
     }

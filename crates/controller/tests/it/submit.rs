@@ -134,6 +134,19 @@ async fn a_submission_sent_again_with_its_key_is_the_same_job() {
 }
 
 #[tokio::test]
+async fn a_submission_that_nobody_can_do_takes_no_key() {
+    let (house, _agent) = House::with_agent().await;
+    let submit = async |target: &str| {
+        house.post("/api/v1/jobs", &json!({"operation": "node.hostname.get", "target": target, "idempotency_key": "k-1"})).await
+    };
+    for _ in 0..2 {
+        assert_eq!(problem(submit("web-99").await).await.code, ErrorCode::NoAgent);
+    }
+    assert_eq!(submit("web-01").await.status(), StatusCode::CREATED);
+    assert_eq!(problem(submit("web-99").await).await.code, ErrorCode::IdempotencyConflict, "now it stands for another body");
+}
+
+#[tokio::test]
 async fn the_key_may_come_as_a_header() {
     let (house, _agent) = House::with_agent().await;
     let submit = async |body: Value| {

@@ -20,6 +20,8 @@ use crate::{Answered, Appended, Created, Error, ExecutionRecord, JobRecord, Ledg
 
 /// Shares that are on their way to the broker at once.
 const SHARES_AT_ONCE: usize = 256;
+/// How often a key is reserved anew because what stood in the way was gone when it was looked at.
+const RESERVE_TRIES: usize = 5;
 
 pub(super) struct JetStreamLedger {
     link: Shared,
@@ -147,16 +149,27 @@ impl Ledger for JetStreamLedger {
         if !longshore_model::operation::is_sha256(key_hash) {
             return Err(Error::Refused { doing: "reserving an idempotency key", reason: "the key was not hashed".into() });
         }
+        const DOING: &str = "reserving an idempotency key";
         let subject = self.link.layout.idempotency(key_hash);
         let value = to_json(reservation, "reservation")?;
-        match self.link.write(subject.clone(), value, HeaderMap::new(), Guard::Absent, "reserving an idempotency key").await? {
-            Written::Stored(_) => Ok(reservation.clone()),
-            Written::Guarded => {
-                let message = self.link.read_last(&self.queue, &subject, "reading an idempotency key").await?;
-                // Expired between the two: this submission is the first again.
-                message.map_or_else(|| Ok(reservation.clone()), |message| from_json(&subject, &message.payload))
+        for _ in 0..RESERVE_TRIES {
+            match self.link.write(subject.clone(), value.clone(), HeaderMap::new(), Guard::Absent, DOING).await? {
+                Written::Stored(_) => return Ok(reservation.clone()),
+                Written::Guarded => {
+                    if let Some(message) = self.link.read_last(&self.queue, &subject, DOING).await? {
+                        return from_json(&subject, &message.payload);
+                    }
+                    // What stood there expired between the two. Only what is stored makes this submission the first.
+                }
             }
         }
+        Err(Error::Unavailable { doing: DOING, source: None })
+    }
+
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, Error> {
+        let subject = self.link.layout.idempotency(key_hash);
+        let message = self.link.read_last(&self.queue, &subject, "reading an idempotency key").await?;
+        message.map(|message| from_json(&subject, &message.payload)).transpose()
     }
 
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {

@@ -58,6 +58,10 @@ impl Ledger for Memory {
         Ok(self.0.state().records.reserve(key_hash, reservation))
     }
 
+    async fn reserved(&self, key_hash: &str) -> Result<Option<Reservation>, Error> {
+        Ok(self.0.state().records.reserved(key_hash))
+    }
+
     async fn retire(&self, key_hash: &str, job: JobId) -> Result<(), Error> {
         self.0.state().records.retire(key_hash, job);
         Ok(())

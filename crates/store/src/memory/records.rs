@@ -140,6 +140,10 @@ impl Records {
         self.reservations.entry(key_hash.to_owned()).or_insert_with(|| reservation.clone()).clone()
     }
 
+    pub(super) fn reserved(&self, key_hash: &str) -> Option<Reservation> {
+        self.reservations.get(key_hash).cloned()
+    }
+
     pub(super) fn retire(&mut self, key_hash: &str, job: JobId) {
         if let Some(reservation) = self.reservations.get_mut(key_hash).filter(|reservation| reservation.job == job) {
             reservation.deleted = true;

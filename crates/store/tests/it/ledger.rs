@@ -163,10 +163,12 @@ async fn of_concurrent_answers_one_is_stored(store: Store) {
 async fn the_first_reservation_stands(store: Store) {
     let (key, other_key) = ("ab".repeat(32), "cd".repeat(32));
     let (first, second) = (reservation(1), reservation(2));
+    assert_eq!(store.ledger.reserved(&key).await.unwrap(), None);
     for _ in 0..2 {
         assert_eq!(store.ledger.reserve(&key, &first).await.unwrap(), first);
         assert_eq!(store.ledger.reserve(&key, &second).await.unwrap(), first);
     }
+    assert_eq!(store.ledger.reserved(&key).await.unwrap(), Some(first));
     assert_eq!(store.ledger.reserve(&other_key, &second).await.unwrap(), second);
 }
 
@@ -264,6 +266,6 @@ async fn a_full_ledger_refuses_and_keeps_what_it_has(store: Store) {
     create(&store, &job(stored)).await;
 }
 
-fn reservation(n: u64) -> Reservation {
+pub(crate) fn reservation(n: u64) -> Reservation {
     Reservation { schema: SCHEMA, job: job_id(n), body_sha256: "00".repeat(32), deleted: false }
 }

@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::audit::record;
 use crate::harness::Puller;
+use crate::ledger::reservation;
 use crate::objects::BreaksOff;
 use crate::sample::*;
 
@@ -128,6 +129,28 @@ async fn a_stream_of_ours_with_a_setting_that_we_rely_on_changed_is_refused_by_n
         broker.create_stream(ours).await.unwrap();
     }
     connect(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_goes_while_it_is_asked_for_is_stored_for_whoever_gets_it() {
+    let server = NatsServer::start().await;
+    let store = connect(&config(&server)).await.unwrap();
+    let ledger = broker(&server).await.get_stream("KV_job-queue").await.unwrap();
+    let mut n_given = 0;
+    for n in 0..100 {
+        let key = format!("{n:064x}");
+        let [first, second, third] = [1, 2, 3].map(|job| reservation(10 * n + job));
+        store.ledger.reserve(&key, &first).await.unwrap();
+        let subject = format!("$KV.job-queue.keys.{key}");
+        // As if it had expired.
+        let (given, purged) = tokio::join!(store.ledger.reserve(&key, &second), async { ledger.purge().filter(subject).await });
+        purged.unwrap();
+        if given.unwrap() == second {
+            n_given += 1;
+            assert_eq!(store.ledger.reserve(&key, &third).await.unwrap(), second, "of two who come one is first");
+        }
+    }
+    println!("{n_given} of 100 came after the key was gone");
 }
 
 fn named(name: &str, subjects: &[&str]) -> stream::Config {
