@@ -119,22 +119,44 @@ impl Link {
         after: Revision,
         (batch, bytes): (usize, usize),
     ) -> Option<(Vec<Stored>, bool)> {
-        let (mut found, mut answers) = (Vec::new(), self.mux.route());
+        let (mut read, mut answers) = (Batch::default(), self.mux.route());
         let request = json!({ "seq": after + 1, "batch": batch, "max_bytes": bytes, "next_by_subj": filter }).to_string();
         self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), answers.subject(), request.into()).await.ok()?;
         loop {
             let message = tokio::time::timeout(PATIENCE, answers.next()).await.ok()??;
             match message.status {
-                None | Some(StatusCode::OK) => found.push(stored(&message)?),
-                Some(StatusCode::NOT_FOUND) => return Some((found, false)),
+                None | Some(StatusCode::OK) => read.take(&message)?,
+                // There is nothing at all: it would be told before the first.
+                Some(StatusCode::NOT_FOUND) if read.0.is_empty() => return Some((Vec::new(), false)),
                 // The end of this answer, and how many more there are.
-                Some(status) if status.as_u16() == 204 => {
+                Some(status) if status.as_u16() == 204 && read.is_whole_before(&message) => {
                     let more = header(&message, "Nats-Num-Pending")? != "0";
-                    return Some((found, more));
+                    return Some((read.0, more));
                 }
                 Some(_) => return None,
             }
         }
+    }
+}
+
+/// What came of one answer of the broker. Each of its messages, and its end, names the place of the message before it: one that was lost on
+/// its way, because this client was too slow for the broker or for itself, is noticed.
+#[derive(Default)]
+struct Batch(Vec<Stored>);
+
+impl Batch {
+    /// `None` if one before it is missing, or it cannot be read.
+    fn take(&mut self, message: &async_nats::Message) -> Option<()> {
+        if !self.is_whole_before(message) {
+            return None;
+        }
+        self.0.push(stored(message)?);
+        Some(())
+    }
+
+    fn is_whole_before(&self, message: &async_nats::Message) -> bool {
+        let before = header(message, "Nats-Last-Sequence").and_then(|place| place.parse::<Revision>().ok());
+        before == Some(self.0.last().map_or(0, |last| last.sequence))
     }
 }
 
@@ -150,4 +172,41 @@ fn stored(message: &async_nats::Message) -> Option<Stored> {
 
 fn header<'a>(message: &'a async_nats::Message, name: &str) -> Option<&'a str> {
     message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(place: u64, before: u64) -> async_nats::Message {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("Nats-Subject", "s".to_owned()), ("Nats-Sequence", place.to_string())] {
+            headers.insert(name, value);
+        }
+        headers.insert("Nats-Time-Stamp", "2026-01-01T00:00:00Z");
+        headers.insert("Nats-Last-Sequence", before.to_string());
+        async_nats::Message {
+            subject: "inbox".into(),
+            reply: None,
+            payload: Bytes::new(),
+            headers: Some(headers),
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_missing_from_an_answer_is_noticed() {
+        let takes = |places: &[(u64, u64)]| {
+            let mut batch = Batch::default();
+            places.iter().all(|(place, before)| batch.take(&message(*place, *before)).is_some())
+        };
+        assert!(takes(&[(3, 0), (7, 3), (8, 7)]));
+        assert!(!takes(&[(7, 3), (8, 7)]), "the first");
+        assert!(!takes(&[(3, 0), (8, 7)]), "one in between");
+        let mut batch = Batch::default();
+        batch.take(&message(3, 0)).unwrap();
+        assert!(batch.is_whole_before(&message(0, 3)) && !batch.is_whole_before(&message(0, 7)), "the last");
+    }
 }

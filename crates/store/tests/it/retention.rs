@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::{self, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use futures::StreamExt as _;
 use longshore_model::ExecutionId;
 use longshore_model::wire::log::{LogRecord, LogStream};
-use longshore_model::wire::record::Definition;
+use longshore_model::wire::record::{Definition, SCHEMA};
+use longshore_model::wire::turn::Waiter;
 use longshore_store::jetstream::{Config, ConnectError, DeadLetters, Facts, KeyValue, Objects, Registry, Stream, connect};
 use longshore_store::{Created, Error, ObjectReader, Store};
 use longshore_testkit::{NatsServer, eventually};
@@ -90,6 +92,21 @@ async fn a_stream_of_somebody_else_under_our_name_is_refused_and_left_alone() {
     }
     // Another name is indeed the way out.
     connect(&config).await.unwrap();
+}
+
+/// Message by message is for brokers of several servers, and for answers of which something is missing.
+#[tokio::test]
+async fn a_long_history_is_read_in_few_requests() {
+    const WAITERS: u64 = 600;
+    let server = NatsServer::start().await;
+    let store = connect(&config(&server)).await.unwrap();
+    let waiter = |n| Waiter { schema: SCHEMA, key: "k".to_owned(), job: job_id(n), execution: None, not_before: None, since: then() };
+    let (turns, waiter) = (&store.turns, &waiter);
+    let entering = (0..WAITERS).map(|n| async move { turns.enter(&waiter(n)).await.unwrap() });
+    futures::stream::iter(entering).buffer_unordered(64).collect::<()>().await;
+    let mut questions = server.tap("$JS.API.>").await;
+    assert_eq!(store.turns.page(0).await.unwrap().items.len(), usize::try_from(WAITERS).unwrap());
+    assert_eq!(questions.heard().await, ["$JS.API.DIRECT.GET.KV_job-turns"; 3]);
 }
 
 /// Settings that somebody may have changed by hand, and without which something of ours fails later, or in silence.
