@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use longshore_model::JobId;
 use longshore_model::wire::dead_letter::{DeadExecution, DeadLetter, DeadLetterState};
 use longshore_model::wire::rest::{DeadLetterCondition, DeadLetterView};
-use longshore_store::{LetterEvent, Revision, StoredLetter};
+use longshore_store::{Error as StoreError, LetterEvent, Revision, StoredLetter};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
@@ -136,7 +136,16 @@ pub(crate) async fn follow(app: App) {
     crate::watch::for_ever(&app, "dead letters", || read(&app)).await;
 }
 
-async fn read(app: &App) -> Result<(), longshore_store::Error> {
+async fn read(app: &App) -> Result<(), StoreError> {
+    let ended = tell(app).await;
+    if let Err(StoreError::SetBack { .. }) = ended {
+        // Letters of before would pass for newer than what is told from now on.
+        *app.letters_mut() = Letters::default();
+    }
+    ended
+}
+
+async fn tell(app: &App) -> Result<(), StoreError> {
     let mut letters = app.store.dead_letters.follow().await?;
     while let Some(event) = letters.next().await {
         match event? {

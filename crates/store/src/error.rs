@@ -44,6 +44,13 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A stream is not the one any more that was read up to a place: it ends before that, or has something else there. It was restored from
+    /// an earlier copy, lost its end in a power cut, or was made anew. What was read of it is to be forgotten and read again.
+    #[error("the store {store} was set back: what was read of it is there no more")]
+    SetBack {
+        /// Which.
+        store: String,
+    },
     /// The broker refused for a reason of its own.
     #[error("the broker refused while {doing}: {reason}")]
     Refused {
@@ -59,7 +66,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Full { .. } => true,
+            Self::Unavailable { .. } | Self::Full { .. } | Self::SetBack { .. } => true,
             Self::TooLarge { .. } | Self::Layout { .. } | Self::Corrupt { .. } | Self::Refused { .. } => false,
         }
     }
@@ -69,7 +76,12 @@ impl Error {
     pub fn had_no_effect(&self) -> bool {
         match self {
             Self::Unavailable { .. } => false,
-            Self::Full { .. } | Self::TooLarge { .. } | Self::Layout { .. } | Self::Corrupt { .. } | Self::Refused { .. } => true,
+            Self::Full { .. }
+            | Self::TooLarge { .. }
+            | Self::Layout { .. }
+            | Self::Corrupt { .. }
+            | Self::SetBack { .. }
+            | Self::Refused { .. } => true,
         }
     }
 

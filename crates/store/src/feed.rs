@@ -56,12 +56,16 @@ pub enum FeedItem {
     CaughtUp,
 }
 
-/// Changes without an end. Reconnects by itself and misses nothing; an `Err` is the end and means that the stores are gone.
+/// Changes without an end. Reconnects by itself and misses nothing; an `Err` is the end and means that the stores are gone, or, if it is
+/// [`Error::SetBack`], that what was told is not what is stored any more.
 pub type FeedStream = BoxStream<'static, Result<FeedItem, Error>>;
 
 /// The feed.
 #[async_trait]
 pub trait Feed: Send + Sync {
     /// Everything after `from`; the default position is the beginning of what is retained.
+    ///
+    /// # Errors
+    /// [`Error::SetBack`] if the ledger ends before `from`.
     async fn follow(&self, from: Position) -> Result<FeedStream, Error>;
 }

@@ -1,5 +1,7 @@
 //! Live output: kept for a while, bounded, read from any point on.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use longshore_model::wire::log::LogRecord;
@@ -29,8 +31,8 @@ pub trait Logs: Send + Sync {
     /// Attempt and number of an execution's newest record.
     async fn newest(&self, job: JobId, execution: ExecutionId) -> Result<Option<(u32, u64)>, Error>;
 
-    /// A place before which nothing is stored any more, of any job; 0 or 1 if nothing was ever dropped.
-    async fn oldest(&self) -> Result<Revision, Error>;
+    /// The places between which everything is that is stored, of any job; they begin with 0 or 1 if nothing was ever dropped.
+    async fn kept(&self) -> Result<Range<Revision>, Error>;
 
     /// Records of a job after a place (0 is the beginning), then live ones, without an end.
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error>;

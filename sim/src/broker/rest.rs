@@ -63,8 +63,8 @@ impl Logs for Link {
         self.ask(Read, "reading output", || job.short(), async move { world.raw.logs.newest(job, execution).await }).await
     }
 
-    async fn oldest(&self) -> Result<Revision, Error> {
-        self.world.raw.logs.oldest().await
+    async fn kept(&self) -> Result<std::ops::Range<Revision>, Error> {
+        self.world.raw.logs.kept().await
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {

@@ -56,8 +56,8 @@ impl Logs for Broker {
         self.logs.newest(job, execution).await
     }
 
-    async fn oldest(&self) -> Result<Revision, Error> {
-        self.logs.oldest().await
+    async fn kept(&self) -> Result<std::ops::Range<Revision>, Error> {
+        self.logs.kept().await
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<Followed, Error> {

@@ -50,9 +50,12 @@ pub(crate) async fn logs(app: &App, caller: &Caller, id: JobId, wanted: Wanted) 
     permit(caller, "job:read")?;
     let ticket = app.waiters.register(id);
     let record = app.load(id).await?.ok_or_else(|| Error::no_job(id))?;
+    let kept = if after > 0 { app.store.logs.kept().await? } else { 0..1 };
+    // A place that the store has not come to is one of an earlier store, or of no store at all.
+    let after = if after < kept.end { after } else { 0 };
     let output = app.store.logs.follow(id, after).await?;
     let is_over = until == Until::Now || fold(&record).is_settled();
-    let has_lost = after > 0 && app.store.logs.oldest().await? > after + 1;
+    let has_lost = after > 0 && kept.start > after + 1;
     let numbers = Numbers { next: BTreeMap::new(), is_resumed: after > 0, has_lost };
     Ok(produce(app, move |app, sink| tell(app, sink, Reading { id, ticket, output, place: after, from, numbers, is_over })))
 }
@@ -191,8 +194,8 @@ mod tests {
             Ok(None)
         }
 
-        async fn oldest(&self) -> Result<Revision, StoreError> {
-            Ok(0)
+        async fn kept(&self) -> Result<std::ops::Range<Revision>, StoreError> {
+            Ok(0..2)
         }
 
         async fn last(&self, _: JobId) -> Result<Revision, StoreError> {

@@ -199,8 +199,8 @@ mod tests {
             Ok(None)
         }
 
-        async fn oldest(&self) -> Result<longshore_store::Revision, Error> {
-            Ok(0)
+        async fn kept(&self) -> Result<std::ops::Range<longshore_store::Revision>, Error> {
+            Ok(0..1)
         }
 
         async fn follow(&self, _: JobId, _: longshore_store::Revision) -> Result<longshore_store::LogStream, Error> {

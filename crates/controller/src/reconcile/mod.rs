@@ -103,4 +103,4 @@ fn after(at: Timestamp, by: Duration) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

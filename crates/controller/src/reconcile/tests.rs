@@ -17,13 +17,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const EXPIRES_IN: Duration = Duration::from_secs(3600);
 
 /// A controller without its API and its own turns: the test says when a pass is made, and at what time.
-pub(super) struct Bench {
-    pub(super) app: App,
+pub(crate) struct Bench {
+    pub(crate) app: App,
     _feed: JoinSet<()>,
 }
 
 impl Bench {
-    pub(super) fn on(store: &Store) -> Self {
+    pub(crate) fn on(store: &Store) -> Self {
         let app = App::new(Config::new(SigningKey::new(b"secret".to_vec())), store.clone());
         let mut feed = JoinSet::new();
         feed.spawn(crate::index::follow(app.clone()));
@@ -32,7 +32,7 @@ impl Bench {
     }
 
     /// Waits until the index has taken what the test wrote.
-    pub(super) async fn index(&self, holds: impl Fn(&crate::index::Index) -> bool) {
+    pub(crate) async fn index(&self, holds: impl Fn(&crate::index::Index) -> bool) {
         let wait = async {
             while !holds(&self.app.index()) {
                 tokio::task::yield_now().await;
@@ -71,7 +71,7 @@ pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::now().checked_add(SignedDuration::from_secs(second)).unwrap()
 }
 
-pub(super) async fn create(store: &Store, id: u128) -> (JobId, Revision) {
+pub(crate) async fn create(store: &Store, id: u128) -> (JobId, Revision) {
     let definition = definition(id);
     match store.ledger.create(&definition).await.unwrap() {
         Created::Stored(revision) => (definition.id, revision),

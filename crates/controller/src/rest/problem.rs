@@ -174,7 +174,7 @@ impl From<Error> for Failed {
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable { .. } => {
+            StoreError::Unavailable { .. } | StoreError::SetBack { .. } => {
                 tracing::warn!(error = %chain(&error), "the broker did not answer a request");
                 Self::new(ErrorCode::Unavailable, error.to_string()).retryable()
             }

@@ -1,5 +1,7 @@
 //! Live output on a stream of its own: raw bytes as the payload, everything else in headers.
 
+use std::ops::Range;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
@@ -122,9 +124,9 @@ impl Logs for JetStreamLogs {
         Ok(number(ATTEMPT).and_then(|attempt| Some((u32::try_from(attempt).ok()?, number(SEQ)?))))
     }
 
-    async fn oldest(&self) -> Result<Revision, Error> {
+    async fn kept(&self) -> Result<Range<Revision>, Error> {
         let info = self.stream.get_info().await.map_err(|fault| Error::unavailable("reading about the output", fault))?;
-        Ok(info.state.first_sequence)
+        Ok(info.state.first_sequence..info.state.last_sequence.saturating_add(1))
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_nats::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
+use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::link::Shared;
+use super::link::{Shared, timestamp};
 use super::pass::{Pass, Place};
 use crate::{Error, Revision};
 
@@ -38,12 +39,14 @@ pub(super) enum Item<M = Box<Message>> {
     Current,
 }
 
-/// A reader that survives broker restarts and gives every message once, in order.
+/// A reader that survives broker restarts and gives every message once, in order. It ends with an error where its stream was set back.
 pub(super) struct Tail {
     link: Shared,
     stream: String,
     filter: String,
     from: From,
+    /// When the message at the place was stored that was read last.
+    read_at: Option<Timestamp>,
     pass: Option<Pass>,
     is_current: bool,
     /// `Current` is due: the pass began while nothing was waiting, or the last message said so.
@@ -80,7 +83,7 @@ impl Tail {
     /// Opens a reader. Its first pass begins at once, so that nothing that is written afterwards is missed.
     pub(super) async fn open(link: Shared, stream: String, filter: String, from: From) -> Result<Self, Error> {
         let reconnects = link.reconnects.subscribe();
-        let mut tail = Self { link, stream, filter, from, pass: None, is_current: false, owes_current: false, reconnects };
+        let mut tail = Self { link, stream, filter, from, read_at: None, pass: None, is_current: false, owes_current: false, reconnects };
         tail.begin().await?;
         Ok(tail)
     }
@@ -177,6 +180,7 @@ impl Tail {
             return None;
         }
         self.from = From::Place(place.sequence);
+        self.read_at = Some(place.stored_at);
         self.owes_current = !self.is_current && place.n_behind == 0;
         Some(Item::Message(Box::new(message), place))
     }
@@ -186,7 +190,7 @@ impl Tail {
         loop {
             match self.begin().await {
                 Ok(()) => return Ok(()),
-                Err(fault) if tries >= TRIES => return Err(fault),
+                Err(fault) if tries >= TRIES || matches!(fault, Error::SetBack { .. }) => return Err(fault),
                 Err(_) => {
                     tries += 1;
                     tokio::time::sleep(PAUSE.saturating_mul(tries.min(20))).await;
@@ -195,7 +199,24 @@ impl Tail {
         }
     }
 
+    /// Whether the stream still has what was read of it: one that lost its end would be passed over in silence until it has grown to the
+    /// same place again.
+    async fn is_what_was_read(&self) -> Result<(), Error> {
+        const DOING: &str = "looking where a reader was";
+        let From::Place(place @ 1..) = self.from else { return Ok(()) };
+        let stream = self.link.stream(&self.stream, DOING).await?;
+        let info = stream.get_info().await.map_err(|fault| Error::unavailable(DOING, fault))?;
+        let mut is_same = info.state.last_sequence >= place;
+        if let (true, Some(read_at)) = (is_same, self.read_at) {
+            // It may have grown since. What was removed there tells nothing.
+            let there = self.link.read_next(&stream, &self.filter, place, DOING).await?.filter(|there| there.sequence == place);
+            is_same = there.is_none_or(|there| timestamp(there.time) == read_at);
+        }
+        if is_same { Ok(()) } else { Err(Error::SetBack { store: self.stream.clone() }) }
+    }
+
     async fn begin(&mut self) -> Result<(), Error> {
+        self.is_what_was_read().await?;
         let deliver_policy = match self.from {
             From::Place(0) => DeliverPolicy::All,
             From::Place(place) => DeliverPolicy::ByStartSequence { start_sequence: place + 1 },

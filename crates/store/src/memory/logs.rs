@@ -1,6 +1,7 @@
 //! Live output: one sequence of places over all jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -51,8 +52,8 @@ impl Logs for Memory {
         Ok(self.0.state().logs.jobs.get(&job).and_then(newest))
     }
 
-    async fn oldest(&self) -> Result<Revision, Error> {
-        Ok(0)
+    async fn kept(&self) -> Result<Range<Revision>, Error> {
+        Ok(0..self.0.state().logs.newest + 1)
     }
 
     async fn follow(&self, job: JobId, after: Revision) -> Result<LogStream, Error> {

@@ -73,7 +73,10 @@ async fn the_newest_record_of_an_execution_is_known(store: Store) {
     store.logs.append(&[LogRecord { execution: other, attempt: 3, ..record(1, 7) }, record(2, 0)]).await.unwrap();
     assert_eq!(store.logs.newest(job_id(1), ExecutionId::Any).await.unwrap(), Some((1, 199)));
     assert_eq!(store.logs.newest(job_id(1), other).await.unwrap(), Some((3, 7)));
-    assert!(store.logs.oldest().await.unwrap() <= 1);
+    let kept = store.logs.kept().await.unwrap();
+    assert!(kept.start <= 1);
+    let last = store.logs.last(job_id(2)).await.unwrap();
+    assert_eq!(kept.end, last + 1, "the newest record of all");
 }
 
 async fn a_reader_goes_on_after_a_place(store: Store) {

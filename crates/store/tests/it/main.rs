@@ -24,6 +24,7 @@ mod reconnect;
 mod registry;
 mod retention;
 mod sample;
+mod set_back;
 mod shares;
 mod turns;
 mod work;
