@@ -100,6 +100,19 @@ async fn nothing_of_the_agent_is_inherited() {
     drop(leak);
 }
 
+/// `LC_ALL=C` is for programs whose words are read here: `docs/adr/0023-whose-programs-speak-c.md`.
+#[tokio::test]
+async fn a_users_program_is_not_made_to_speak_ascii_and_chooses_its_own_locale() {
+    let bench = Bench::new();
+    let said = async |env: serde_json::Value| {
+        let script = "echo \"${LC_ALL-none} $LANG\"";
+        let finished = bench.run(task("command.shell", json!({ "command": script, "env": env }))).await;
+        finished.result.unwrap()["stdout"].as_str().unwrap().trim().to_owned()
+    };
+    assert_eq!(said(json!({})).await, "none C.UTF-8");
+    assert_eq!(said(json!({"LC_ALL": "de_DE.UTF-8", "LANG": "C"})).await, "de_DE.UTF-8 C");
+}
+
 #[tokio::test]
 async fn variables_of_the_job_are_not_in_the_supervisors_arguments_or_environment() {
     let bench = Bench::new();
