@@ -252,6 +252,17 @@ impl Layout {
         format!("$KV.{}.{agent}.{job}", self.inbox_bucket)
     }
 
+    /// What is in all inboxes.
+    pub(crate) fn inboxes(&self) -> String {
+        Self::bucket_subjects(&self.inbox_bucket)
+    }
+
+    pub(crate) fn parse_inbox_key(&self, subject: &str) -> Option<(AgentId, JobId)> {
+        let rest = subject.strip_prefix("$KV.")?.strip_prefix(self.inbox_bucket.as_str())?.strip_prefix('.')?;
+        let (agent, job) = rest.split_once('.')?;
+        Some((agent.parse().ok()?, job.parse().ok()?))
+    }
+
     // Concurrency keys.
 
     pub(crate) fn turn_stream(&self) -> String {
@@ -402,6 +413,7 @@ mod tests {
         assert_eq!(layout.parse_queue_key("$KV.job-queue.keys.00"), None);
         assert_eq!(layout.parse_log(&layout.log(job, ExecutionId::Any)), Some((job, ExecutionId::Any)));
         assert_eq!(layout.parse_heartbeat(&layout.heartbeat(agent)), Some(agent));
+        assert_eq!(layout.parse_inbox_key(&layout.inbox_key(agent, job)), Some((agent, job)));
     }
 
     #[test]

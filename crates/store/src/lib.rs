@@ -37,7 +37,7 @@ pub use objects::{ObjectInfo, ObjectOwner, ObjectPage, ObjectReader, Objects, ar
 pub use registry::{Newest, Registry, RegistryEvent, RegistryItem, RegistryStream};
 pub use turns::{Turn, Turns, WaiterPage};
 pub use turnstile::{Asked, Fence, Turnstile, is_forgotten, turn_kept};
-pub use work::{Absence, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
+pub use work::{Absence, Addressed, AddressedPage, Announcement, Before, Delivery, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
 
 /// Every store, shared by reference. Cheap to clone.
 #[derive(Clone)]

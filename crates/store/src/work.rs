@@ -78,6 +78,26 @@ pub struct InboxPage {
     pub next: Option<u64>,
 }
 
+/// What is addressed to an agent, whether or not it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addressed {
+    /// To whom.
+    pub agent: AgentId,
+    /// The job.
+    pub job: JobId,
+    /// Where it is among all that is addressed to anybody.
+    pub place: Revision,
+}
+
+/// Some of what is addressed to agents, in the order in which it was announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressedPage {
+    /// The entries of inboxes.
+    pub items: Vec<Addressed>,
+    /// Where the next page goes on; `None` if this was the last.
+    pub next: Option<Revision>,
+}
+
 /// One piece of work, offered to one agent.
 pub struct Delivery {
     /// The job.
@@ -143,6 +163,12 @@ pub trait Work: Send + Sync {
 
     /// A page of an agent's inbox, oldest first, after a place in it; 0 is its beginning.
     async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error>;
+
+    /// A page of what is in the inboxes of all agents, after a place; 0 is the beginning.
+    async fn addressed(&self, after: Revision) -> Result<AddressedPage, Error>;
+
+    /// Takes an entry out of an inbox, unless it was announced again since. Safe to repeat.
+    async fn take_out(&self, entry: Addressed) -> Result<(), Error>;
 
     /// Hints for an agent that belongs to these groups, from now on.
     async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error>;

@@ -11,7 +11,9 @@ use futures::stream::{self, BoxStream};
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::wire::record::Definition;
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
-use longshore_store::{Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use longshore_store::{
+    Addressed, AddressedPage, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work,
+};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
@@ -142,6 +144,20 @@ impl Work for Link {
         let page = self.ask(Read, "reading the inbox", String::new, async move { world.raw.work.inbox(agent, after).await }).await?;
         let deliveries = page.deliveries.into_iter().map(|delivery| self.wrapped(delivery, 0, false)).collect();
         Ok(InboxPage { deliveries, next: page.next })
+    }
+
+    async fn addressed(&self, after: Revision) -> Result<AddressedPage, Error> {
+        let world = self.world.clone();
+        self.ask(Read, "reading all inboxes", String::new, async move { world.raw.work.addressed(after).await }).await
+    }
+
+    async fn take_out(&self, entry: Addressed) -> Result<(), Error> {
+        let (world, me) = (self.world.clone(), self.me);
+        self.ask(Write, "clearing an inbox", || entry.job.short(), async move {
+            world.note(me, || format!("{} is taken out of an inbox", entry.job.short()));
+            world.raw.work.take_out(entry).await
+        })
+        .await
     }
 
     async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {

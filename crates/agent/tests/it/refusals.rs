@@ -12,8 +12,8 @@ use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcome, Reservation};
 use longshore_model::{AgentId, ExecutionId, JobId, Label};
 use longshore_store::{
-    Announcement, Answered, Appended, Created, Delivery, Error, ExecutionRecord, InboxPage, JobRecord, Ledger, PullStream, Revision, Store,
-    WakeStream, Work, memory,
+    Addressed, AddressedPage, Announcement, Answered, Appended, Created, Delivery, Error, ExecutionRecord, InboxPage, JobRecord, Ledger,
+    PullStream, Revision, Store, WakeStream, Work, memory,
 };
 use longshore_testkit::{eventually, sample};
 
@@ -236,6 +236,14 @@ impl Work for Speechless {
 
     async fn inbox(&self, agent: AgentId, after: u64) -> Result<InboxPage, Error> {
         self.store.work.inbox(agent, after).await
+    }
+
+    async fn addressed(&self, after: Revision) -> Result<AddressedPage, Error> {
+        self.store.work.addressed(after).await
+    }
+
+    async fn take_out(&self, entry: Addressed) -> Result<(), Error> {
+        self.store.work.take_out(entry).await
     }
 
     async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {

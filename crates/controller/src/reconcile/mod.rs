@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod expired;
+mod inboxes;
 mod leftovers;
 mod lost;
 mod objects;
@@ -40,6 +41,7 @@ pub(crate) fn spawn(app: &App, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(often, app.clone(), "owed", owed::pass));
     tasks.spawn(every(often, app.clone(), "lost", lost::pass));
     tasks.spawn(every(often, app.clone(), "leftovers", leftovers::pass));
+    tasks.spawn(every(often.max(inboxes::EVERY), app.clone(), "inboxes", inboxes::pass));
     tasks.spawn(every(often.max(objects::EVERY), app.clone(), "objects", objects::pass));
     tasks.spawn(every(often, app.clone(), "dead_letters", dead_letters::pass));
     tasks.spawn(every(often, app.clone(), "turns", turns::pass));

@@ -9,7 +9,7 @@ use longshore_model::{AgentId, ExecutionId, ExecutionState, JobId, JobStatus};
 use longshore_store::{Answered, Appended, Created, JobRecord, PullStream, RegistryEvent, Revision, Store, memory};
 use tokio::task::JoinSet;
 
-use super::{dead_letters, expired, leftovers, lost, owed, turns, unannounced};
+use super::{dead_letters, expired, inboxes, leftovers, lost, owed, turns, unannounced};
 use crate::app::{App, fold};
 use crate::{Config, SigningKey};
 
@@ -312,6 +312,34 @@ async fn an_answer_that_comes_after_its_job_was_deleted_is_removed() {
     }
     assert_eq!(store.ledger.load_answer(job, ExecutionId::Any).await.unwrap(), None);
     assert!(store.ledger.load_answer(kept, ExecutionId::Any).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_needs_its_agent_no_more_is_taken_out_of_its_inbox_and_nothing_else_is() {
+    let store = store();
+    let (one, two) = (Bench::on(&store), Bench::on(&store));
+    let agent = AgentId::from_bits(1);
+    let [waits, runs, answered, deleted] = [1, 2, 3, 4].map(JobId::from_bits);
+    for id in 1..=4 {
+        let definition = Definition { target: "web-01".to_owned(), executions: vec![agent.into()], ..definition(id) };
+        let Created::Stored(revision) = store.ledger.create(&definition).await.unwrap() else { panic!("the id is new") };
+        if definition.id == runs {
+            let event = Event { schema: SCHEMA, at: Timestamp::now(), kind: started() };
+            store.ledger.append(runs, agent.into(), revision, &event).await.unwrap();
+        }
+    }
+    // Its agent died before it could take the entry out, and the other's job was deleted before the broker had announced it.
+    store.ledger.answer(&Answer { execution: agent.into(), ..answer(answered) }).await.unwrap();
+    store.ledger.delete(deleted).await.unwrap();
+    for bench in [&one, &two] {
+        let is_told = |index: &crate::index::Index| index.counts()["completed"] == 1 && index.get(deleted).is_none();
+        bench.index(|index| index.get(waits).is_some() && is_told(index) && index.counts()["running"] == 1).await;
+    }
+    let pass = |bench: &Bench| inboxes::pass(bench.app.clone(), None, at(0));
+    let (first, second) = tokio::join!(pass(&one), pass(&two));
+    assert_eq!((first.unwrap(), second.unwrap()), (None, None));
+    let left: Vec<JobId> = store.work.addressed(0).await.unwrap().items.iter().map(|entry| entry.job).collect();
+    assert_eq!(left, [waits, runs]);
 }
 
 /// More of them than a pass looks at: jobs that are there after all, or cannot be read, stay among the leftovers.

@@ -21,9 +21,13 @@ use super::digest;
 use super::ledger::{kind_of, share};
 use super::link::{Guard, Shared, from_json, to_json};
 use super::pull::{pull, pull_now};
+use super::read::Stored;
 use super::{resumed, streams};
 use crate::layout::{Layout, group_of};
-use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Wake, WakeStream, Work};
+use crate::{
+    Absence, Addressed, AddressedPage, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream,
+    Work,
+};
 
 /// How long agents of another queue group may take to be gone.
 const PARTING: Duration = Duration::from_secs(2);
@@ -133,6 +137,21 @@ impl Work for JetStreamWork {
             }
         }
         Ok(InboxPage { deliveries, next })
+    }
+
+    async fn addressed(&self, after: Revision) -> Result<AddressedPage, Error> {
+        let stream = Layout::bucket_stream(&self.link.layout.inbox_bucket);
+        let page = self.link.read_page(&stream, &self.link.layout.inboxes(), after, "reading all inboxes").await?;
+        let entry = |message: &Stored| {
+            let (agent, job) = self.link.layout.parse_inbox_key(&message.subject)?;
+            Some(Addressed { agent, job, place: message.sequence })
+        };
+        Ok(AddressedPage { items: page.messages.iter().filter_map(entry).collect(), next: page.next() })
+    }
+
+    async fn take_out(&self, Addressed { agent, job, place }: Addressed) -> Result<(), Error> {
+        let key = self.link.layout.inbox_key(agent, job);
+        self.link.purge_until(&self.inbox, &key, Some(place), "removing an inbox entry").await
     }
 
     async fn wakes(&self, agent: AgentId, groups: &[Label]) -> Result<WakeStream, Error> {

@@ -27,7 +27,10 @@ use tokio::time::{Instant, sleep_until};
 use super::{Memory, Shared};
 use crate::layout::group_of;
 use crate::work::PAGE;
-use crate::{Absence, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream, Work};
+use crate::{
+    Absence, Addressed, AddressedPage, Announcement, Before, Delivery, Error, InboxPage, Lease, PullStream, Revision, Wake, WakeStream,
+    Work,
+};
 
 /// How long a pull waits for work.
 const PULL_LASTS: Duration = Duration::from_secs(30);
@@ -117,6 +120,25 @@ impl Work for Memory {
         let deliveries: Vec<_> = inbox.range(after + 1..).take(PAGE).map(deliver).collect();
         let next = deliveries.last().map(|delivery| delivery.revision).filter(|_| deliveries.len() == PAGE);
         Ok(InboxPage { deliveries, next })
+    }
+
+    async fn addressed(&self, after: Revision) -> Result<AddressedPage, Error> {
+        let state = self.0.state();
+        let all = state.work.inboxes.iter().flat_map(|(agent, inbox)| {
+            inbox.range(after + 1..).map(|(place, definition)| Addressed { agent: *agent, job: definition.id, place: *place })
+        });
+        let mut items: Vec<Addressed> = all.collect();
+        items.sort_unstable_by_key(|entry| entry.place);
+        items.truncate(PAGE);
+        let next = items.last().map(|entry| entry.place).filter(|_| items.len() == PAGE);
+        Ok(AddressedPage { items, next })
+    }
+
+    async fn take_out(&self, Addressed { agent, job: _, place }: Addressed) -> Result<(), Error> {
+        if let Some(inbox) = self.0.state().work.inboxes.get_mut(&agent) {
+            inbox.remove(&place);
+        }
+        Ok(())
     }
 
     async fn take(&self, group: &Label, max: usize) -> Result<Vec<Delivery>, Error> {

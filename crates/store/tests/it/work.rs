@@ -26,6 +26,7 @@ conformance!(GENEROUS:
     host_work_is_in_that_agents_inbox_only,
     an_inbox_is_read_oldest_first,
     a_long_inbox_is_read_in_pages,
+    all_inboxes_are_told_in_one_order_and_entries_are_taken_out,
     inbox_work_stays_until_it_is_done,
     new_inbox_work_wakes_its_agent_only,
     a_cancel_is_signalled_to_its_agent_only,
@@ -274,6 +275,29 @@ async fn an_inbox_is_read_oldest_first(store: Store) {
     assert_eq!(ids(&inbox), [job_id(5), job_id(3), job_id(4)]);
     inbox[1].lease.done().await.unwrap();
     assert_eq!(ids(&store.work.inbox(agent, 0).await.unwrap().deliveries), [job_id(5), job_id(4)]);
+}
+
+async fn all_inboxes_are_told_in_one_order_and_entries_are_taken_out(store: Store) {
+    let expected = [(2, 5), (1, 3), (2, 4)];
+    for (agent, job) in expected {
+        create(&store, &host_job(job, agent_id(agent))).await;
+    }
+    let all = eventually("all that is addressed", Duration::from_secs(15), async || {
+        let page = store.work.addressed(0).await.unwrap();
+        assert_eq!(page.next, None);
+        (page.items.len() == expected.len()).then_some(page.items)
+    })
+    .await;
+    assert_eq!(
+        all.iter().map(|entry| (entry.agent, entry.job)).collect::<Vec<_>>(),
+        expected.map(|(agent, job)| (agent_id(agent), job_id(job)))
+    );
+    assert_eq!(store.work.addressed(all[0].place).await.unwrap().items, all[1..]);
+    for _ in 0..2 {
+        store.work.take_out(all[0]).await.unwrap();
+    }
+    assert_eq!(store.work.addressed(0).await.unwrap().items, all[1..]);
+    assert_eq!(ids(&store.work.inbox(agent_id(2), 0).await.unwrap().deliveries), [job_id(4)]);
 }
 
 async fn a_long_inbox_is_read_in_pages(store: Store) {
