@@ -15,6 +15,8 @@ pub(super) const BEGIN: u64 = 128;
 const MAGIC: [u8; 8] = *b"LSSPOOL\x01";
 /// Bytes of a batch, about.
 pub(super) const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of a batch with its last frame, which may begin just before it is full.
+const BATCH_BYTES_MAX: u64 = (BATCH_BYTES + HEAD_BYTES + LOG_RECORD_BYTES_MAX) as u64;
 
 /// The head of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,5 +140,49 @@ pub(super) fn repair(file: &File, mark: &mut Mark) -> io::Result<(u64, Taken)> {
     }
     file.set_len(at)?;
     mark.batch_end = mark.batch_end.min(at);
+    if mark.batch_end.saturating_sub(mark.position) > BATCH_BYTES_MAX {
+        // No batch of ours: a power cut has mixed old and new. What a batch would have been is not known, so nothing is taken for one.
+        mark.batch_end = mark.position;
+    }
     Ok((at, taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::super::frame::Missed;
+    use super::*;
+
+    #[test]
+    fn a_head_that_makes_no_sense_never_makes_a_batch_of_all_that_waits() {
+        let file = tempfile::tempfile().unwrap();
+        let frame = |offset| Frame {
+            step: 0,
+            time: Timestamp::UNIX_EPOCH,
+            stream: LogStream::Stdout,
+            offset,
+            missed: Missed::default(),
+            bytes: vec![b'x'; LOG_RECORD_BYTES_MAX],
+        };
+        let mut end = BEGIN;
+        while end < BEGIN + 4 * BATCH_BYTES as u64 {
+            let encoded = frame(end - BEGIN).encode();
+            file.write_all_at(&encoded, end).unwrap();
+            end += encoded.len() as u64;
+        }
+        for (batch_end, expected) in [
+            (u64::MAX, BEGIN),
+            (end, BEGIN),
+            (BEGIN + BATCH_BYTES_MAX + 1, BEGIN),
+            (BEGIN + BATCH_BYTES_MAX, BEGIN + BATCH_BYTES_MAX),
+            (0, 0),
+        ] {
+            let mut mark = Mark { batch_end, ..Mark::default() };
+            let (written, _) = repair(&file, &mut mark).unwrap();
+            assert_eq!((written, mark.batch_end), (end, expected), "{batch_end}");
+        }
+        let batch = read(&file, BEGIN, end, BATCH_BYTES).unwrap();
+        assert!(batch.iter().map(|frame| HEAD_BYTES + frame.bytes.len()).sum::<usize>() as u64 <= BATCH_BYTES_MAX);
+    }
 }
