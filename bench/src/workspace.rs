@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use longshore_exec::workspace::{Hold, Results, Source, Staged, Workspace};
 use longshore_model::DirectoryName;
-use tokio_util::sync::CancellationToken;
 
 use crate::system::{median, peak_kib};
 
@@ -87,7 +86,7 @@ fn measure(settings: &Settings, what: &str, fill: &dyn Fn(&Path) -> std::io::Res
         staged.push(elapsed);
         change_all(workspace.path())?;
         settle(drive.path())?;
-        let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0, &CancellationToken::new())?))?;
+        let (elapsed, changes) = timed(|| Ok(workspace.sync(before, &results, None, 0, &|| false)?))?;
         synced.push(elapsed);
         peak = peak.max(peak_kib("self")?);
         ensure!(changes.modified.len() + changes.created.len() > 0, "nothing was brought back");
@@ -112,7 +111,7 @@ fn open(drive: &Path) -> anyhow::Result<(Source, Results)> {
 
 fn stage(drive: &Path, source: &Source, results: &Results) -> anyhow::Result<(Workspace, Staged)> {
     let hold = Hold::take(&drive.join("workspaces"), &name()?, "")?;
-    Ok(Workspace::stage(source, results, &hold, &CancellationToken::new())?)
+    Ok(Workspace::stage(source, results, &hold, &|| false)?)
 }
 
 fn name() -> anyhow::Result<DirectoryName> {

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_exec::{Executor, Machine, SupervisorCommand};
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::{AgentId, Label};
 use longshore_seal::{OpeningKeys, TrustedKeys};
 use longshore_store::Store;
@@ -150,6 +151,7 @@ impl Agent {
             kill_grace: config.kill_grace,
             workspaces_dir: config.workspaces_dir.clone(),
             jobs_dir: config.jobs_dir.clone(),
+            drive_patience: DRIVE_PATIENCE,
         };
         // Half a claim: it is extended each quarter, so that whoever is offered the work meanwhile finds nobody at it.
         let executor = Executor::open_resuming(executor, config.machine.clone(), store.work.lease_duration() / 2)?;

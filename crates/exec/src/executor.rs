@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use longshore_model::job::Job;
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::operation::Call;
 use longshore_model::wire::agent::WorkerPackage;
 use longshore_model::wire::log::LogStream;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::carrier::Left;
+use crate::drive::Watch;
 use crate::finished::Finished;
 use crate::machine::Machine;
 use crate::package::{self, Runner};
@@ -49,6 +51,8 @@ pub struct Config {
     pub workspaces_dir: Option<PathBuf>,
     /// Whose directories workspace jobs may name as their source.
     pub jobs_dir: Option<PathBuf>,
+    /// How long a drive may be silent after a workspace job was to end.
+    pub drive_patience: Duration,
 }
 
 /// The command that runs [`crate::process::supervisor::supervise_main`], such as `longshore __supervise`.
@@ -161,6 +165,8 @@ pub(crate) struct Host {
     pub(crate) path: String,
     /// How long a workspace job goes on without an agent.
     pub(crate) patience: Duration,
+    /// How long a drive may be silent after a workspace job was to end.
+    pub(crate) drive_patience: Duration,
     /// What runs nodes of packages, if somebody does.
     pub(crate) packages: OnceLock<Runner>,
 }
@@ -178,8 +184,14 @@ impl Host {
             machine,
             settings: tokio::sync::Mutex::default(),
             patience: Duration::ZERO,
+            drive_patience: DRIVE_PATIENCE,
             packages: OnceLock::new(),
         }
+    }
+
+    /// Watches the file work of a job that `stops` may end.
+    pub(crate) fn watch(&self, stops: &Stops) -> Watch {
+        Watch::of(stops, self.drive_patience)
     }
 
     /// Where a program is on the `PATH`, if it is.
@@ -263,8 +275,8 @@ impl Executor {
         let left = left.into_iter().map(|left| (left.whose(), left));
         let left = Mutex::new(left.collect());
         let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text };
-        let jobs_dir = config.jobs_dir;
-        let host = Host { patience, jobs_dir, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
+        let (jobs_dir, drive_patience) = (config.jobs_dir, config.drive_patience);
+        let host = Host { patience, drive_patience, jobs_dir, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
         Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _locks: locks })))
     }
 

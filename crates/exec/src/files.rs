@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -23,6 +23,8 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Levels a removal descends before it moves what is below to the top; bounds the descriptors it holds.
 const REMOVE_DEPTH_MAX: usize = 64;
+/// Names of one directory that are in memory when it is emptied.
+const REMOVED_MAX: usize = 100_000;
 
 /// Makes a directory and its parents; it is the owner's alone, also when it was there before.
 pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
@@ -70,6 +72,21 @@ fn open_one(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: Mode, has_ope
     rustix::fs::openat(dir, name, flags, mode)
 }
 
+/// Opens what has this path below `dir`, one step after the other: what is on its way has to be directories, and nothing is followed.
+///
+/// # Errors
+/// Those of [`open_beneath`], for the first step that has one.
+pub(crate) fn open_below(dir: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut at = None;
+    let mut segments = path.split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let flags = if segments.peek().is_some() { OFlags::DIRECTORY | OFlags::PATH } else { flags };
+        let above = at.as_ref().map_or(dir.as_fd(), AsFd::as_fd);
+        at = Some(open_beneath(above, segment, flags, Mode::empty())?);
+    }
+    at.ok_or(Errno::INVAL)
+}
+
 /// Reads the regular file `name` in `dir`; nothing if there is none.
 ///
 /// # Errors
@@ -97,23 +114,34 @@ pub(crate) fn own(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     if mode.contains(Mode::RWXU) { Ok(()) } else { rustix::fs::fchmod(dir, mode | Mode::RWXU) }
 }
 
-/// What is in a directory, unsorted, each with its type where the file system tells.
-pub(crate) fn listing(dir: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
-    let mut entries = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            entries.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    Ok(entries)
+/// What is in a directory, unsorted, each with its type where the file system tells. One with more than `max` entries gives so many and one more.
+pub(crate) fn listing_to(dir: impl AsFd, max: usize) -> io::Result<Vec<(CString, FileType)>> {
+    let own = |entry: &io::Result<DirEntry>| entry.as_ref().is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
+    let entries = Dir::read_from(dir)?.map(|entry| entry.map_err(io::Error::from)).filter(|entry| !own(entry));
+    entries.take(max.saturating_add(1)).map(|entry| entry.map(|entry| (entry.file_name().to_owned(), entry.file_type()))).collect()
 }
 
-/// The names in a directory, sorted by their bytes.
-pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<CString>> {
-    let mut names: Vec<_> = listing(dir)?.into_iter().map(|(name, _)| name).collect();
+/// The same for a directory of ours, which has as many as we have made.
+pub(crate) fn listing(dir: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
+    listing_to(dir, usize::MAX)
+}
+
+/// The names in a directory that `is_it` picks, unsorted.
+pub(crate) fn matching(dir: impl AsFd, is_it: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<CString>> {
+    let names = Dir::read_from(dir)?.map(|entry| Ok(entry?.file_name().to_owned()));
+    names.filter(|name| name.as_ref().map_or(true, |name: &CString| is_it(name.to_bytes()))).collect()
+}
+
+/// The names in a directory, sorted by their bytes; of one with more than `max` so many and one more, whichever they are.
+pub(crate) fn names_to(dir: impl AsFd, max: usize) -> io::Result<Vec<CString>> {
+    let mut names: Vec<_> = listing_to(dir, max)?.into_iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     Ok(names)
+}
+
+/// The same for a directory of ours, which has as many as we have made.
+pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<CString>> {
+    names_to(dir, usize::MAX)
 }
 
 /// Whose a lock is.
@@ -175,14 +203,24 @@ pub(crate) fn remove(dir: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
 }
 
 fn empty(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, device: u64, depth: usize, moved: &mut u64) -> io::Result<()> {
-    for name in names(dir)? {
-        let stat = match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+    loop {
+        let names = names_to(dir, REMOVED_MAX)?;
+        empty_of(dir, &names, top, device, depth, moved)?;
+        if names.len() <= REMOVED_MAX {
+            return Ok(());
+        }
+    }
+}
+
+fn empty_of(dir: BorrowedFd<'_>, names: &[CString], top: BorrowedFd<'_>, device: u64, depth: usize, moved: &mut u64) -> io::Result<()> {
+    for name in names {
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            unlink(dir, &name, AtFlags::empty())?;
+            unlink(dir, name, AtFlags::empty())?;
             continue;
         }
         if stat.st_dev != device {
@@ -191,12 +229,12 @@ fn empty(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, device: u64, depth: usize, mo
         if depth >= REMOVE_DEPTH_MAX {
             *moved += 1;
             // Found by the next round.
-            rustix::fs::renameat(dir, &name, top, format!(".longshore-deep-{moved}"))?;
+            rustix::fs::renameat(dir, name, top, format!(".longshore-deep-{moved}"))?;
             continue;
         }
-        let child = open_writable(dir, &name)?;
+        let child = open_writable(dir, name)?;
         empty(child.as_fd(), top, device, depth + 1, moved)?;
-        match unlink(dir, &name, AtFlags::REMOVEDIR) {
+        match unlink(dir, name, AtFlags::REMOVEDIR) {
             Err(error) if error.raw_os_error() == Some(Errno::NOTEMPTY.raw_os_error()) => {}
             other => other?,
         }

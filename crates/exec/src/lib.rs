@@ -7,6 +7,7 @@
 pub mod bundle;
 mod carrier;
 mod doctor;
+mod drive;
 mod executor;
 mod facts;
 mod files;
@@ -20,6 +21,7 @@ mod strain;
 pub mod workspace;
 
 pub use doctor::{Facility, facilities};
+pub use drive::{Pulse, Unfinished, Watch};
 pub use executor::{Config, Executor, OpenError, Output, Resumable, SupervisorCommand, Task};
 pub use finished::{Archive, Finished};
 pub use machine::Machine;

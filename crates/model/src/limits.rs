@@ -125,6 +125,8 @@ pub const AUDIT_STRANGERS_EVERY: Duration = Duration::from_secs(60);
 pub const AUDIT_SOURCES_MAX: usize = 1024;
 /// How long a process may ignore SIGTERM before SIGKILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How long a drive may be silent after a workspace job was to end, until it counts as one that hangs.
+pub const DRIVE_PATIENCE: Duration = Duration::from_secs(30);
 /// Skew allowed between an agent's clock and the controller's when an expiry is judged.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(1);
 /// Bytes of a name in the domain name system.

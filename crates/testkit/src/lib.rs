@@ -6,6 +6,7 @@
 pub mod credentials;
 mod disk;
 mod eventually;
+mod hanging;
 mod lifeline;
 mod nats;
 mod process;
@@ -17,6 +18,7 @@ pub mod witness;
 
 pub use disk::Disk;
 pub use eventually::eventually;
+pub use hanging::{FreezableDrive, SilentDrive};
 pub use lifeline::{Lifeline, Scratch};
 pub use nats::{NATS_SERVER_VERSION, NatsOptions, NatsServer, Tap, cluster, nats_server_binary};
 pub use process::{Process, Stream};

@@ -7,6 +7,7 @@ use longshore_model::stand_alone::Request;
 use longshore_model::wire::problem::chain;
 use longshore_model::wire::stand_alone::Response;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -33,7 +34,7 @@ pub async fn dry_run(config: &Config, payload: &[u8], stop: CancellationToken) -
         Ok(request) => request,
         Err(refused) => return DryRun::Refused(refused.id.map(|id| refusal(&id, &refused.reason)), refused.reason),
     };
-    let hold = match prepared(config, &request).await {
+    let hold = match prepared(config, &request, &stop).await {
         Ok(hold) => Arc::new(hold),
         Err(NotNow { reason, .. }) => return DryRun::Failed(reason),
     };
@@ -53,9 +54,10 @@ pub async fn dry_run(config: &Config, payload: &[u8], stop: CancellationToken) -
     ended
 }
 
-async fn prepared(config: &Config, request: &Request) -> Result<Hold, NotNow> {
+async fn prepared(config: &Config, request: &Request, stop: &CancellationToken) -> Result<Hold, NotNow> {
     let (jobs_dir, workspaces_dir, request) = (config.jobs_dir.clone(), config.workspaces_dir.clone(), request.clone());
-    let preparing = spawn_blocking(move || {
+    let watch = config.watch(Instant::now() + config.timeout, stop);
+    let preparing = watch.over(move |_| {
         let failed = |error: &(dyn std::error::Error + 'static)| NotNow::fault(format!("could not {}", chain(error)));
         leftovers(&workspaces_dir, &|note| note == NOTE).map_err(|error| failed(&error))?.into_iter().for_each(|left| left.end());
         if request.has_steps() {
@@ -69,5 +71,5 @@ async fn prepared(config: &Config, request: &Request) -> Result<Hold, NotNow> {
         }
         Hold::take(&workspaces_dir, &request.id, NOTE).map_err(|error| failed(&error))
     });
-    preparing.await.unwrap_or_else(|fault| std::panic::resume_unwind(fault.into_panic()))
+    preparing.await.unwrap_or_else(|unfinished| Err(NotNow::unfinished("make the job's directory", unfinished)))
 }

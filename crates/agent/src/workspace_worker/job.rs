@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore_exec::Output;
 use longshore_exec::workspace::{Globs, Hold, ResolveError, Results, Source, StageError, Staged, Workspace};
+use longshore_exec::{Output, Pulse, Unfinished, Watch};
 use longshore_model::limits::REQUEST_BYTES_MAX;
 use longshore_model::stand_alone::{Definition, Request};
 use longshore_model::unit::Span;
@@ -15,7 +15,7 @@ use longshore_model::wire::problem::chain;
 use longshore_model::wire::result::{FileChanges, WorkspaceReason};
 use longshore_model::wire::stand_alone::{Asked, Manifest, Response};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -72,8 +72,19 @@ impl NotNow {
         Self { reason, delay: AFTER_FAULT, is_fault: true }
     }
 
+    pub(super) fn unfinished(what: &str, unfinished: Unfinished) -> Self {
+        Self::fault(format!("could not {what}: {unfinished}"))
+    }
+
     fn stopped() -> Self {
         Self { reason: "the worker was told to stop".to_owned(), delay: Duration::ZERO, is_fault: false }
+    }
+}
+
+impl Config {
+    /// Watches file work of a job that ends at the `deadline`, or at `stop`.
+    pub(super) fn watch(&self, deadline: Instant, stop: &CancellationToken) -> Watch {
+        Watch::new(deadline, stop.clone(), self.runner.drive_patience)
     }
 }
 
@@ -101,34 +112,42 @@ pub(super) async fn perform(
         start: Timestamp::now(),
         began: Instant::now(),
     };
+    // Its own limit is on the drive.
+    let watch = config.watch(header.began + config.timeout, stop);
     let opening = {
         let (jobs_dir, request, asked) = (config.jobs_dir.clone(), request.clone(), header.asked.clone());
-        move || open(&jobs_dir, &request, asked.as_ref())
+        move |_: &Pulse| open(&jobs_dir, &request, asked.as_ref())
     };
-    let opened = match blocking(opening).await {
+    let opened = match watch.over(opening).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(performed)) => return *performed,
-        Err(fault) => return Performed::NotNow(fault),
+        Err(unfinished) => return Performed::NotNow(NotNow::unfinished("open the job's directory", unfinished)),
     };
     let Opened { source, results, definition, previous } = opened;
     let (results, hold) = (Arc::new(results), Arc::clone(hold));
     let (definition, globs) = match definition {
         Ok(both) => both,
-        Err(reason) => return refused_with_manifest(&header, results, reason).await,
+        Err(reason) => return refused_with_manifest(&watch, &header, results, reason).await,
     };
     let limit = definition.timeout.unwrap_or(config.timeout);
     let deadline = header.began + limit;
+    let watch = config.watch(deadline, stop);
 
-    let halt = stop.child_token();
     let staging = {
-        let (results, hold, halt) = (Arc::clone(&results), Arc::clone(&hold), halt.clone());
-        blocking(move || Workspace::stage(&source, &results, &hold, &halt))
+        let (results, hold, stop) = (Arc::clone(&results), Arc::clone(&hold), stop.clone());
+        watch.over(move |pulse| {
+            let is_stopped = || {
+                pulse.beat();
+                stop.is_cancelled() || Instant::now() >= deadline
+            };
+            Workspace::stage(&source, &results, &hold, &is_stopped)
+        })
     };
-    let (staged, is_open) = tokio::join!(until(deadline, &halt, staging), is_open);
+    let (staged, is_open) = tokio::join!(staging, is_open);
     let (workspace, staged) = match staged {
         Ok(Ok(staged)) => staged,
-        Ok(Err(error)) => return not_staged(&header, results, &error, stop, (deadline, limit)).await,
-        Err(fault) => return Performed::NotNow(fault),
+        Ok(Err(error)) => return not_staged(&watch, &header, results, &error, stop, (deadline, limit)).await,
+        Err(unfinished) => return Performed::NotNow(NotNow::unfinished("copy the job's directory", unfinished)),
     };
     if !is_open {
         return discarded(workspace, Performed::Gone).await;
@@ -137,7 +156,13 @@ pub(super) async fn perform(
         let results = Arc::clone(&results);
         // From here on the logs are this run's, and neither artifacts nor the manifest of another may stand beside them. The manifest
         // goes last: it is what tells what there is.
-        blocking(move || previous.map_or(Ok(()), |previous| results.forget(&previous)).and_then(|()| results.remove(RESULT)))
+        watch.over(move |pulse| {
+            let goes_on = || {
+                pulse.beat();
+                false
+            };
+            previous.map_or(Ok(()), |previous| results.forget(&previous, &goes_on)).and_then(|()| results.remove(RESULT))
+        })
     };
     match forgetting.await {
         Ok(Ok(())) => {}
@@ -145,7 +170,10 @@ pub(super) async fn perform(
             let fault = NotNow::fault(format!("could not {}", chain(&error)));
             return discarded(workspace, Performed::NotNow(fault)).await;
         }
-        Err(fault) => return discarded(workspace, Performed::NotNow(fault)).await,
+        Err(unfinished) => {
+            let unfinished = NotNow::unfinished("remove what an earlier run had brought", unfinished);
+            return discarded(workspace, Performed::NotNow(unfinished)).await;
+        }
     }
     let ran = config.runner.run(&workspace, &request.id, &definition.run, (deadline, limit), Arc::new(FilesOnly), stop.clone()).await;
     if stop.is_cancelled() && ran.end.is_some() {
@@ -157,9 +185,16 @@ pub(super) async fn perform(
     }
     let bringing = {
         let stop = stop.clone();
-        move || bring_back(&header, workspace, staged, &results, globs.as_ref(), ran, &stop)
+        move |pulse: &Pulse| {
+            let is_stopped = || {
+                pulse.beat();
+                stop.is_cancelled()
+            };
+            bring_back(&header, workspace, staged, &results, globs.as_ref(), ran, &is_stopped)
+        }
     };
-    blocking(bringing).await.unwrap_or_else(Performed::NotNow)
+    let brought = watch.over(bringing).await;
+    brought.unwrap_or_else(|unfinished| Performed::NotNow(NotNow::unfinished("bring back what changed", unfinished)))
 }
 
 struct Opened {
@@ -215,14 +250,15 @@ fn definition(source: &Source, request: &Request) -> Result<(Definition, Option<
     Ok((definition, globs))
 }
 
-async fn refused_with_manifest(header: &Header, results: Arc<Results>, reason: String) -> Performed {
-    match answer(header.failed(Vec::new(), reason.clone()), results).await {
+async fn refused_with_manifest(watch: &Watch, header: &Header, results: Arc<Results>, reason: String) -> Performed {
+    match answer(watch, header.failed(Vec::new(), reason.clone()), results).await {
         Performed::Answered { response, workspace: _ } => Performed::Refused { response, reason },
         other @ (Performed::Stored(_) | Performed::Refused { .. } | Performed::NotNow(_) | Performed::Gone) => other,
     }
 }
 
 async fn not_staged(
+    watch: &Watch,
     header: &Header,
     results: Arc<Results>,
     error: &StageError,
@@ -241,12 +277,12 @@ async fn not_staged(
         manifest.result.error = Some(format!("ran longer than {}: its time was up while the workspace was prepared", Span(limit)));
         manifest.result.reason = Some(WorkspaceReason::TimedOut);
     }
-    answer(manifest, results).await
+    answer(watch, manifest, results).await
 }
 
-async fn answer(manifest: Manifest, results: Arc<Results>) -> Performed {
-    let written = blocking(move || written(manifest, &results, None)).await;
-    written.unwrap_or_else(Performed::NotNow)
+async fn answer(watch: &Watch, manifest: Manifest, results: Arc<Results>) -> Performed {
+    let written = watch.over(move |_| written(manifest, &results, None)).await;
+    written.unwrap_or_else(|unfinished| Performed::NotNow(NotNow::unfinished("write result.json", unfinished)))
 }
 
 /// Brings back what changed, and writes the manifest.
@@ -257,11 +293,11 @@ fn bring_back(
     results: &Results,
     globs: Option<&Globs>,
     ran: longshore_exec::workspace::Ran,
-    stop: &CancellationToken,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Performed {
-    let manifest = match workspace.sync(staged, results, globs, ran.steps.len(), stop) {
-        Ok(files) => header.manifest(ran.steps, ran.end.as_ref(), files),
-        Err(_) if stop.is_cancelled() => return Performed::NotNow(NotNow::stopped()),
+    let manifest = match workspace.sync(staged, results, globs, ran.steps.len(), is_stopped) {
+        Ok(files) => header.manifest(ran, files),
+        Err(_) if is_stopped() => return Performed::NotNow(NotNow::stopped()),
         Err(error) if error.is_host_fault() => return Performed::NotNow(NotNow::fault(format!("could not {}", chain(&error)))),
         Err(error) => header.failed(ran.steps, format!("could not {}", chain(&error))),
     };
@@ -285,23 +321,4 @@ async fn discarded(workspace: Workspace, performed: Performed) -> Performed {
     // A panic there leaves the workspace, which the next who uses the name removes.
     let _left = spawn_blocking(move || drop(workspace)).await;
     performed
-}
-
-/// Waits for work that ends soon after `halt`, which is cancelled at the deadline.
-async fn until<T>(deadline: Instant, halt: &CancellationToken, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        biased;
-        done = &mut work => return done,
-        () = sleep_until(deadline) => halt.cancel(),
-    }
-    work.await
-}
-
-/// Runs file work off the runtime's threads. A panic in it is a fault of ours, and another worker may do better.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotNow> {
-    spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "file work of a job failed");
-        NotNow::fault("the job's file work ended in a fault of the worker; its log has more".to_owned())
-    })
 }

@@ -1,7 +1,7 @@
 //! What is told of a job: the manifest in its results, and the response that says the same.
 
 use jiff::Timestamp;
-use longshore_exec::Finished;
+use longshore_exec::workspace::Ran;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::SCHEMA;
 use longshore_model::wire::result::{FileChanges, StepResult, Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
@@ -25,8 +25,9 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The manifest of a job whose steps have run, and which ended like `end` if it did not end well.
-    pub(super) fn manifest(&self, steps: Vec<StepResult>, end: Option<&Finished>, files: FileChanges) -> Manifest {
+    /// The manifest of a job whose steps have run.
+    pub(super) fn manifest(&self, Ran { steps, end, verified }: Ran, files: FileChanges) -> Manifest {
+        let end = end.as_ref();
         let failure = end.and_then(|end| end.failure.as_ref());
         let exit_code = match (end, steps.last()) {
             (None, _) => 0,
@@ -39,7 +40,9 @@ impl Header {
             false => (failure.code == ErrorCode::Cancelled).then_some(WorkspaceReason::Cancelled),
         });
         let error = failure.map(|failure| failure.message.clone());
-        self.put_together(steps, (error, exit_code, reason), files)
+        let mut manifest = self.put_together(steps, (error, exit_code, reason), files);
+        manifest.result.left_running = !verified;
+        manifest
     }
 
     /// The manifest of a job that failed otherwise, such as before any step.
@@ -64,6 +67,7 @@ impl Header {
             steps,
             error: error.map(|error| shortened(error, ERROR_BYTES_MAX)),
             reason,
+            left_running: false,
             files,
             archive: None,
             worker: self.worker.clone(),

@@ -1,6 +1,7 @@
 //! The agent on a real broker. What needs child processes is tested with the whole program, in `longshore-cli`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its bench ends here")]
 
+mod drives;
 mod host;
 mod refusals;
 mod stops;

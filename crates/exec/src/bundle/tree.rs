@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
 use super::unpack::{Content, Facts, PATH_BYTES_MAX, Refusal, UnpackError, lossy};
-use super::write::Digesting;
 use crate::files::open_dir_at;
+
+const PIECE_BYTES: usize = 64 * 1024;
+/// A hole is a block at least.
+const HOLE_BYTES_MIN: usize = 4096;
 
 /// The directory that is being filled.
 pub(crate) struct Tree<'a> {
@@ -116,15 +120,29 @@ impl<'a> Tree<'a> {
     }
 }
 
-fn copy(content: &mut dyn Read, file: &File, name: &[u8]) -> Result<[u8; 32], UnpackError> {
-    let mut file = Digesting::new(file);
-    let mut buffer = vec![0; 64 * 1024];
+/// Pieces of nothing but zeros become holes, so that a file that has some takes up no more here than where it was packed.
+fn copy(content: &mut dyn Read, mut file: &File, name: &[u8]) -> Result<[u8; 32], UnpackError> {
+    let failed = |source| UnpackError::Write { name: lossy(name), source };
+    let (mut digest, mut buffer, mut bytes, mut ends_in_a_hole) = (Sha256::new(), vec![0; PIECE_BYTES], 0, false);
     loop {
-        match content.read(&mut buffer).map_err(UnpackError::Read)? {
-            0 => return Ok(file.sha256()),
-            n => file.write_all(&buffer[..n]).map_err(|source| UnpackError::Write { name: lossy(name), source })?,
+        let n = content.read(&mut buffer).map_err(UnpackError::Read)?;
+        let piece = &buffer[..n];
+        if piece.is_empty() {
+            break;
         }
+        digest.update(piece);
+        ends_in_a_hole = n >= HOLE_BYTES_MIN && piece.iter().all(|byte| *byte == 0);
+        if ends_in_a_hole {
+            file.seek_relative(i64::try_from(n).unwrap_or(0)).map_err(failed)?;
+        } else {
+            file.write_all(piece).map_err(failed)?;
+        }
+        bytes += n as u64;
     }
+    if ends_in_a_hole {
+        file.set_len(bytes).map_err(failed)?;
+    }
+    Ok(digest.finalize().into())
 }
 
 fn times(mtime: i64) -> Timestamps {

@@ -125,6 +125,7 @@ async fn perform(errand: Errand, output: Arc<dyn Output>, stops: Stops) -> Finis
         settings: tokio::sync::Mutex::default(),
         path: errand.path,
         patience: Duration::ZERO,
+        drive_patience: Duration::from_millis(errand.drive_patience_ms),
         packages: std::sync::OnceLock::new(),
     };
     let stops = Stops { deadline: began + task.job.timeout, ..stops };

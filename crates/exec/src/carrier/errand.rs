@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore_model::ExecutionId;
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Definition, Failure, Outcome};
 use longshore_model::wire::result::ArchiveInfo;
@@ -36,6 +37,9 @@ pub(crate) struct Errand {
     pub(crate) kill_grace_ms: u64,
     /// How long it goes on without an agent.
     pub(crate) patience_ms: u64,
+    /// How long a drive may be silent after the job was to end.
+    #[serde(default = "usual_drive_patience_ms")]
+    pub(crate) drive_patience_ms: u64,
     pub(crate) home: String,
     pub(crate) path: String,
 }
@@ -43,7 +47,6 @@ pub(crate) struct Errand {
 impl Errand {
     /// What `task`, whose secrets are these, comes to for a carrier in `directory`.
     pub(crate) fn new(host: &Host, task: &Task, secrets: BTreeMap<String, String>, directory: &Directory) -> Self {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut job = task.job.clone();
         // A definition would mask them.
         job.call.secrets_mut().map(std::mem::take);
@@ -61,10 +64,20 @@ impl Errand {
             supervisor_args: host.launcher.supervisor.args.clone(),
             kill_grace_ms: millis(host.launcher.kill_grace),
             patience_ms: millis(host.patience),
+            drive_patience_ms: millis(host.drive_patience),
             home: host.home.clone(),
             path: host.path.clone(),
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For an agent of an earlier version, which started this program after it was replaced.
+fn usual_drive_patience_ms() -> u64 {
+    millis(DRIVE_PATIENCE)
 }
 
 /// A line to a carrier after the first.
@@ -98,7 +111,7 @@ impl Ended {
         let Finished { outcome, changed, result, failure, transient, cancel_verified, archive, duration } = finished;
         let (code, message) = failure.map(|Failure { code, message }| (code, message)).unzip();
         let info = archive.as_ref().map(|archive| archive.info().clone());
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let duration_ms = millis(duration);
         let ended =
             Self { schema: SCHEMA, outcome, changed, result, code, message, transient, cancel_verified, archive: info, duration_ms };
         (ended, archive)

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use longshore_model::limits::{ANSWER_OUTPUT_BYTES_MAX, LOG_RECORD_BYTES_MAX};
 use longshore_model::unit::ByteSize;
 use longshore_model::wire::log::LogStream;
-use tokio::io::AsyncWriteExt;
 
+use super::log_file::LogFile;
 use super::redact::Redactor;
 use crate::Output;
 
@@ -36,10 +36,7 @@ pub(crate) struct Sink {
     cap: u64,
     left: u64,
     cut: bool,
-    log: Option<tokio::fs::File>,
-    /// Bytes that are in the log file by our doing.
-    logged: u64,
-    log_fault: Option<io::Error>,
+    log: Option<LogFile>,
     stdout: Head,
     stderr: Head,
     room: Room,
@@ -87,11 +84,11 @@ impl Sink {
     }
 
     /// Sends up to `cap` bytes to the log and to the step's log file.
-    pub(crate) fn to_file(output: Arc<dyn Output>, step: u32, cap: u64, log: Option<tokio::fs::File>) -> Self {
+    pub(crate) fn to_file(output: Arc<dyn Output>, step: u32, cap: u64, log: Option<LogFile>) -> Self {
         let (stdout, stderr) = (Head::default(), Head::default());
         let room = Room { together: 0, json_together: 0, json_each: 0 };
         let (written, redactors) = ((0, 0), None);
-        Self { output, step, cap, left: cap, cut: false, log, logged: 0, log_fault: None, stdout, stderr, room, written, redactors }
+        Self { output, step, cap, left: cap, cut: false, log, stdout, stderr, room, written, redactors }
     }
 
     /// The same, with these values taken out of the output before anything is done with it.
@@ -146,7 +143,10 @@ impl Sink {
             self.pass_on(LogStream::Stdout, &redactors.0.rest()).await;
             self.pass_on(LogStream::Stderr, &redactors.1.rest()).await;
         }
-        self.cut_log().await;
+        let log_fault = match self.log.take() {
+            Some(log) => log.close().await,
+            None => None,
+        };
         let (stdout, stdout_json, stdout_cut) = self.stdout.text(self.room.json_each);
         let (stderr, _, stderr_cut) = self.stderr.text(self.room.json_each.min(self.room.json_together - stdout_json));
         Captured {
@@ -156,30 +156,13 @@ impl Sink {
             stderr_bytes: self.written.1,
             truncated: stdout_cut || stderr_cut,
             cut: self.cut,
-            log_fault: self.log_fault,
+            log_fault,
         }
     }
 
     async fn write_log(&mut self, bytes: &[u8]) {
-        let (Some(log), None) = (&mut self.log, &self.log_fault) else { return };
-        let written = match log.write_all(bytes).await {
-            Ok(()) => log.flush().await,
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(()) => self.logged += bytes.len() as u64,
-            // The step goes on, as its output still reaches the log; the fault is reported at its end.
-            Err(error) => self.log_fault = Some(error),
-        }
-    }
-
-    /// A program may write to its log itself. What makes it longer than the output was goes: it is within no bound.
-    async fn cut_log(&mut self) {
-        let Some(log) = &mut self.log else { return };
-        if log.metadata().await.is_ok_and(|metadata| metadata.len() > self.logged)
-            && let Err(error) = log.set_len(self.logged).await
-        {
-            self.log_fault.get_or_insert(error);
+        if let Some(log) = &mut self.log {
+            log.write(bytes).await;
         }
     }
 }

@@ -13,6 +13,7 @@ use super::globs::Globs;
 use super::run::log_name;
 use super::stage::Place;
 use crate::bundle::{Digesting, Writer};
+use crate::drive::Pulse;
 
 /// Writes the archive: changed files, step logs, and the manifest that `manifest` makes from the list of changes.
 pub(crate) fn archive(
@@ -22,25 +23,28 @@ pub(crate) fn archive(
     logs: Vec<File>,
     manifest: impl FnOnce(FileChanges) -> WorkspaceResult,
     into: File,
+    pulse: &Pulse,
 ) -> Result<(WorkspaceResult, ArchiveInfo), CollectError> {
     let writer = Writer::new(BufWriter::with_capacity(256 * 1024, into)).map_err(CollectError::Write)?;
-    let mut artifacts = Artifacts { writer, bytes: 0, n_logs: logs.len() };
+    let mut artifacts = Artifacts { writer, bytes: 0, n_logs: logs.len(), pulse };
     let changes = collect(place, snapshot, globs, &[Root::Tree, Root::Results], &mut artifacts)?;
     artifacts.finish(logs, changes, manifest)
 }
 
-struct Artifacts {
+struct Artifacts<'a> {
     writer: Writer<BufWriter<File>>,
     bytes: u64,
     n_logs: usize,
+    pulse: &'a Pulse,
 }
 
-impl Destination for Artifacts {
+impl Destination for Artifacts<'_> {
     fn reserves(&self, _name: &[u8]) -> bool {
         false
     }
 
     fn is_stopped(&self) -> bool {
+        self.pulse.beat();
         // Whoever stops a job with a bundle still gets what there was.
         false
     }
@@ -61,7 +65,7 @@ impl Destination for Artifacts {
 
     fn file(&mut self, path: &[u8], stat: &Stat, content: File) -> Result<(u64, [u8; 32]), CollectError> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut reading = Noting { from: Digesting::new(content), failed: false };
+        let mut reading = Noting { from: Digesting::new(content), failed: false, pulse: self.pulse };
         let written = self.writer.file(path, stat.st_mode, mtime(stat), size, &mut reading);
         let failed = reading.failed;
         written.map_err(|source| {
@@ -83,7 +87,7 @@ impl Destination for Artifacts {
     }
 }
 
-impl Artifacts {
+impl Artifacts<'_> {
     fn fits(&self) -> Result<(), CollectError> {
         if self.writer.packed_bytes() > BUNDLE_BYTES_MAX { Err(CollectError::TooBig) } else { Ok(()) }
     }
@@ -96,6 +100,7 @@ impl Artifacts {
     ) -> Result<(WorkspaceResult, ArchiveInfo), CollectError> {
         let now = jiff::Timestamp::now().as_second();
         for (index, mut log) in logs.into_iter().enumerate() {
+            self.pulse.beat();
             let name = log_name(index);
             let unreadable = |source| CollectError::Read { path: name.clone(), source };
             log.rewind().map_err(unreadable)?;
@@ -116,13 +121,15 @@ impl Artifacts {
 }
 
 /// Remembers whether it was reading that failed, as opposed to writing what was read.
-struct Noting<R> {
+struct Noting<'a, R> {
     from: R,
     failed: bool,
+    pulse: &'a Pulse,
 }
 
-impl<R: Read> Read for Noting<R> {
+impl<R: Read> Read for Noting<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.pulse.beat();
         self.from.read(buffer).inspect_err(|_| self.failed = true)
     }
 }

@@ -13,8 +13,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use longshore_model::limits::STAGED_ENTRIES_MAX;
 use longshore_model::wire::result::{FileChanges, SkippedFile};
-use tokio_util::sync::CancellationToken;
 
 use super::changes::Snapshot;
 use super::clean;
@@ -66,11 +66,18 @@ impl Workspace {
     /// become this process's, so that set-user-id and set-group-id bits of files are not kept. Sockets, devices and fifos are left
     /// out. All of that is in [`Staged::skipped`]. A source that changes while it is copied is copied again, three times in all.
     ///
+    /// `is_stopped` is asked for every entry and within large files, by several threads.
+    ///
     /// # Errors
-    /// The workspace cannot be made, something cannot be copied (its name is in the error), the source keeps changing, or `stop`
-    /// was cancelled.
-    pub fn stage(source: &Source, results: &Results, hold: &Hold, stop: &CancellationToken) -> Result<(Self, Staged), StageError> {
-        Self::fill(Place::beside(hold, results)?, source, &|| stop.is_cancelled())
+    /// The workspace cannot be made, something cannot be copied (its name is in the error), the source keeps changing, or it
+    /// `is_stopped`.
+    pub fn stage(
+        source: &Source,
+        results: &Results,
+        hold: &Hold,
+        is_stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(Self, Staged), StageError> {
+        Self::fill(Place::beside(hold, results)?, source, is_stopped)
     }
 
     /// [`Self::stage`] to a place that is there, and empty.
@@ -79,7 +86,7 @@ impl Workspace {
         let place = &workspace.place;
         let copy = || {
             let (from, into, workspaces) = (source.dir.as_fd(), place.tree.as_fd(), place.parent.as_fd());
-            duplicate(from, into, workspaces, RESULTS, is_stopped)
+            duplicate(from, into, workspaces, (RESULTS, STAGED_ENTRIES_MAX), is_stopped)
         };
         let mut copied = copy();
         for _ in 1..ATTEMPTS {
@@ -107,10 +114,10 @@ impl Workspace {
     /// *Changed* means content or mode. Each file appears at once, and replaces whatever had its name; nothing else there is
     /// touched. Links that would point into this workspace are re-pointed. `result.json`, step logs and names beginning with
     /// `.longshore-` are the worker's: files of a job with such a name at the top are listed as skipped, like sockets, devices and
-    /// fifos, and what staging had skipped. The files are not forced to disk.
+    /// fifos, and what staging had skipped. The files are not forced to disk. `is_stopped` is asked for every entry and within large files.
     ///
     /// # Errors
-    /// The workspace cannot be read, the results not be written (a full drive), or `stop` was cancelled. What was brought by then
+    /// The workspace cannot be read, the results not be written (a full drive), or it `is_stopped`. What was brought by then
     /// stays; every file of it is whole.
     pub fn sync(
         &self,
@@ -118,9 +125,9 @@ impl Workspace {
         results: &Results,
         globs: Option<&Globs>,
         n_steps: usize,
-        stop: &CancellationToken,
+        is_stopped: &dyn Fn() -> bool,
     ) -> Result<FileChanges, CollectError> {
-        let mut changes = sync(&self.place, staged.snapshot, globs, results, n_steps, stop)?;
+        let mut changes = sync(&self.place, staged.snapshot, globs, results, n_steps, is_stopped)?;
         let known: BTreeSet<_> = changes.skipped.iter().map(|skipped| (skipped.path.clone(), skipped.reason.clone())).collect();
         changes.unlisted += staged.unlisted;
         for skipped in staged.skipped {

@@ -7,17 +7,17 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use sha2::{Digest, Sha256};
 
 use crate::bundle::{Content, Entry};
 use crate::files;
 
 /// A kernel stamps files by a clock that ticks at least this often.
-pub(super) const TICK: Duration = Duration::from_millis(20);
-const TICK_NS: i128 = 20_000_000;
+pub(crate) const TICK: Duration = Duration::from_millis(20);
+const TICK_NS: i64 = 20_000_000;
 /// The same where stamps are whole seconds.
-const COARSE_TICK_NS: i128 = 2_000_000_000;
+const COARSE_TICK_NS: i64 = 2_000_000_000;
 const COMPARED_BYTES: usize = 64 * 1024;
 
 /// The staged state of a tree.
@@ -25,7 +25,7 @@ const COMPARED_BYTES: usize = 64 * 1024;
 pub(crate) struct Snapshot {
     entries: BTreeMap<Vec<u8>, Staged>,
     /// When it was complete, in nanoseconds by the clock that stamps files.
-    settled_ns: i128,
+    settled_ns: i64,
     /// The directory it was copied from, if that is how it came to be.
     source: Option<OwnedFd>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Staged {
     mode: u32,
     inode: u64,
     size: i64,
-    changed_ns: i128,
+    changed_ns: i64,
     kind: Kind,
 }
 
@@ -58,12 +58,12 @@ pub(crate) enum Original {
 }
 
 /// What changes whenever a file does. Nobody can set a file's change time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     size: i64,
-    changed_ns: i128,
+    changed_ns: i64,
 }
 
 /// Whether an entry differs from what was staged.
@@ -81,16 +81,16 @@ pub(crate) enum Verdict {
 
 impl Stamp {
     /// Whether it is so new, by this host's clock, that a change could still leave it as it is.
-    pub(super) fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-        i128::try_from(now).unwrap_or(0) < self.changed_ns + TICK_NS
+        i64::try_from(now).unwrap_or(0) < self.changed_ns.saturating_add(TICK_NS)
     }
 
     /// Whether somebody could still change the file and leave this stamp as it is: `later`, of a file that was written to just now,
     /// is within a tick of it.
     pub(crate) fn may_repeat(&self, later: &Stat) -> bool {
         let tick = if self.changed_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
-        changed_ns(later) < self.changed_ns + tick
+        changed_ns(later) < self.changed_ns.saturating_add(tick)
     }
 
     pub(crate) fn of(stat: &Stat) -> Self {
@@ -106,9 +106,12 @@ impl Staged {
 
 impl Snapshot {
     /// What was copied from `source`, complete when the tree's root had the state `settled`.
-    pub(crate) fn copied(source: OwnedFd, entries: impl IntoIterator<Item = (Vec<u8>, Staged)>, settled: &Stat) -> Self {
+    pub(crate) fn copied(source: OwnedFd, copied: impl IntoIterator<Item = (Vec<u8>, Staged)>, settled: &Stat) -> Self {
+        let mut entries = BTreeMap::new();
+        // One by one: collecting them would have all of them in memory once more.
+        entries.extend(copied);
         // The root is the last that copying changes; so its time is the present, by the clock of the file system itself.
-        Self { entries: entries.into_iter().collect(), settled_ns: changed_ns(settled), source: Some(source) }
+        Self { entries, settled_ns: changed_ns(settled), source: Some(source) }
     }
 
     /// Adds an entry that was just unpacked.
@@ -126,7 +129,7 @@ impl Snapshot {
     pub(crate) fn settle(&mut self) {
         // Before 1970 nothing can be told by the clock, and 0 means so.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-        self.settled_ns = i128::try_from(now).unwrap_or(0);
+        self.settled_ns = i64::try_from(now).unwrap_or(0);
     }
 
     /// Judges a regular file by its name and state, and strikes it from the snapshot.
@@ -145,17 +148,14 @@ impl Snapshot {
         Verdict::Unless(original)
     }
 
-    /// Whether `file`, which was staged as `name`, has its original content. Reads it from where it stands to its end.
-    pub(crate) fn is_original(&self, name: &[u8], original: &Original, file: &mut File) -> io::Result<bool> {
+    /// Whether `file`, which was staged as `name`, has its original content. Reads it from where it stands to its end; nobody knows if it
+    /// `is_stopped` before.
+    pub(crate) fn is_original(&self, name: &[u8], original: &Original, file: &mut File, is_stopped: &dyn Fn() -> bool) -> io::Result<bool> {
         match original {
-            Original::Digest(sha256) => {
-                let mut hasher = Sha256::new();
-                io::copy(file, &mut hasher)?;
-                Ok(hasher.finalize().as_slice() == sha256)
-            }
+            Original::Digest(sha256) => Ok(digest_unless(file, is_stopped)?.is_some_and(|digest| digest.as_slice() == sha256)),
             Original::Source(stamp) => match self.unchanged_source(name, stamp) {
                 // A source that cannot be read tells nothing.
-                Some(mut source) => same_bytes(file, &mut source),
+                Some(mut source) => same_bytes(file, &mut source, is_stopped),
                 None => Ok(false),
             },
         }
@@ -163,12 +163,7 @@ impl Snapshot {
 
     /// The file that `name` was copied from, if it is still as it was then.
     fn unchanged_source(&self, name: &[u8], stamp: &Stamp) -> Option<File> {
-        let mut at = rustix::io::fcntl_dupfd_cloexec(self.source.as_ref()?, 0).ok()?;
-        let mut segments = name.split(|byte| *byte == b'/').peekable();
-        while let Some(segment) = segments.next() {
-            let flags = if segments.peek().is_some() { OFlags::DIRECTORY } else { OFlags::NONBLOCK | OFlags::NOCTTY };
-            at = files::open_beneath(&at, segment, flags, Mode::empty()).ok()?;
-        }
+        let at = files::open_below(self.source.as_ref()?, name, OFlags::NONBLOCK | OFlags::NOCTTY).ok()?;
         let stat = rustix::fs::fstat(&at).ok()?;
         (kind(&stat) == FileType::RegularFile && Stamp::of(&stat) == *stamp).then(|| File::from(at))
     }
@@ -189,8 +184,11 @@ impl Snapshot {
         }
     }
 
-    /// Strikes an entry and all below it: nobody looked, so nobody can say that it is gone.
+    /// Strikes an entry and all below it, or everything for an empty name: nobody looked, so nobody can say that it is gone.
     pub(crate) fn strike_below(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.entries.clear();
+        }
         self.entries.remove(name);
         let first = [name, b"/"].concat();
         let below: Vec<_> =
@@ -213,14 +211,28 @@ fn permissions(stat: &Stat) -> u32 {
     stat.st_mode & 0o7777
 }
 
-fn changed_ns(stat: &Stat) -> i128 {
-    i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
+fn changed_ns(stat: &Stat) -> i64 {
+    // Until the year 2262.
+    stat.st_ctime.saturating_mul(1_000_000_000).saturating_add(i64::try_from(stat.st_ctime_nsec).unwrap_or(0))
+}
+
+/// The SHA-256 of what follows in `file`, unless it `is_stopped` before the end.
+pub(super) fn digest_unless(file: &mut File, is_stopped: &dyn Fn() -> bool) -> io::Result<Option<sha2::digest::Output<Sha256>>> {
+    let (mut hasher, mut piece) = (Sha256::new(), Vec::with_capacity(COMPARED_BYTES));
+    while !is_stopped() {
+        piece.clear();
+        if file.by_ref().take(COMPARED_BYTES as u64).read_to_end(&mut piece)? == 0 {
+            return Ok(Some(hasher.finalize()));
+        }
+        hasher.update(&piece);
+    }
+    Ok(None)
 }
 
 /// Whether both have the same content. What the other one gives in the place of its content is another.
-fn same_bytes(one: &mut File, other: &mut File) -> io::Result<bool> {
+fn same_bytes(one: &mut File, other: &mut File, is_stopped: &dyn Fn() -> bool) -> io::Result<bool> {
     let (mut left, mut right) = (Vec::with_capacity(COMPARED_BYTES), Vec::with_capacity(COMPARED_BYTES));
-    loop {
+    while !is_stopped() {
         left.clear();
         right.clear();
         one.by_ref().take(COMPARED_BYTES as u64).read_to_end(&mut left)?;
@@ -231,4 +243,5 @@ fn same_bytes(one: &mut File, other: &mut File) -> io::Result<bool> {
             return Ok(true);
         }
     }
+    Ok(false)
 }

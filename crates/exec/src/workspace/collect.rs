@@ -9,7 +9,7 @@ use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use data_encoding::HEXLOWER;
-use longshore_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_DEPTH_MAX};
+use longshore_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_DEPTH_MAX, STAGED_ENTRIES_MAX};
 use longshore_model::wire::result::{FileChanges, FileInfo, SkippedFile};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -24,6 +24,9 @@ use crate::finished::is_host_fault;
 
 /// Names a manifest lists in each of its lists; far more than an answer shows, and a bound on memory.
 const LISTED_MAX: usize = 100_000;
+
+/// Entries of one directory that are looked at: more than may come back.
+const LOOKED_AT_MAX: usize = 2 * STAGED_ENTRIES_MAX;
 
 /// Where what changed is brought to. Every path has a name at its end and directories before it that were announced.
 pub(crate) trait Destination {
@@ -163,7 +166,9 @@ impl Collector<'_> {
 
     fn directory(&mut self, root: Root, dir: BorrowedFd<'_>, device: u64, above: &mut Vec<Above>) -> Result<(), CollectError> {
         let prefix = above.last().map(|above| [above.name.as_slice(), b"/"].concat()).unwrap_or_default();
-        let names = files::names(dir).map_err(|source| CollectError::List { path: lossy(&prefix), source })?;
+        let mut names = files::names_to(dir, LOOKED_AT_MAX).map_err(|source| CollectError::List { path: lossy(&prefix), source })?;
+        let is_whole = names.len() <= LOOKED_AT_MAX;
+        names.truncate(LOOKED_AT_MAX);
         for name in names {
             if self.into.is_stopped() {
                 return Err(CollectError::Interrupted);
@@ -207,6 +212,10 @@ impl Collector<'_> {
                 FileType::Unknown => self.skip(&path, "it is of no known type"),
             }
         }
+        if !is_whole {
+            let path = above.last().map_or(&b""[..], |above| above.name.as_slice());
+            self.skip(path, format!("not all of it was looked at: it has more than {LOOKED_AT_MAX} entries"));
+        }
         Ok(())
     }
 
@@ -234,8 +243,12 @@ impl Collector<'_> {
         };
         let unreadable = |source| CollectError::Read { path: lossy(&path), source };
         if let Verdict::Unless(original) = &verdict {
-            if self.snapshot.is_original(&path, original, &mut file).map_err(unreadable)? {
+            let is_stopped = || self.into.is_stopped();
+            if self.snapshot.is_original(&path, original, &mut file, &is_stopped).map_err(unreadable)? {
                 return Ok(());
+            }
+            if is_stopped() {
+                return Err(CollectError::Interrupted);
             }
             file.rewind().map_err(unreadable)?;
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use longshore_model::limits::{BUNDLE_DEPTH_MAX, STAGED_ENTRIES_MAX};
+use longshore_model::limits::BUNDLE_DEPTH_MAX;
 use longshore_model::wire::result::SkippedFile;
 
 use self::crew::{Crew, Plan, Work};
@@ -54,8 +54,11 @@ pub enum CopyError {
         path: String,
     },
     /// There is too much in the source.
-    #[error("copy the source into the workspace: it has more than {STAGED_ENTRIES_MAX} entries")]
-    Entries,
+    #[error("copy the source into the workspace: it has more than {max} entries")]
+    Entries {
+        /// How much there may be.
+        max: usize,
+    },
     /// The workspaces are kept within the source.
     #[error("copy {path:?} into the workspace: the workspaces are in it; they need a directory outside of the jobs'")]
     Within {
@@ -77,7 +80,7 @@ pub(super) struct Duplicate {
     pub(super) unlisted: usize,
 }
 
-/// Copies what is in `from` into the empty directory `into`, but for what is called `without` at the top.
+/// Copies what is in `from` into the empty directory `into`, but for what is called `without` at the top; `entries_max` at the most.
 ///
 /// Kept are names, contents, modes, modification times, and symbolic links as such. Owners become the caller's; hence the set-user-id
 /// and set-group-id bits of files are not kept, and listed. Files with several names become several files. Sockets, devices and
@@ -86,7 +89,7 @@ pub(super) fn duplicate(
     from: BorrowedFd<'_>,
     into: BorrowedFd<'_>,
     workspaces: BorrowedFd<'_>,
-    without: &str,
+    (without, entries_max): (&str, usize),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Duplicate, CopyError> {
     let top = |source: io::Error| CopyError::Failed { path: ".".to_owned(), source };
@@ -102,13 +105,14 @@ pub(super) fn duplicate(
         copier: Copier::new(&stop),
         is_over: &is_over,
         without,
+        entries_max,
         workspaces: stamp(workspaces)?,
         entries: AtomicUsize::new(0),
         plan: Mutex::new(Plan { work: vec![Work::List { of: root }], busy: 0, fault: None }),
         changed: Condvar::new(),
     };
     let n_threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-    let done = std::thread::scope(|scope| {
+    let mut done = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..n_threads).map(|_| scope.spawn(|| crew.work())).collect();
         let mut done = vec![crew.work()];
         done.extend(helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
@@ -117,12 +121,12 @@ pub(super) fn duplicate(
     if let Some(fault) = crew.plan.into_inner().unwrap_or_else(PoisonError::into_inner).fault {
         return Err(fault);
     }
-    let (mut entries, mut skipped, mut unlisted) = (Vec::new(), Vec::new(), 0);
-    for each in done {
-        entries.extend(each.entries);
-        each.skipped.into_iter().for_each(|one| list(&mut skipped, &mut unlisted, one));
+    let (mut skipped, mut unlisted) = (Vec::new(), 0);
+    for each in &mut done {
+        std::mem::take(&mut each.skipped).into_iter().for_each(|one| list(&mut skipped, &mut unlisted, one));
         unlisted += each.unlisted;
     }
+    let entries = done.into_iter().flat_map(|each| each.entries);
     skipped.sort_by(|a: &SkippedFile, b| a.path.cmp(&b.path));
     let settled = rustix::fs::fstat(into).map_err(|errno| top(errno.into()))?;
     Ok(Duplicate { snapshot: Snapshot::copied(own(from)?, entries, &settled), skipped, unlisted })
@@ -133,7 +137,7 @@ impl CopyError {
     pub(super) fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Failed { source, .. } => Some(source),
-            Self::Changed { .. } | Self::Depth { .. } | Self::Entries | Self::Within { .. } | Self::Interrupted => None,
+            Self::Changed { .. } | Self::Depth { .. } | Self::Entries { .. } | Self::Within { .. } | Self::Interrupted => None,
         }
     }
 }

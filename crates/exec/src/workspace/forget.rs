@@ -14,25 +14,29 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::changes::kind;
+use super::changes::{digest_unless, kind};
 use super::collect::CollectError;
 use super::results::Results;
 use crate::files;
 
 impl Results {
     /// Removes the files and links that a run had brought here, by its own list, and the directories that are empty without them.
-    /// What was changed since stays, as does whatever was not brought by that run. Safe to repeat. Blocks.
+    /// What was changed since stays, as does whatever was not brought by that run. Safe to repeat. Blocks. `is_stopped` is asked for every
+    /// file and within large ones.
     ///
     /// # Errors
-    /// Something could not be read or removed; the rest may be gone.
-    pub fn forget(&self, brought: &FileChanges) -> Result<(), CollectError> {
+    /// Something could not be read or removed, or it `is_stopped`; the rest may be gone.
+    pub fn forget(&self, brought: &FileChanges, is_stopped: &dyn Fn() -> bool) -> Result<(), CollectError> {
         for file in brought.created.iter().chain(&brought.modified) {
-            self.forget_one(file).map_err(|source| CollectError::Bring { path: file.path.clone(), source })?;
+            if is_stopped() {
+                return Err(CollectError::Interrupted);
+            }
+            self.forget_one(file, is_stopped).map_err(|source| CollectError::Bring { path: file.path.clone(), source })?;
         }
         Ok(())
     }
 
-    fn forget_one(&self, file: &FileInfo) -> io::Result<()> {
+    fn forget_one(&self, file: &FileInfo, is_stopped: &dyn Fn() -> bool) -> io::Result<()> {
         let Ok(segments) = file.path.split('/').map(CString::new).collect::<Result<Vec<_>, _>>() else { return Ok(()) };
         let Some((last, above)) = segments.split_last() else { return Ok(()) };
         let mut dirs: Vec<OwnedFd> = Vec::new();
@@ -46,7 +50,7 @@ impl Results {
             }
         }
         let at = dirs.last().map_or(self.dir.as_fd(), AsFd::as_fd);
-        if !is_same(at, last, file)? {
+        if !is_same(at, last, file, is_stopped)? {
             return Ok(());
         }
         rustix::fs::unlinkat(at, last, AtFlags::empty())?;
@@ -62,7 +66,7 @@ impl Results {
 }
 
 /// Whether what has the name is what was brought.
-fn is_same(dir: impl AsFd, name: &CString, file: &FileInfo) -> io::Result<bool> {
+fn is_same(dir: impl AsFd, name: &CString, file: &FileInfo, is_stopped: &dyn Fn() -> bool) -> io::Result<bool> {
     let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT | Errno::INVAL) => return Ok(false),
         stat => stat?,
@@ -74,9 +78,8 @@ fn is_same(dir: impl AsFd, name: &CString, file: &FileInfo) -> io::Result<bool> 
                 Err(Errno::INVAL | Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Ok(false),
                 opened => opened?,
             };
-            let mut hasher = Sha256::new();
-            io::copy(&mut File::from(opened), &mut hasher)?;
-            hasher.finalize()
+            let Some(digest) = digest_unless(&mut File::from(opened), is_stopped)? else { return Ok(false) };
+            digest
         }
         FileType::Symlink => Sha256::digest(rustix::fs::readlinkat(&dir, name, Vec::new())?.into_bytes()),
         FileType::RegularFile

@@ -40,13 +40,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use longshore_model::operation::WorkspaceRun;
 use longshore_model::wire::problem::{ErrorCode, chain};
-use longshore_model::wire::record::SCHEMA;
+use longshore_model::wire::record::{Failure, SCHEMA};
 use longshore_model::wire::result::{FileChanges, StepResult, Timing, WorkspaceReason, WorkspaceResult, WorkspaceStatus};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 pub use self::beside::{StageError, Staged, Workspace};
 use self::changes::Snapshot;
+pub(crate) use self::changes::{Stamp, TICK};
 pub use self::collect::CollectError;
 pub use self::duplicate::CopyError;
 pub use self::globs::Globs;
@@ -56,6 +57,7 @@ use self::run::Steps;
 pub use self::runner::{Ran, Runner};
 pub use self::source::{ResolveError, Source};
 use self::stage::{Place, PrepareError};
+use crate::drive::{Pulse, Unfinished};
 use crate::executor::Host;
 use crate::finished::{Archive, Finished, is_host_fault};
 use crate::process::{Stop, Stops, random_text};
@@ -80,8 +82,8 @@ pub(crate) async fn run(host: &Host, task: &Task, run: &WorkspaceRun, output: Ar
         Err(finished) => return *finished,
     };
     let finished = inside(host, task, run, globs, output, stops, &place).await;
-    if let Err(finished) = blocking(move || clean::clean(&place)).await {
-        return *finished;
+    if let Err(error) = host.watch(stops).over(move |_| clean::clean(&place)).await {
+        tracing::warn!(%error, "a workspace is left to the next start");
     }
     finished
 }
@@ -100,22 +102,24 @@ async fn inside(
     if run.bundle.is_some() && bundle.is_none() {
         return not_staged(&PrepareError::NoBundle, stops);
     }
+    let watch = host.watch(stops);
     let staging = {
         let (place, stops) = (Arc::clone(place), stops.clone());
-        move || stage::stage(&place, bundle.as_deref(), &stops)
+        move |pulse: &Pulse| stage::stage(&place, bundle.as_deref(), &stops, pulse)
     };
-    let snapshot = match blocking(staging).await {
+    let snapshot = match watch.over(staging).await {
         Ok(Ok(snapshot)) => snapshot,
         Ok(Err(error)) => return not_staged(&error, stops),
-        Err(finished) => return *finished,
+        Err(unfinished) => return not_begun("prepare the workspace", unfinished, stops),
     };
     let steps = run::steps(host, task, run, output, stops, place).await;
     if stops.now() == Some(Stop::Abandoned) {
         return Finished::cancelled(steps.verified);
     }
     let path = host.temporary.join(format!("{}.{}.tar.zst", task.job.id, random_text()));
-    let place = Arc::clone(place);
-    blocking(move || bring_back(&place, snapshot, globs, steps, header, path)).await.unwrap_or_else(|finished| *finished)
+    let (place, ended) = (Arc::clone(place), Ending::of(&steps));
+    let brought = watch.over(move |pulse| bring_back(&place, snapshot, globs, steps, header, path, pulse)).await;
+    brought.unwrap_or_else(|unfinished| ended.without_what_changed(unfinished))
 }
 
 struct Header {
@@ -138,8 +142,8 @@ impl Header {
         }
     }
 
-    /// The manifest of a job whose steps have run, and which ended like `end` if it did not end well.
-    fn manifest(&self, steps: Vec<StepResult>, end: Option<&Finished>, files: FileChanges) -> WorkspaceResult {
+    /// The manifest of a job whose steps have run, their processes verified to be gone or not, and which ended like `end` if it did not end well.
+    fn manifest(&self, (steps, verified): (Vec<StepResult>, bool), end: Option<&Finished>, files: FileChanges) -> WorkspaceResult {
         WorkspaceResult {
             job_id: self.job.clone(),
             status: if end.is_none() { WorkspaceStatus::Success } else { WorkspaceStatus::Failed },
@@ -151,6 +155,7 @@ impl Header {
             steps,
             error: end.and_then(|end| Some(end.failure.as_ref()?.message.clone())),
             reason: end.and_then(reason),
+            left_running: !verified,
             files,
             archive: None,
             worker: self.worker.clone(),
@@ -161,13 +166,22 @@ impl Header {
 }
 
 /// Collects, and puts the answer together.
-fn bring_back(place: &Place, snapshot: Snapshot, globs: Option<Globs>, steps: Steps, header: Header, path: std::path::PathBuf) -> Finished {
-    let Steps { results, logs, end, verified: _ } = steps;
-    let manifest = |files| header.manifest(results, end.as_ref(), files);
+fn bring_back(
+    place: &Place,
+    snapshot: Snapshot,
+    globs: Option<Globs>,
+    steps: Steps,
+    header: Header,
+    path: std::path::PathBuf,
+    pulse: &Pulse,
+) -> Finished {
+    let Steps { results, logs, end, verified } = steps;
+    let manifest = |files| header.manifest((results, verified), end.as_ref(), files);
     let collected = File::options().write(true).create_new(true).open(&path).map_err(CollectError::Write).and_then(|file| {
         // From here on the file is removed on every path.
         let pending = Archive::new(path, longshore_model::wire::result::ArchiveInfo { size: 0, sha256: String::new(), entries: 0 });
-        archive::archive(place, snapshot, globs.as_ref(), logs, manifest, file).map(|(result, info)| (result, pending.with_info(info)))
+        archive::archive(place, snapshot, globs.as_ref(), logs, manifest, file, pulse)
+            .map(|(result, info)| (result, pending.with_info(info)))
     });
     match collected {
         Ok((mut result, archive)) => {
@@ -188,6 +202,41 @@ fn not_brought(error: &CollectError, end: Option<Finished>) -> Finished {
         Some(end) if end.cancel_verified.is_some() => end,
         _ if error.is_host_fault() => Finished::host_fault(message),
         _ => Finished::failed(ErrorCode::Collecting, message),
+    }
+}
+
+/// The end of a job whose drive does not answer before its first step.
+fn not_begun(what: &str, unfinished: Unfinished, stops: &Stops) -> Finished {
+    match (unfinished, stops.now()) {
+        (Unfinished::Fault, _) => Finished::failed(ErrorCode::Internal, format!("could not {what}: {unfinished}")),
+        // Whoever copies still holds what it has of the drive.
+        (_, Some(Stop::Cancelled | Stop::Abandoned)) => Finished::cancelled(false),
+        (_, Some(Stop::TimedOut) | None) => Finished::host_fault(format!("could not {what}: {unfinished}")),
+    }
+}
+
+/// How steps have ended: what is known of it when it cannot be said on the drive.
+struct Ending {
+    failure: Option<Failure>,
+    is_cancelled: bool,
+}
+
+impl Ending {
+    fn of(steps: &Steps) -> Self {
+        let end = steps.end.as_ref();
+        Self { failure: end.and_then(|end| end.failure.clone()), is_cancelled: end.is_some_and(|end| end.cancel_verified.is_some()) }
+    }
+
+    /// The end of a job of which nothing can be brought back.
+    fn without_what_changed(self, unfinished: Unfinished) -> Finished {
+        let message = format!("could not bring back what changed: {unfinished}");
+        match self.failure {
+            _ if self.is_cancelled => Finished::cancelled(false),
+            None if unfinished == Unfinished::Fault => Finished::failed(ErrorCode::Internal, message),
+            None => Finished::host_fault(message),
+            Some(Failure { code: ErrorCode::HostFault, message: first }) => Finished::host_fault(format!("{first}; {message}")),
+            Some(Failure { code, message: first }) => Finished::failed(code, format!("{first}; {message}")),
+        }
     }
 }
 

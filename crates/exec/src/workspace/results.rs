@@ -12,11 +12,11 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use longshore_model::limits::STAGED_ENTRIES_MAX;
 use longshore_model::wire::result::FileChanges;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
 
 use super::changes::Snapshot;
 use super::collect::{Above, CollectError, Destination, Root, collect, lossy};
@@ -105,9 +105,9 @@ pub(super) fn sync(
     globs: Option<&Globs>,
     results: &Results,
     n_steps: usize,
-    stop: &CancellationToken,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<FileChanges, CollectError> {
-    let mut arrivals = Arrivals { stop: stop.clone(), ..Arrivals::begin(results)? };
+    let mut arrivals = Arrivals { is_stopped, ..Arrivals::begin(results)? };
     arrivals.remove_logs(n_steps)?;
     collect(place, snapshot, globs, &[Root::Tree], &mut arrivals)
 }
@@ -115,7 +115,9 @@ pub(super) fn sync(
 struct Arrivals<'a> {
     dir: BorrowedFd<'a>,
     temporary: CString,
-    stop: CancellationToken,
+    is_stopped: &'a dyn Fn() -> bool,
+    /// Files, links and directories so far.
+    n_entries: usize,
     /// The directory of the last file; files come sorted, so the next one is often beside it.
     parent: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -126,15 +128,16 @@ impl Destination for Arrivals<'_> {
     }
 
     fn is_stopped(&self) -> bool {
-        self.stop.is_cancelled()
+        (self.is_stopped)()
     }
 
-    fn no_room(&self, _bytes: u64, _n_directories: usize) -> Option<&'static str> {
+    fn no_room(&self, _bytes: u64, n_directories: usize) -> Option<&'static str> {
         // The drive says when it is full.
-        None
+        (self.n_entries + n_directories >= STAGED_ENTRIES_MAX).then_some("there are too many artifacts")
     }
 
     fn directory(&mut self, Above { name, mode, mtime: _ }: &Above) -> Result<(), CollectError> {
+        self.n_entries += 1;
         let failed = bring(name);
         let (above, last) = split(name);
         self.enter(above).map_err(&failed)?;
@@ -155,6 +158,7 @@ impl Destination for Arrivals<'_> {
     }
 
     fn file(&mut self, path: &[u8], stat: &Stat, content: File) -> Result<(u64, [u8; 32]), CollectError> {
+        self.n_entries += 1;
         let failed = bring(path);
         let (above, last) = split(path);
         self.enter(above).map_err(&failed)?;
@@ -162,7 +166,7 @@ impl Destination for Arrivals<'_> {
         let has_holes = i128::from(stat.st_blocks) * 512 < i128::from(stat.st_size);
         let brought = self.appear(self.parent(), last, |temporary| {
             let into = File::from(create(self.dir, temporary)?);
-            match copy(content, &into, has_holes, &self.stop) {
+            match copy(content, &into, has_holes, self.is_stopped) {
                 Ok(copied) => digest = copied,
                 Err(Fault::Writing(error)) => return Err(error),
                 Err(other) => {
@@ -181,6 +185,7 @@ impl Destination for Arrivals<'_> {
     }
 
     fn link(&mut self, path: &[u8], target: &[u8], stat: &Stat) -> Result<(), CollectError> {
+        self.n_entries += 1;
         let failed = bring(path);
         let (above, last) = split(path);
         self.enter(above).map_err(&failed)?;
@@ -196,7 +201,7 @@ impl<'a> Arrivals<'a> {
     fn begin(results: &'a Results) -> Result<Self, CollectError> {
         let top = bring(b".");
         let temporary = CString::new([TEMPORARY, random_text().as_bytes()].concat()).map_err(|error| top(error.into()))?;
-        let arrivals = Self { dir: results.dir.as_fd(), temporary, stop: CancellationToken::new(), parent: None };
+        let arrivals = Self { dir: results.dir.as_fd(), temporary, is_stopped: &|| false, n_entries: 0, parent: None };
         if results.lock.is_some() {
             arrivals.remove(|name| name.starts_with(TEMPORARY)).map_err(top)?;
         }
@@ -213,10 +218,7 @@ impl<'a> Arrivals<'a> {
     }
 
     fn remove(&self, which: impl Fn(&[u8]) -> bool) -> io::Result<()> {
-        for (name, _) in files::listing(self.dir)?.iter().filter(|(name, _)| which(name.to_bytes())) {
-            files::remove(self.dir, name)?;
-        }
-        Ok(())
+        files::matching(self.dir, &which)?.iter().try_for_each(|name| files::remove(self.dir, name))
     }
 
     /// Opens the directory `path`, which was announced, unless it is open still.
@@ -274,10 +276,10 @@ enum Fault {
 }
 
 /// Copies to the end; gives length and SHA-256. Of a file with holes, what is nothing but zeros becomes a hole.
-fn copy(mut from: File, mut into: &File, has_holes: bool, stop: &CancellationToken) -> Result<(u64, [u8; 32]), Fault> {
+fn copy(mut from: File, mut into: &File, has_holes: bool, is_stopped: &dyn Fn() -> bool) -> Result<(u64, [u8; 32]), Fault> {
     let (mut buffer, mut hasher, mut bytes) = (vec![0; BUFFER_BYTES], Sha256::new(), 0);
     loop {
-        if stop.is_cancelled() {
+        if is_stopped() {
             return Err(Fault::Stopped);
         }
         match from.read(&mut buffer) {

@@ -18,10 +18,11 @@ use rustix::fs::{Mode, OFlags};
 
 use super::blocking;
 use super::stage::Place;
+use crate::drive::Pulse;
 use crate::executor::Host;
 use crate::files;
 use crate::finished::Finished;
-use crate::process::{Contain, Exit, Groups, Limits, Program, Sink, Stop, Stops, Wiring, random_text};
+use crate::process::{Contain, Exit, Groups, Limits, LogFile, Program, Sink, Stop, Stops, Wiring, random_text};
 use crate::provider::command::{ending, from_fault, is_verified};
 use crate::secrets::opened;
 use crate::{Output, Task};
@@ -113,19 +114,17 @@ async fn run_all(
         let name = log_name(index);
         let opening = {
             let (place, name) = (Arc::clone(place), name.clone());
-            move || open_log(&place, &name).and_then(|log| Ok((log.try_clone()?, log)))
+            move |_: &Pulse| open_log(&place, &name).and_then(|log| Ok((log.try_clone()?, log)))
         };
-        let log = match blocking(opening).await {
-            Ok(Ok((log, kept))) => {
+        let within = stops.within(step.timeout);
+        let watch = host.watch(&within);
+        let log = match watch.over(opening).await.unwrap_or_else(|unfinished| Err(unfinished.into())) {
+            Ok((log, kept)) => {
                 steps.logs.push(kept);
-                tokio::fs::File::from_std(log)
+                LogFile::new(log, watch)
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 steps.end = Some(Finished::host_fault(format!("could not open {name}: {error}")));
-                break;
-            }
-            Err(finished) => {
-                steps.end = Some(*finished);
                 break;
             }
         };
@@ -134,7 +133,7 @@ async fn run_all(
         let contain = Contain { namespaces: true, doors: groups.doors() };
         let limits = Limits { file_bytes: run.limits.file_size, no_core: true, ..Limits::default() };
         let wiring = Wiring { contain: Some(contain), limits, ..Wiring::default() };
-        let mut ended = self::step(host, task, (index, step, secrets), (sink, wiring), stops, (place, temporary)).await;
+        let mut ended = self::step(host, task, (index, step, secrets), (sink, wiring), &within, (place, temporary)).await;
         if let (Some(trouble), Some(memory)) = (&mut ended.trouble, groups.memory_used_up())
             && let Some(failure) = &mut trouble.failure
         {
@@ -197,7 +196,7 @@ async fn step(
     env.extend(secrets.clone());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();
-    let ran = host.launcher.run_wired(program, wiring, &mut sink, &stops.within(step.timeout)).await;
+    let ran = host.launcher.run_wired(program, wiring, &mut sink, stops).await;
     let ran = match ran {
         Ok(ran) => ran,
         Err(fault) => {

@@ -34,6 +34,8 @@ pub struct Runner {
     pub kill_grace: Duration,
     /// What every step inherits; what a job or a step says goes before it.
     pub environment: BTreeMap<String, String>,
+    /// How long the drive with the results may be silent after a job was to end.
+    pub drive_patience: Duration,
 }
 
 /// Steps that have ended, and all their processes with them as far as [`Self::verified`] says so.
@@ -71,20 +73,23 @@ impl Runner {
         let abandon = CancellationToken::new();
         let stops = Stops { cancel, abandon: abandon.clone(), deadline };
         let _abandoned_with_this_future = abandon.drop_guard();
-        let steps = run::steps(&host, &task(limit), &run, output, &stops, &workspace.place).await;
-        Ran { steps: steps.results, end: steps.end, verified: steps.verified }
+        let run::Steps { results, logs, end, verified } = run::steps(&host, &task(limit), &run, output, &stops, &workspace.place).await;
+        // Closing them may wait for their drive.
+        let _left_alone = host.watch(&stops).over(move |_| drop(logs)).await;
+        Ran { steps: results, end, verified }
     }
 
     /// What is started for a workspace carries its path, by which it is found if this process is killed.
     fn host(&self, workspace: &Workspace) -> Host {
         let own = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
         let state_dir = workspace.path().to_string_lossy().into_owned();
-        Host::new(
+        let host = Host::new(
             Launcher { supervisor: self.supervisor.clone(), kill_grace: self.kill_grace, state_dir },
             (PathBuf::new(), PathBuf::new()),
             own("HOME"),
             Machine { path: own("PATH"), ..Machine::default() },
-        )
+        );
+        Host { drive_patience: self.drive_patience, ..host }
     }
 }
 

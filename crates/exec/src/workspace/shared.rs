@@ -20,7 +20,8 @@ use super::globs::Globs;
 use super::results::Results;
 use super::source::{ResolveError, Source};
 use super::stage::Place;
-use super::{Header, PLACE, answer, blocking, run};
+use super::{Ending, Header, PLACE, answer, not_begun, run};
+use crate::drive::Pulse;
 use crate::executor::Host;
 use crate::finished::Finished;
 use crate::process::{Stop, Stops};
@@ -48,26 +49,28 @@ pub(super) async fn perform(
         return Finished::failed(ErrorCode::Staging, missing);
     };
     let header = Header::of(task);
+    let watch = host.watch(stops);
     let staging = {
-        let (workspaces, name, stops) = (host.workspaces.clone(), name.clone(), stops.clone());
-        move || stage(&jobs_dir, &name, &workspaces, &stops)
+        let (jobs_dir, workspaces, name, stops) = (jobs_dir.clone(), host.workspaces.clone(), name.clone(), stops.clone());
+        move |pulse: &Pulse| stage(&jobs_dir, &name, &workspaces, &stops, pulse)
     };
-    let (workspace, staged, results) = match blocking(staging).await {
+    let (workspace, staged, results) = match watch.over(staging).await {
         Ok(Ok(staged)) => staged,
         Ok(Err(error)) => return error.finished(stops),
-        Err(finished) => return *finished,
+        Err(unfinished) => return not_begun(&format!("copy {:?} into the workspace", jobs_dir.join(name.as_str())), unfinished, stops),
     };
     let steps = run::steps(host, task, run, output, stops, &workspace.place).await;
+    let ended = Ending::of(&steps);
     let bringing = {
         let stops = stops.clone();
-        move || {
+        move |pulse: &Pulse| {
             if stops.now() == Some(Stop::Abandoned) {
                 return Finished::cancelled(steps.verified);
             }
-            bring_back(&workspace, staged, &results, globs.as_ref(), steps, &header, &stops)
+            bring_back(&workspace, staged, &results, globs.as_ref(), steps, &header, (&stops, pulse))
         }
     };
-    blocking(bringing).await.unwrap_or_else(|finished| *finished)
+    watch.over(bringing).await.unwrap_or_else(|unfinished| ended.without_what_changed(unfinished))
 }
 
 /// Why no step was begun.
@@ -94,17 +97,27 @@ impl Unprepared {
     }
 }
 
-fn stage(jobs_dir: &Path, name: &DirectoryName, workspaces: &Path, stops: &Stops) -> Result<(Workspace, Staged, Results), Unprepared> {
+fn stage(
+    jobs_dir: &Path,
+    name: &DirectoryName,
+    workspaces: &Path,
+    stops: &Stops,
+    pulse: &Pulse,
+) -> Result<(Workspace, Staged, Results), Unprepared> {
     let source = Source::resolve(jobs_dir, name).map_err(Unprepared::Source)?;
     let results = source.results().map_err(Unprepared::Source)?;
     let place = Place::for_results(workspaces, PLACE, &results).map_err(|source| {
         let path = workspaces.join(PLACE);
         Unprepared::Copy(StageError::Make { path, source })
     })?;
-    let (workspace, staged) = Workspace::fill(place, &source, &|| stops.now().is_some()).map_err(Unprepared::Copy)?;
+    let is_stopped = || {
+        pulse.beat();
+        stops.now().is_some()
+    };
+    let (workspace, staged) = Workspace::fill(place, &source, &is_stopped).map_err(Unprepared::Copy)?;
     // From here on the logs are this run's, and neither artifacts nor the manifest of another may stand beside them. The manifest goes
     // last: it is what tells what there is.
-    let forgotten = previous(&results).map_or(Ok(()), |previous| results.forget(&previous));
+    let forgotten = previous(&results).map_or(Ok(()), |previous| results.forget(&previous, &is_stopped));
     forgotten.and_then(|()| results.remove(RESULT)).map_err(Unprepared::Results)?;
     Ok((workspace, staged, results))
 }
@@ -123,12 +136,16 @@ fn bring_back(
     globs: Option<&Globs>,
     steps: run::Steps,
     header: &Header,
-    stops: &Stops,
+    (stops, pulse): (&Stops, &Pulse),
 ) -> Finished {
-    let run::Steps { results: steps, logs: _, end, verified: _ } = steps;
+    let run::Steps { results: steps, logs: _, end, verified } = steps;
     // Whoever stops a job still gets what there was.
-    let brought = workspace.sync(staged, results, globs, steps.len(), &stops.abandon).and_then(|files| {
-        let manifest = header.manifest(steps, end.as_ref(), files);
+    let is_stopped = || {
+        pulse.beat();
+        stops.abandon.is_cancelled()
+    };
+    let brought = workspace.sync(staged, results, globs, steps.len(), &is_stopped).and_then(|files| {
+        let manifest = header.manifest((steps, verified), end.as_ref(), files);
         let mut json = serde_json::to_vec_pretty(&manifest).map_err(|error| CollectError::Write(error.into()))?;
         json.push(b'\n');
         results.write(RESULT, &json).map(|()| manifest)

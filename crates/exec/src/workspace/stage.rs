@@ -13,6 +13,7 @@ use super::changes::Snapshot;
 use super::hold::Hold;
 use super::results::Results;
 use crate::bundle::{Control, Limits, UnpackError, unpack_into};
+use crate::drive::Pulse;
 use crate::files;
 use crate::process::Stops;
 
@@ -102,12 +103,13 @@ impl Place {
 }
 
 /// Fills the tree from the bundle, and gives its state before any step.
-pub(crate) fn stage(place: &Place, bundle: Option<&Path>, stops: &Stops) -> Result<Snapshot, PrepareError> {
+pub(crate) fn stage(place: &Place, bundle: Option<&Path>, stops: &Stops, pulse: &Pulse) -> Result<Snapshot, PrepareError> {
     let mut snapshot = Snapshot::default();
     if let Some(path) = bundle {
         let file = File::open(path).map_err(|source| PrepareError::Open { path: path.to_owned(), source })?;
-        unpack_into(Interruptible { from: file, stops }, &place.tree, Limits::default(), &mut |entry| {
+        unpack_into(Interruptible { from: file, stops, pulse }, &place.tree, Limits::default(), &mut |entry| {
             snapshot.record(entry);
+            pulse.beat();
             if stops.now().is_some() { Control::Interrupt } else { Control::Continue }
         })?;
     }
@@ -142,6 +144,7 @@ impl PrepareError {
 struct Interruptible<'a> {
     from: File,
     stops: &'a Stops,
+    pulse: &'a Pulse,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +153,7 @@ struct Stopped;
 
 impl io::Read for Interruptible<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.pulse.beat();
         match self.stops.now() {
             Some(_) => Err(io::Error::other(Stopped)),
             None => self.from.read(buffer),

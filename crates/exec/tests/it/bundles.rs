@@ -117,6 +117,62 @@ fn progress_ends_at_the_whole() {
     assert_eq!(seen.last(), Some(&(3_000_001, 2)));
 }
 
+#[test]
+fn a_directory_that_changes_while_it_is_packed_makes_no_mixture() {
+    let foreign = tempfile::tempdir().unwrap();
+    write(foreign.path(), &[("file", "FOREIGN")]);
+    type Change<'a> = &'a dyn Fn(&Path);
+    let changes: [(Change<'_>, &str); 6] = [
+        (&|dir| writeln!(File::options().append(true).open(dir.join("a-large")).unwrap(), "more").unwrap(), "a-large"),
+        (&|dir| fs::write(dir.join("b"), "new content").unwrap(), "."),
+        (&|dir| fs::write(dir.join("a-late"), "").unwrap(), "."),
+        (&|dir| fs::remove_file(dir.join("z")).unwrap(), "z"),
+        (
+            &|dir| {
+                fs::rename(dir.join("dir"), dir.join("moved")).unwrap();
+                symlink(foreign.path(), dir.join("dir")).unwrap();
+            },
+            "dir",
+        ),
+        (
+            &|dir| {
+                fs::remove_file(dir.join("z")).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, dir.join("z"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+            },
+            "z",
+        ),
+    ];
+    for (change, changed) in changes {
+        let source = tempfile::tempdir().unwrap();
+        write(source.path(), &[("a-large", &"x".repeat(3 << 20)), ("b", "content"), ("dir/file", "own"), ("z", "")]);
+        // `b` has been read when it changes, and what comes later has been listed.
+        let when = if changed == "." { 2 } else { 0 };
+        let (mut bytes, mut is_over) = (Vec::new(), false);
+        let mut progress = |_: u64, files: u64| {
+            if files == when && !std::mem::replace(&mut is_over, true) {
+                change(source.path());
+            }
+        };
+        let refused = pack(source.path(), &PackOptions::default(), &mut bytes, &mut progress).unwrap_err();
+        assert!(matches!(&refused, PackError::Changed { path } if path == Path::new(changed)), "{changed}: {refused}");
+        assert!(pack(source.path(), &PackOptions::default(), std::io::sink(), &mut |_, _| {}).is_ok(), "what stands still is packed");
+    }
+}
+
+#[test]
+fn holes_take_up_no_room_where_they_are_unpacked() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = File::create(source.path().join("sparse")).unwrap();
+    file.set_len(8 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 3 << 20).unwrap();
+    File::create(source.path().join("nothing but a hole")).unwrap().set_len((1 << 20) + 1).unwrap();
+    unpack(packed(source.path(), &PackOptions::default()).0.as_slice(), target.path(), Limits::default()).unwrap();
+    assert!(fs::read(target.path().join("sparse")).unwrap() == fs::read(source.path().join("sparse")).unwrap());
+    let hole = target.path().join("nothing but a hole").metadata().unwrap();
+    assert_eq!(hole.len(), (1 << 20) + 1);
+    assert!(hole.blocks() * 512 <= 8192 && target.path().join("sparse").metadata().unwrap().blocks() * 512 < 1 << 20);
+}
+
 /// An entry of a hostile archive: type, name, link target, content.
 type Hostile<'a> = (EntryType, &'a [u8], &'a str, &'a [u8]);
 

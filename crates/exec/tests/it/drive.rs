@@ -12,7 +12,6 @@ use longshore_exec::workspace::{CollectError, Hold, Results, Source, StageError,
 use longshore_model::DirectoryName;
 use longshore_model::wire::result::FileChanges;
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Drive {
     pub(crate) dir: TempDir,
@@ -68,12 +67,12 @@ impl Drive {
     }
 
     pub(crate) fn sync(&self, workspace: &Workspace, staged: Staged, n_steps: usize) -> Result<FileChanges, CollectError> {
-        workspace.sync(staged, &self.open().1, None, n_steps, &CancellationToken::new())
+        workspace.sync(staged, &self.open().1, None, n_steps, &|| false)
     }
 
     pub(crate) fn try_stage(&self) -> Result<(Workspace, Staged), StageError> {
         let (source, results) = self.open();
-        Workspace::stage(&source, &results, &self.hold(), &CancellationToken::new())
+        Workspace::stage(&source, &results, &self.hold(), &|| false)
     }
 
     pub(crate) fn stage(&self) -> (Workspace, Staged) {

@@ -10,6 +10,7 @@ mod dns;
 mod drive;
 mod endings;
 mod escapes;
+mod hanging;
 mod hostname;
 mod hosts;
 mod leftovers;

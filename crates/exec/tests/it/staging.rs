@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use longshore_exec::workspace::{CopyError, Hold, ResolveError, Source, StageError, Workspace, leftovers};
 use rustix::fs::{CWD, FileType, Mode};
-use tokio_util::sync::CancellationToken;
 
 use crate::drive::{Drive, Small, Thing, chmod, is_root, name, names, path, tree};
 
@@ -140,7 +139,7 @@ fn what_cannot_be_copied_fails_with_its_name_and_leaves_nothing() {
             // SAFETY: changes only with whose rights this thread, and those it starts, use the file system.
             unsafe { libc::setfsuid(65534) };
         }
-        Workspace::stage(&source, &results, &drive.hold(), &CancellationToken::new()).map(drop)
+        Workspace::stage(&source, &results, &drive.hold(), &|| false).map(drop)
     };
     let error = std::thread::scope(|scope| scope.spawn(stage).join().unwrap()).unwrap_err();
 
@@ -174,9 +173,7 @@ fn workspaces_may_be_on_another_file_system() {
 fn staging_ends_when_it_is_told_to_and_leaves_nothing() {
     let drive = Drive::new().with(&[("file", "x")]);
     let (source, results) = drive.open();
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let staged = Workspace::stage(&source, &results, &drive.hold(), &stop);
+    let staged = Workspace::stage(&source, &results, &drive.hold(), &|| true);
     assert!(matches!(staged.map(drop), Err(StageError::Copy(CopyError::Interrupted))));
     drive.assert_no_workspace_is_left();
 }
@@ -186,7 +183,7 @@ fn two_jobs_of_one_name_never_share_a_workspace() {
     let drive = Drive::new().with(&[("file", "x")]);
     let hold = drive.hold();
     let (source, results) = drive.open();
-    let (workspace, _) = Workspace::stage(&source, &results, &hold, &CancellationToken::new()).unwrap();
+    let (workspace, _) = Workspace::stage(&source, &results, &hold, &|| false).unwrap();
     fs::write(workspace.path().join("file"), "mine").unwrap();
     assert!(Hold::take(&drive.workspaces(), &name("job 1"), "").unwrap_err().is_busy());
     Hold::take(&drive.workspaces(), &name("job 2"), "").unwrap().end();

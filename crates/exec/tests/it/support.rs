@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use longshore_exec::{Config, Executor, Finished, Machine, Output, SupervisorCommand, Task, bundle};
 use longshore_model::job::Job;
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::operation::Call;
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::log::LogStream;
@@ -116,7 +117,8 @@ impl Bench {
 
 pub(crate) fn config(state_dir: &Path, kill_grace: Duration) -> Config {
     let supervisor = SupervisorCommand { program: env!("CARGO_BIN_EXE_longshore-supervise").into(), args: Vec::new() };
-    Config { state_dir: state_dir.to_owned(), supervisor, kill_grace, workspaces_dir: None, jobs_dir: None }
+    let state_dir = state_dir.to_owned();
+    Config { state_dir, supervisor, kill_grace, workspaces_dir: None, jobs_dir: None, drive_patience: DRIVE_PATIENCE }
 }
 
 pub(crate) fn task(operation: &str, args: Value) -> Task {

@@ -15,7 +15,6 @@ use longshore_model::wire::result::{FileChanges, FileInfo};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode};
 use sha2::Digest;
-use tokio_util::sync::CancellationToken;
 
 use crate::drive::{Drive, Small, Thing, chmod, names, tree};
 use crate::support::write;
@@ -213,7 +212,7 @@ fn globs_choose_what_comes_back() {
     let (workspace, staged) = drive.stage();
     write(workspace.path(), &[("out/a.txt", "x"), ("out/b.bin", "x"), ("c.txt", "x")]);
     let globs = Globs::new(&["out/*.txt".to_owned()]).unwrap();
-    let changes = workspace.sync(staged, &drive.open().1, Some(&globs), 0, &CancellationToken::new()).unwrap();
+    let changes = workspace.sync(staged, &drive.open().1, Some(&globs), 0, &|| false).unwrap();
     assert_eq!((paths(&changes.created), names(&drive.results())), (vec!["out/a.txt"], vec!["out/a.txt".to_owned()]));
 }
 
@@ -306,8 +305,8 @@ fn what_an_earlier_run_brought_is_forgotten_and_nothing_else() {
     }
     symlink(&foreign, drive.results().join("out")).unwrap();
     let (_, results) = drive.open();
-    results.forget(&forged).unwrap();
-    results.forget(&forged).unwrap();
+    results.forget(&forged, &|| false).unwrap();
+    results.forget(&forged, &|| false).unwrap();
     assert_eq!(names(&drive.results()), ["edited", "full/kept", "kept", "out", "step_0.log"]);
     assert!(!drive.results().join("dir").exists());
     assert_eq!(names(&foreign), ["secret"]);
@@ -336,9 +335,7 @@ fn bringing_back_ends_when_it_is_told_to() {
     let drive = Drive::new();
     let (workspace, staged) = drive.stage();
     write(workspace.path(), &[("file", "x")]);
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let error = workspace.sync(staged, &drive.open().1, None, 0, &stop).unwrap_err();
+    let error = workspace.sync(staged, &drive.open().1, None, 0, &|| true).unwrap_err();
     assert!(matches!(error, CollectError::Interrupted) && !error.is_host_fault());
     assert!(names(&drive.results()).is_empty());
 }
@@ -358,7 +355,7 @@ fn a_workspace_and_results_that_are_moved_away_lead_nowhere_else() {
     let foreign = drive.dir.path().join("foreign");
     write(&foreign, &[("secret", "secret")]);
     let (source, results) = drive.open();
-    let (workspace, staged) = Workspace::stage(&source, &results, &drive.hold(), &CancellationToken::new()).unwrap();
+    let (workspace, staged) = Workspace::stage(&source, &results, &drive.hold(), &|| false).unwrap();
     write(workspace.path(), &[("made", "made")]);
     let (moved, moved_results) = (drive.dir.path().join("moved"), drive.dir.path().join("moved-results"));
     fs::rename(workspace.path(), &moved).unwrap();
@@ -366,7 +363,7 @@ fn a_workspace_and_results_that_are_moved_away_lead_nowhere_else() {
     fs::rename(drive.results(), &moved_results).unwrap();
     symlink(&foreign, drive.results()).unwrap();
 
-    let changes = workspace.sync(staged, &results, None, 0, &CancellationToken::new()).unwrap();
+    let changes = workspace.sync(staged, &results, None, 0, &|| false).unwrap();
     assert_eq!(paths(&changes.created), ["made"]);
     assert_eq!((names(&moved_results), names(&foreign)), (vec!["made".to_owned()], vec!["secret".to_owned()]));
     drop(workspace);

@@ -239,6 +239,9 @@ pub struct WorkspaceResult {
     /// Why it failed, where that is not a step's exit status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<WorkspaceReason>,
+    /// Whether a process of the job may still run: nobody could make sure that all had ended. Left out if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_running: bool,
     /// What the steps did to the tree.
     pub files: FileChanges,
     /// The archive of what came back, in the object store.

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use longshore_exec::{Config as ExecConfig, Executor, Finished, Machine, SupervisorCommand, Task as Attempt};
 use longshore_model::fact::FactValues;
 use longshore_model::job::Job;
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::operation::{Call, Operation};
 use longshore_model::wire::attached::{FEATURE, FinishedFrame, OperationFrame};
 use longshore_model::wire::facts::{AgentFacts, Facts};
@@ -91,7 +92,9 @@ impl Operations {
         let bundles = state_dir.join("bundles");
         // Nobody asks for what an earlier process fetched.
         let _none_is_well = std::fs::remove_dir_all(&bundles);
-        let executor = Executor::open(ExecConfig { state_dir, supervisor, kill_grace: KILL_GRACE, workspaces_dir: None, jobs_dir: None })?;
+        let (kill_grace, drive_patience) = (KILL_GRACE, DRIVE_PATIENCE);
+        let executor =
+            Executor::open(ExecConfig { state_dir, supervisor, kill_grace, drive_patience, workspaces_dir: None, jobs_dir: None })?;
         Ok(Self {
             packages,
             executor,

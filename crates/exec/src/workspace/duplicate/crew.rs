@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use longshore_model::limits::{BUNDLE_DEPTH_MAX, STAGED_ENTRIES_MAX};
+use longshore_model::limits::BUNDLE_DEPTH_MAX;
 use longshore_model::wire::result::SkippedFile;
 use rustix::fs::{AtFlags, FileType, Mode};
 
@@ -41,6 +41,7 @@ pub(super) struct Crew<'a> {
     pub(super) copier: Copier<'a>,
     pub(super) is_over: &'a AtomicBool,
     pub(super) without: &'a str,
+    pub(super) entries_max: usize,
     /// Device and inode of the directory with all workspaces.
     pub(super) workspaces: (u64, u64),
     pub(super) entries: AtomicUsize,
@@ -107,11 +108,11 @@ impl Crew<'_> {
                     }
                     self.entry(&of, name, kind, done)?;
                 }
-                return leave(of, self.without, done);
+                return leave(of, self, done);
             }
         };
         self.list(&of)?;
-        leave(of, self.without, done)
+        leave(of, self, done)
     }
 
     fn directory(&self, above: Arc<Pair>, name: &CStr) -> Result<Arc<Pair>, CopyError> {
@@ -131,10 +132,10 @@ impl Crew<'_> {
     }
 
     fn list(&self, of: &Arc<Pair>) -> Result<(), CopyError> {
-        let entries = of.listing(self.without)?;
+        let entries = of.listing(self.without, self.entries_max)?;
         of.listed.store(sum(&entries), Ordering::Relaxed);
-        if self.entries.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > STAGED_ENTRIES_MAX {
-            return Err(CopyError::Entries);
+        if self.entries.fetch_add(entries.len(), Ordering::Relaxed) + entries.len() > self.entries_max {
+            return Err(CopyError::Entries { max: self.entries_max });
         }
         self.add(entries.chunks(CHUNK_NAMES).map(|chunk| Work::Entries { of: Arc::clone(of), entries: chunk.to_vec() }));
         Ok(())

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::super::changes::{Kind, Staged, Stamp};
 use super::super::collect::lossy;
 use super::CopyError;
-use super::crew::Done;
+use super::crew::{Crew, Done};
 use crate::files;
 
 /// A directory and its copy. Everybody who still has to do something in it holds it.
@@ -29,14 +29,14 @@ pub(super) struct Pair {
 }
 
 /// Says that a directory has nothing more to do for the caller, and finishes it, and those above it, if nobody else has.
-pub(super) fn leave(mut of: Arc<Pair>, without: &str, done: &mut Done) -> Result<(), CopyError> {
+pub(super) fn leave(mut of: Arc<Pair>, crew: &Crew<'_>, done: &mut Done) -> Result<(), CopyError> {
     while let Some(pair) = Arc::into_inner(of) {
         let failed = |errno: Errno| CopyError::Failed { path: pair.shown(), source: errno.into() };
         let stamp = Stamp::of(&pair.seen);
         let has_changed = Stamp::of(&rustix::fs::fstat(&pair.from).map_err(failed)?) != stamp;
         // What changed a moment ago could be changed again under the same stamp.
         let may_have_changed = stamp.may_repeat(&rustix::fs::fstat(&pair.into).map_err(failed)?);
-        if has_changed || may_have_changed && !pair.is_as_listed(without)? {
+        if has_changed || may_have_changed && !pair.is_as_listed(crew)? {
             return Err(CopyError::Changed { path: pair.shown() });
         }
         rustix::fs::futimens(&pair.into, &times(&pair.seen)).map_err(failed)?;
@@ -50,17 +50,18 @@ pub(super) fn leave(mut of: Arc<Pair>, without: &str, done: &mut Done) -> Result
 }
 
 impl Pair {
-    /// What is in the source, but for what is called `without` at the top.
-    pub(super) fn listing(&self, without: &str) -> Result<Vec<(CString, FileType)>, CopyError> {
-        let mut entries = files::listing(&self.from).map_err(|source| CopyError::Failed { path: self.shown(), source })?;
+    /// What is in the source, but for what is called `without` at the top; more than `max` if that is more.
+    pub(super) fn listing(&self, without: &str, max: usize) -> Result<Vec<(CString, FileType)>, CopyError> {
+        let mut entries =
+            files::listing_to(&self.from, max.saturating_add(1)).map_err(|source| CopyError::Failed { path: self.shown(), source })?;
         if self.above.is_none() {
             entries.retain(|(name, _)| name.to_bytes() != without.as_bytes());
         }
         Ok(entries)
     }
 
-    pub(super) fn is_as_listed(&self, without: &str) -> Result<bool, CopyError> {
-        Ok(sum(&self.listing(without)?) == self.listed.load(Ordering::Relaxed))
+    fn is_as_listed(&self, crew: &Crew<'_>) -> Result<bool, CopyError> {
+        Ok(sum(&self.listing(crew.without, crew.entries_max)?) == self.listed.load(Ordering::Relaxed))
     }
 
     pub(super) fn path_of(&self, name: &CStr) -> Vec<u8> {

@@ -13,9 +13,13 @@ use super::*;
 use crate::files;
 
 fn copy(from: &Path, into: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Duplicate, CopyError> {
+    copy_up_to(100_000, from, into, stop)
+}
+
+fn copy_up_to(max: usize, from: &Path, into: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Duplicate, CopyError> {
     let workspaces = into.parent().unwrap();
     let open = |path: &Path| files::open_dir(path).unwrap();
-    duplicate(open(from).as_fd(), open(into).as_fd(), open(workspaces).as_fd(), "results", stop)
+    duplicate(open(from).as_fd(), open(into).as_fd(), open(workspaces).as_fd(), ("results", max), stop)
 }
 
 /// Two directories, `from` and `workspaces/into`.
@@ -165,4 +169,72 @@ fn many_files_in_many_directories_all_arrive_and_are_known() {
         }
     }
     assert_eq!(copied.snapshot.into_deleted().count(), 69 * 100 + 2 * CHUNK_NAMES + 1);
+}
+
+#[test]
+fn more_entries_than_there_may_be_are_refused_with_their_number_before_any_of_them_is_copied() {
+    const MAX: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let (from, into) = pair(dir.path());
+    fs::create_dir_all(from.join("results/of another run")).unwrap();
+    (1..MAX).for_each(|file| fs::write(from.join(file.to_string()), "").unwrap());
+    fs::create_dir(from.join("dir")).unwrap();
+    let copied = copy_up_to(MAX, &from, &into, &|| false).unwrap();
+    assert_eq!(copied.snapshot.into_deleted().count(), MAX - 1);
+
+    for one_more in ["one-more", "dir/one-more"] {
+        files::empty_dir_at(&files::open_dir(&into).unwrap()).unwrap();
+        fs::write(from.join(one_more), "").unwrap();
+        let refused = copy_up_to(MAX, &from, &into, &|| false).map(drop).unwrap_err();
+        assert_eq!(refused.to_string(), "copy the source into the workspace: it has more than 300 entries");
+        assert!(!into.join(one_more).exists());
+        fs::remove_file(from.join(one_more)).unwrap();
+    }
+}
+
+/// Peak memory of this process, in KiB.
+fn peak_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap()
+}
+
+/// Copies so many empty files in a process of its own, whose memory stays within the bound.
+fn memory_of(test: &str, n_files: usize, kib_max: usize) {
+    const CHILD: &str = "LONGSHORE_TEST_MEMORY";
+    if std::env::var_os(CHILD).is_none() {
+        let this = [&format!("workspace::duplicate::tests::{test}"), "--exact", "--nocapture", "--include-ignored"];
+        let child = std::process::Command::new(std::env::current_exe().unwrap()).args(this).env(CHILD, "1").status().unwrap();
+        assert!(child.success());
+        return;
+    }
+    // So many files are quickly made in memory only.
+    let in_memory = Path::new("/dev/shm");
+    let dir = if in_memory.is_dir() { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() }.unwrap();
+    let (from, into) = pair(dir.path());
+    for index in 0..n_files {
+        let above = from.join((index / 10_000).to_string());
+        if index % 10_000 == 0 {
+            fs::create_dir(&above).unwrap();
+        }
+        File::create(above.join(index.to_string())).unwrap();
+    }
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = peak_kib();
+    let max = n_files + n_files / 10_000;
+    let copied = copy_up_to(max, &from, &into, &|| false).unwrap();
+    let peak = peak_kib() - before;
+    assert_eq!(copied.snapshot.into_deleted().count(), n_files);
+    println!("{n_files} files: {peak} KiB");
+    assert!(peak < kib_max, "{peak} KiB");
+}
+
+#[test]
+fn the_memory_that_entries_take_is_bounded() {
+    memory_of("the_memory_that_entries_take_is_bounded", 20_000, 20 * 1024);
+}
+
+#[test]
+#[ignore = "a million files take minutes; the test above is the same with fewer"]
+fn a_million_entries_take_half_a_gibibyte_at_most() {
+    memory_of("a_million_entries_take_half_a_gibibyte_at_most", 990_000, 512 * 1024);
 }
