@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use longshore_exec::workspace::{Hold, HoldError, Workspace};
 use longshore_model::DirectoryName;
-use longshore_model::stand_alone;
 use longshore_model::wire::problem::chain;
 use longshore_model::wire::stand_alone::Response;
 use longshore_store::jetstream::stand_alone::{Request, Requests, Routes, Terms};
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Config;
-use super::job::{NotNow, Offer, Performed, perform};
+use super::job::{NotNow, Offer, Performed, perform, read};
 use super::manifest::refusal;
 
 /// How long a name that is just being given back is waited for.
@@ -63,7 +62,7 @@ impl Worker {
     pub(super) async fn deliver(&self, request: Request) -> Left {
         let request = Arc::new(request);
         let _extending = self.extend(&request);
-        let asked = match stand_alone::Request::parse(request.payload()) {
+        let asked = match read(request.payload()) {
             Ok(asked) => asked,
             Err(refused) => {
                 tracing::warn!(reason = %refused.reason, "refused a request");

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use super::job::{NotNow, Offer, Performed, perform};
+use super::job::{NotNow, Offer, Performed, perform, read};
 use super::manifest::refusal;
 
 /// What is noted of a job without a broker.
@@ -30,7 +30,7 @@ pub enum DryRun {
 
 /// Runs what `payload` asks for. A job's directory that is missing is made if the payload brings the steps. At `stop` it ends.
 pub async fn dry_run(config: &Config, payload: &[u8], stop: CancellationToken) -> DryRun {
-    let request = match Request::parse(payload) {
+    let request = match read(payload) {
         Ok(request) => request,
         Err(refused) => return DryRun::Refused(refused.id.map(|id| refusal(&id, &refused.reason)), refused.reason),
     };

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore_exec::workspace::{Globs, Hold, ResolveError, Results, Source, StageError, Staged, Workspace};
+use longshore_exec::workspace::{Globs, Hold, ResolveError, Results, Source, StageError, Staged, Workspace, is_reserved};
 use longshore_exec::{Output, Pulse, Unfinished, Watch};
 use longshore_model::limits::REQUEST_BYTES_MAX;
-use longshore_model::stand_alone::{Definition, Request};
+use longshore_model::stand_alone::{Definition, Refused, Request};
 use longshore_model::unit::Span;
 use longshore_model::wire::log::LogStream;
 use longshore_model::wire::problem::chain;
@@ -28,6 +28,16 @@ const MANIFEST_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const AFTER_FAULT: Duration = Duration::from_secs(5);
 /// The same for what somebody else is doing at the moment.
 const AFTER_BUSY: Duration = Duration::from_secs(1);
+
+/// Reads a message's payload.
+pub(super) fn read(payload: &[u8]) -> Result<Request, Refused> {
+    let request = Request::parse(payload)?;
+    if is_reserved(&request.id) {
+        let reason = "`id` cannot be used: the name belongs to Longshore".to_owned();
+        return Err(Refused { id: Some(request.id.to_string()), reason });
+    }
+    Ok(request)
+}
 
 /// What became of a request.
 pub(super) enum Performed {

@@ -21,6 +21,8 @@ const PERIOD_US: u64 = 100_000;
 /// How long a group may take to be empty, once its processes are killed.
 const EMPTY_BOUND: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(2);
+/// Bytes of the owner's name in a group's.
+const OWNER_NAME_BYTES_MAX: usize = 100;
 
 /// What of a job is bounded by groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,8 @@ impl Groups {
     pub(crate) fn make(owner: &str, name: &str, limits: &StepLimits) -> Result<Self, Unbounded> {
         let mut groups = Self::default();
         let owner_name = Path::new(owner).file_name().unwrap_or_default().to_string_lossy();
+        // For people only, and there is room for so much: a job's name may have as many bytes as a directory's.
+        let owner_name = &owner_name[..owner_name.floor_char_boundary(OWNER_NAME_BYTES_MAX)];
         let made = groups.fill(&format!("{}{owner_name}-{name}", mark(owner)), limits);
         if made.is_err() {
             groups.end();

@@ -21,7 +21,7 @@ use super::clean;
 use super::collect::{CollectError, list};
 use super::duplicate::{CopyError, Duplicate, duplicate};
 use super::globs::Globs;
-use super::hold::Hold;
+use super::hold::{Hold, temporary_name};
 use super::results::{Results, sync};
 use super::source::{RESULTS, Source};
 use super::stage::Place;
@@ -105,6 +105,12 @@ impl Workspace {
     #[must_use]
     pub fn path(&self) -> &Path {
         Path::new(&self.place.tree_path)
+    }
+
+    /// Where the steps keep temporary files.
+    pub(super) fn temporary(&self) -> PathBuf {
+        let name = temporary_name(self.place.name.to_bytes());
+        self.path().with_file_name(name)
     }
 
     /// Brings every file and link that steps made or changed to `results`, and says what it was. Every process of the steps has to

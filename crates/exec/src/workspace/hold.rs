@@ -30,6 +30,9 @@ use crate::process::{Marked, end_marked};
 
 /// What the files' names begin with.
 const PREFIX: &str = ".longshore\\";
+/// What the names of directories for temporary files begin with, which is no job's to use: programs are told them, and many cannot deal with
+/// a name that no job may have.
+const TEMPORARY: &str = ".longshore-tmp-";
 /// Hex digits of the digest of a job's name that its file is called by.
 const DIGITS: usize = 32;
 /// Bytes of a file that are read; notes are far shorter.
@@ -101,8 +104,7 @@ impl Hold {
         let failed = |source| HoldError::Workspaces { path: workspaces_dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(workspaces_dir).map_err(failed)?;
         let (workspaces, path) = open(workspaces_dir).map_err(failed)?;
-        let digest = HEXLOWER.encode(&Sha256::digest(id.as_str()));
-        let name = CString::new(format!("{PREFIX}{}", &digest[..DIGITS])).map_err(|error| failed(error.into()))?;
+        let name = CString::new(format!("{PREFIX}{}", digits(id.as_str().as_bytes()))).map_err(|error| failed(error.into()))?;
         let mut lock = loop {
             let flags = OFlags::CREATE | OFlags::RDWR;
             let opened = files::open_beneath(&workspaces, &name, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
@@ -208,6 +210,24 @@ fn leftover(workspaces: &OwnedFd, path: &Path, name: &CString, is_ours: &dyn Fn(
     Ok(Some(Leftover { hold: Hold { workspaces, path: path.to_owned(), id, name: name.clone(), _lock: file }, note }))
 }
 
+/// What the file of a job's name is called by.
+fn digits(id: &[u8]) -> String {
+    let mut digest = HEXLOWER.encode(&Sha256::digest(id));
+    digest.truncate(DIGITS);
+    digest
+}
+
+/// Whether a job may not be called so, as the name is used for something else beside workspaces.
+#[must_use]
+pub fn is_reserved(id: &DirectoryName) -> bool {
+    id.as_str().starts_with(TEMPORARY)
+}
+
+/// The name, beside its workspace, of the directory for a job's temporary files.
+pub(super) fn temporary_name(id: &[u8]) -> String {
+    format!("{TEMPORARY}{}", digits(id))
+}
+
 /// Opens the directory, by the path that has no symbolic links: what steps are told, and what they see of it, is then the same.
 fn open(workspaces_dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     let path = workspaces_dir.canonicalize()?;
@@ -230,8 +250,11 @@ fn sweep(workspaces: &OwnedFd, path: &Path, id: &DirectoryName, was_killed: bool
     if !end_marked(Marked::Agent(&workspace.to_string_lossy())) {
         tracing::warn!(job.id = %id, "processes of an earlier job could not be ended");
     }
-    let name = CString::new(id.as_str()).map_err(|error| failed(error.into()))?;
-    files::remove(workspaces.as_fd(), &name).map_err(failed)
+    for name in [temporary_name(id.as_str().as_bytes()), id.to_string()] {
+        let removed = CString::new(name).map_err(io::Error::from).and_then(|name| files::remove(workspaces.as_fd(), &name));
+        removed.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Whether the file that is open is still the one of that name: whoever ended before us has removed it.

@@ -51,7 +51,7 @@ pub(crate) use self::changes::{Stamp, TICK};
 pub use self::collect::CollectError;
 pub use self::duplicate::CopyError;
 pub use self::globs::Globs;
-pub use self::hold::{Hold, HoldError, Leftover, leftovers};
+pub use self::hold::{Hold, HoldError, Leftover, is_reserved, leftovers};
 pub use self::results::Results;
 use self::run::Steps;
 pub use self::runner::{Ran, Runner};
@@ -112,7 +112,7 @@ async fn inside(
         Ok(Err(error)) => return not_staged(&error, stops),
         Err(unfinished) => return not_begun("prepare the workspace", unfinished, stops),
     };
-    let steps = run::steps(host, task, run, output, stops, place).await;
+    let steps = run::steps(host, task, run, output, stops, (place, host.temporary.join(random_text()))).await;
     if stops.now() == Some(Stop::Abandoned) {
         return Finished::cancelled(steps.verified);
     }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore_model::operation::{Step, WorkspaceRun};
@@ -49,14 +49,15 @@ struct Ended {
     trouble: Option<Finished>,
 }
 
-/// Runs the steps until one fails that may not, or something stops them.
+/// Runs the steps until one fails that may not, or something stops them. `temporary` is where they keep temporary files: it is made, and removed
+/// with all that is in it; an absolute path that nobody else uses.
 pub(crate) async fn steps(
     host: &Host,
     task: &Task,
     run: &WorkspaceRun,
     output: Arc<dyn Output>,
     stops: &Stops,
-    place: &Arc<Place>,
+    (place, temporary): (&Arc<Place>, PathBuf),
 ) -> Steps {
     let mut steps = Steps { results: Vec::new(), logs: Vec::new(), end: None, verified: true };
     let secrets = match opened(&run.secrets) {
@@ -66,15 +67,13 @@ pub(crate) async fn steps(
             return steps;
         }
     };
-    let name = format!("{}-{}", place.name.to_string_lossy(), random_text());
-    let groups = match Groups::make(&host.launcher.state_dir, &name, &run.limits) {
+    let groups = match Groups::make(&host.launcher.state_dir, &random_text(), &run.limits) {
         Ok(groups) => Arc::new(groups),
         Err(unbounded) => {
             steps.end = Some(Finished::failed(ErrorCode::Unsupported, format!("this host could not {unbounded}")));
             return steps;
         }
     };
-    let temporary = host.temporary.join(&name);
     match files::make_private_dir(&temporary) {
         Ok(()) => run_all(host, task, run, (output, &secrets), stops, (place, &groups, &temporary), &mut steps).await,
         Err(error) => steps.end = Some(Finished::host_fault(format!("could not make a directory for temporary files: {error}"))),

@@ -73,7 +73,8 @@ impl Runner {
         let abandon = CancellationToken::new();
         let stops = Stops { cancel, abandon: abandon.clone(), deadline };
         let _abandoned_with_this_future = abandon.drop_guard();
-        let run::Steps { results, logs, end, verified } = run::steps(&host, &task(limit), &run, output, &stops, &workspace.place).await;
+        let place = (&workspace.place, workspace.temporary());
+        let run::Steps { results, logs, end, verified } = run::steps(&host, &task(limit), &run, output, &stops, place).await;
         // Closing them may wait for their drive.
         let _left_alone = host.watch(&stops).over(move |_| drop(logs)).await;
         Ran { steps: results, end, verified }

@@ -24,7 +24,7 @@ use super::{Ending, Header, PLACE, answer, not_begun, run};
 use crate::drive::Pulse;
 use crate::executor::Host;
 use crate::finished::Finished;
-use crate::process::{Stop, Stops};
+use crate::process::{Stop, Stops, random_text};
 use crate::{Output, Task};
 
 const RESULT: &str = "result.json";
@@ -59,7 +59,7 @@ pub(super) async fn perform(
         Ok(Err(error)) => return error.finished(stops),
         Err(unfinished) => return not_begun(&format!("copy {:?} into the workspace", jobs_dir.join(name.as_str())), unfinished, stops),
     };
-    let steps = run::steps(host, task, run, output, stops, &workspace.place).await;
+    let steps = run::steps(host, task, run, output, stops, (&workspace.place, host.temporary.join(random_text()))).await;
     let ended = Ending::of(&steps);
     let bringing = {
         let stops = stops.clone();

@@ -1,5 +1,6 @@
 //! `longshore workspace worker` on a real broker: jobs on a shared drive, workers as processes, what they leave and what they say.
 
+mod endings;
 mod faults;
 mod flags;
 mod lives;
