@@ -13,6 +13,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, wait};
@@ -190,7 +191,11 @@ fn furnish(spec: &Spec) -> io::Result<()> {
 
 /// Whether the program works in the host's `/dev/shm`, which then must not be hidden from it: somebody keeps workspaces there.
 fn is_in_shared_memory(spec: &Spec) -> bool {
-    let is_there = |path: &String| path.starts_with('/') && std::fs::canonicalize(path).is_ok_and(|path| path.starts_with("/dev/shm"));
+    let device = |path: &str| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let Some(shared) = device("/dev/shm") else { return false };
+    let resolved = |path: &str| std::fs::canonicalize(path).is_ok_and(|path| path.starts_with("/dev/shm"));
+    // One question for most of them; a path's every part would be looked at otherwise.
+    let is_there = |path: &String| path.starts_with('/') && device(path) == Some(shared) && resolved(path);
     std::iter::once(&spec.cwd).chain(spec.env.values()).any(is_there)
 }
 

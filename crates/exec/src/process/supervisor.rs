@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, setsid, wait};
 
 use super::inside::{self, First, Word};
 use super::protocol::{Report, Spec, StartFault};
@@ -85,6 +85,7 @@ fn supervise() -> io::Result<()> {
         wait_for_news(&agent, &signals, family.words(), FOREVER);
     };
     let verified = end(&mut family, &mut agent, &signals, grace);
+    close_output();
     agent.tell(Report::Done { verified });
     Ok(())
 }
@@ -95,7 +96,7 @@ fn start(spec: &Spec, stdin: Option<OwnedFd>, agent: &Agent) -> Result<Family, (
         let errno = match inside::enter(spec, stdin.as_ref()) {
             Err(error) => error.raw_os_error().unwrap_or_default(),
             Ok(first) => match first.hear() {
-                Some(Word::Started) => return Ok(Family { program: first.pid, exit: None, first: Some(first) }),
+                Some(Word::Started) => return Ok(Family { program: first.pid, exit: None, is_contained: true, first: Some(first) }),
                 Some(Word::NotStarted(at, errno)) => return Err((at, errno)),
                 Some(Word::Unfurnished(errno)) => {
                     inside::come_back_out();
@@ -107,7 +108,7 @@ fn start(spec: &Spec, stdin: Option<OwnedFd>, agent: &Agent) -> Result<Family, (
         agent.tell(Report::Uncontained { errno });
     }
     let program = spawn(spec, stdin.as_ref()).map_err(|(at, error)| (at, error.raw_os_error().unwrap_or_default()))?;
-    Ok(Family { program, exit: None, first: None })
+    Ok(Family { program, exit: None, is_contained: false, first: None })
 }
 
 /// The exit status of what has ended, or the signal that ended it.
@@ -122,16 +123,15 @@ fn end(family: &mut Family, agent: &mut Agent, signals: &Signals, grace: Duratio
         if family.reap(agent) == Left::Nobody {
             return true;
         }
-        let left = tree::descendants(getpid());
         if began.elapsed() >= grace {
             if killing_since.get_or_insert_with(Instant::now).elapsed() > KILL_BOUND {
                 return false;
             }
-            left.into_iter().for_each(|process| tree::send(process, Signal::KILL));
+            family.kill();
         } else if !asked_politely {
             // Once: what a handler starts to tidy up is left to do so until the grace is over.
             asked_politely = true;
-            for process in left {
+            for process in tree::descendants(getpid()) {
                 tree::send(process, Signal::TERM);
                 tree::send(process, Signal::CONT);
             }
@@ -162,6 +162,8 @@ struct Family {
     /// The program, or the first process of its namespaces.
     program: Pid,
     exit: Option<(Option<i32>, Option<i32>)>,
+    /// Whether [`Self::program`] is the first process of a PID namespace, and there still.
+    is_contained: bool,
     /// Set until it has said how the program ended.
     first: Option<First>,
 }
@@ -186,6 +188,17 @@ impl Family {
         self.first = None;
     }
 
+    /// Kills all of it.
+    fn kill(&self) {
+        if self.is_contained {
+            // The kernel kills everything in its namespace with it, which nothing leaves. To look for them would cost more than a short
+            // program. It is not reaped yet, so the number is its own.
+            let _gone_already = kill_process(self.program, Signal::KILL);
+        } else {
+            tree::descendants(getpid()).into_iter().for_each(|process| tree::send(process, Signal::KILL));
+        }
+    }
+
     fn exited(&mut self, agent: &Agent, (code, signal): (Option<i32>, Option<i32>)) {
         if self.exit.is_none() {
             self.exit = Some((code, signal));
@@ -201,6 +214,7 @@ impl Family {
                 Ok(Some((pid, status))) if pid == self.program => {
                     // The first process may have ended right after its word.
                     self.hear(agent);
+                    self.is_contained = false;
                     self.exited(agent, status_of(status));
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -208,6 +222,14 @@ impl Family {
                 Err(_) => return Left::Nobody,
             }
         }
+    }
+}
+
+/// Lets go of the program's output, of which there is no more: whoever reads it need not wait until this process has been taken apart.
+fn close_output() {
+    for fd in [io::stdout().as_raw_fd(), io::stderr().as_raw_fd()] {
+        // SAFETY: nobody owns these two but the standard streams, through which nothing is written here, and nothing is opened after them.
+        let _closed = unsafe { libc::close(fd) };
     }
 }
 
