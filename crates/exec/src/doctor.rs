@@ -29,7 +29,7 @@ pub struct Facility {
 /// what does not work is among what it gives. Needs a tokio runtime with I/O and time.
 pub async fn facilities(supervisor: SupervisorCommand) -> Vec<Facility> {
     let state_dir = format!("/longshore-trial-{}", random_text());
-    let launcher = Launcher { supervisor, kill_grace: Duration::ZERO, state_dir };
+    let launcher = Launcher { supervisor, kill_grace: Duration::ZERO, state_dir, nursery: None };
     let program =
         Program { words: vec!["sh".into(), "-c".into(), "exit 0".into()], cwd: "/".into(), env: [("PATH".into(), PATH.into())].into() };
     let contain = Contain { namespaces: true, doors: Vec::new() };

@@ -274,7 +274,7 @@ impl Executor {
         let left = carrier::sweep(&workspaces).map_err(fault(&workspaces))?;
         let left = left.into_iter().map(|left| (left.whose(), left));
         let left = Mutex::new(left.collect());
-        let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text };
+        let launcher = Launcher { supervisor: config.supervisor, kill_grace: config.kill_grace, state_dir: state_text, nursery: None };
         let (jobs_dir, drive_patience) = (config.jobs_dir, config.drive_patience);
         let host = Host { patience, drive_patience, jobs_dir, ..Host::new(launcher, (workspaces, temporary), inherited("HOME"), machine) };
         Ok(Self(Arc::new(Inner { host, left, tasks: TaskTracker::new(), _locks: locks })))

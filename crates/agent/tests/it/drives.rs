@@ -18,8 +18,8 @@ async fn a_job_on_a_drive_that_hangs_is_given_up_in_its_time_and_when_the_worker
     };
     let place = tempfile::tempdir().unwrap();
     let supervisor = SupervisorCommand { program: "/nonexistent".into(), args: Vec::new() };
-    let runner =
-        Runner { supervisor, kill_grace: Duration::from_secs(1), environment: BTreeMap::new(), drive_patience: Duration::from_millis(200) };
+    let mut runner = Runner::new(supervisor, Duration::from_secs(1), BTreeMap::new());
+    runner.drive_patience = Duration::from_millis(200);
     let config = |timeout| Config {
         worker: "worker-01".to_owned(),
         jobs_dir: silent.path().parent().unwrap().to_owned(),

@@ -116,7 +116,7 @@ async fn perform(errand: Errand, output: Arc<dyn Output>, stops: Stops) -> Finis
     let task = Task { job, execution, attempt, fence, hostname, bundle: errand.bundle };
     let supervisor = SupervisorCommand { program: errand.supervisor, args: errand.supervisor_args };
     let host = Host {
-        launcher: Launcher { supervisor, kill_grace: Duration::from_millis(errand.kill_grace_ms), state_dir },
+        launcher: Launcher { supervisor, kill_grace: Duration::from_millis(errand.kill_grace_ms), state_dir, nursery: None },
         workspaces: errand.directory.clone(),
         jobs_dir: errand.jobs_dir,
         temporary: errand.directory,

@@ -1,25 +1,30 @@
-//! The agent's side of a supervised program: what is to be started, what can be known of its end, and how its supervisor is started. Following it is
-//! [`conversation`]'s.
+//! The agent's side of a supervised program: what is to be started, what can be known of its end, and how its supervisor is started, or forked
+//! from a [`nursery`]. Following it is [`conversation`]'s.
 //!
 //! Dropping [`Launcher::run`] closes the socket, upon which the supervisor kills the tree by itself.
 
 mod conversation;
+mod keeper;
+mod nursery;
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{ChildStdout, Command};
 use tokio::sync::oneshot;
 
 use self::conversation::Conversation;
+use self::keeper::Started;
+pub(crate) use self::nursery::Nursery;
 use super::capture::Sink;
 use super::protocol::{Contain, Limits, Spec, StartFault};
 use super::stops::{Stop, Stops};
@@ -33,6 +38,8 @@ pub(crate) struct Launcher {
     pub(crate) kill_grace: Duration,
     /// UTF-8; part of the mark that every program carries.
     pub(crate) state_dir: String,
+    /// What supervisors are forked from; each is loaded anew, without.
+    pub(crate) nursery: Option<Arc<Nursery>>,
 }
 
 /// A program to run.
@@ -134,15 +141,16 @@ impl Launcher {
         let mark = format!("{}@{}", random_text(), self.state_dir);
         env.insert(TREE_VARIABLE.to_owned(), mark.clone());
         let (path, directory) = (words[0].clone(), cwd.clone());
-        let (mut child, socket) = self
+        let (mut started, socket) = self
             .supervisor(&mark, stdin)
+            .await
             .map_err(|source| Fault::Supervisor { program: self.supervisor.program.display().to_string(), source })?;
         if let Some(reader) = stdout
-            && let Some(stdout) = child.stdout.take()
+            && let Some(stdout) = started.stdout.take()
         {
             let _nobody_reads_any_more = reader.send(stdout);
         }
-        let mut talk = Conversation::new(child, socket, mark, self.kill_grace);
+        let mut talk = Conversation::new(started, socket, mark, self.kill_grace);
         let spec = serde_json::to_vec(&Spec { words, cwd, env, contain, limits }).expect("a map of strings is JSON");
         let not_started = talk.follow(spec, sink, stops).await?;
         match not_started {
@@ -157,7 +165,13 @@ impl Launcher {
         }
     }
 
-    fn supervisor(&self, mark: &str, stdin: Option<OwnedFd>) -> io::Result<(Child, UnixStream)> {
+    async fn supervisor(&self, mark: &str, stdin: Option<OwnedFd>) -> io::Result<(Started, UnixStream)> {
+        if let (Some(nursery), None) = (&self.nursery, &stdin) {
+            match nursery.bear(mark).await {
+                Ok(born) => return Ok(born),
+                Err(error) => tracing::debug!(%error, "a supervisor is loaded anew: the process that they are forked from does not answer"),
+            }
+        }
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         hand_over(&ours, stdin)?;
         ours.set_nonblocking(true)?;
@@ -170,7 +184,7 @@ impl Launcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        Ok((child, UnixStream::from_std(ours)?))
+        Ok((child.into(), UnixStream::from_std(ours)?))
     }
 }
 

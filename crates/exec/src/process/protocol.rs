@@ -25,6 +25,12 @@ pub(crate) struct Spec {
     pub(crate) limits: Limits,
 }
 
+/// The first line to a supervisor that others are to be forked from: a nursery. What it is asked then are messages of a socket that keeps them
+/// apart: a mark, and with it the new supervisor's socket and what its program writes to.
+pub(crate) const NURSERY: &[u8] = b"\"nursery\"";
+/// Bytes of a mark that a nursery has room for: a path's, and some.
+pub(crate) const MARK_BYTES_MAX: usize = 4096 + 64;
+
 /// What keeps a program and everything below it together. It gains no rights by starting programs that have more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Contain {

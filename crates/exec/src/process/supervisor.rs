@@ -10,6 +10,7 @@
 //! `verified` means. Signals that would end the supervisor are held back: its end is decided here alone.
 
 mod agent;
+mod nursery;
 mod program;
 mod signals;
 
@@ -23,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, setsid, wait};
 
 use super::inside::{self, First, Word};
-use super::protocol::{Report, Spec, StartFault};
+use super::protocol::{NURSERY, Report, Spec, StartFault};
 use super::tree::{self, KILL_BOUND, pause};
 use crate::carrier::carry;
 
@@ -54,9 +55,12 @@ fn supervise() -> io::Result<()> {
     let stdin = agent.stdin()?;
     let line = agent.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let Ok(spec) = serde_json::from_slice::<Spec>(&line) else {
-        // Not one program, but a job that starts some.
+        // Not one program, but a job that starts some, or many supervisors.
         drop(signals);
         hear_every_signal()?;
+        if line.trim_ascii() == NURSERY {
+            return nursery::serve();
+        }
         return carry(&line, agent.into_unread());
     };
     drop(line);

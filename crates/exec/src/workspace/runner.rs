@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_model::job::Job;
+use longshore_model::limits::DRIVE_PATIENCE;
 use longshore_model::operation::{Call, WorkspaceRun};
 use longshore_model::retry::RetryPolicy;
 use longshore_model::wire::result::StepResult;
@@ -22,18 +23,16 @@ use super::run;
 use crate::executor::Host;
 use crate::finished::Finished;
 use crate::machine::Machine;
-use crate::process::{Launcher, Stops};
+use crate::process::{Launcher, Nursery, Stops};
 use crate::{Output, SupervisorCommand, Task};
 
-/// Runs steps. Cheap to clone.
+/// Runs steps. Cheap to clone. For runtimes with one thread: a process that keeps supervisors ready ends with the thread that first uses it.
 #[derive(Debug, Clone)]
 pub struct Runner {
-    /// What starts a supervisor.
-    pub supervisor: SupervisorCommand,
-    /// How long a process may ignore SIGTERM before SIGKILL.
-    pub kill_grace: Duration,
-    /// What every step inherits; what a job or a step says goes before it.
-    pub environment: BTreeMap<String, String>,
+    supervisor: SupervisorCommand,
+    kill_grace: Duration,
+    environment: BTreeMap<String, String>,
+    nursery: Arc<Nursery>,
     /// How long the drive with the results may be silent after a job was to end.
     pub drive_patience: Duration,
 }
@@ -50,6 +49,21 @@ pub struct Ran {
 }
 
 impl Runner {
+    /// `supervisor` starts a supervisor; a process may ignore SIGTERM for `kill_grace` before SIGKILL; every step inherits `environment`, and
+    /// what a job or a step says goes before it. Starts nothing.
+    #[must_use]
+    pub fn new(supervisor: SupervisorCommand, kill_grace: Duration, environment: BTreeMap<String, String>) -> Self {
+        let nursery = Arc::new(Nursery::new(supervisor.clone()));
+        Self { supervisor, kill_grace, environment, nursery, drive_patience: DRIVE_PATIENCE }
+    }
+
+    /// Starts what makes the first step start sooner. Needs a tokio runtime. Safe to repeat, and not needed.
+    pub fn prepare(&self) {
+        if let Err(error) = self.nursery.start() {
+            tracing::debug!(%error, "supervisors are not kept ready");
+        }
+    }
+
     /// Runs the steps in the workspace, each with its log in the results, until one fails that may not, `deadline` passes, or `cancel`.
     /// `limit` is what the deadline was made from, for messages. Dropping the future ends the processes at once.
     pub async fn run(
@@ -85,7 +99,12 @@ impl Runner {
         let own = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
         let state_dir = workspace.path().to_string_lossy().into_owned();
         let host = Host::new(
-            Launcher { supervisor: self.supervisor.clone(), kill_grace: self.kill_grace, state_dir },
+            Launcher {
+                supervisor: self.supervisor.clone(),
+                kill_grace: self.kill_grace,
+                state_dir,
+                nursery: Some(Arc::clone(&self.nursery)),
+            },
             (PathBuf::new(), PathBuf::new()),
             own("HOME"),
             Machine { path: own("PATH"), ..Machine::default() },

@@ -23,4 +23,5 @@ mod shared;
 mod staging;
 mod support;
 mod syncing;
+mod tricks;
 mod workspaces;

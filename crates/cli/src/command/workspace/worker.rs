@@ -3,7 +3,7 @@
 use longshore_agent::workspace_worker::{Config, DryRun, Ended, Error, dry_run, serve};
 use longshore_exec::SupervisorCommand;
 use longshore_exec::workspace::Runner;
-use longshore_model::limits::{DRIVE_PATIENCE, KILL_GRACE, REQUEST_BYTES_MAX};
+use longshore_model::limits::{KILL_GRACE, REQUEST_BYTES_MAX};
 use longshore_store::jetstream::stand_alone::{Requests, RequestsConfig};
 use longshore_store::jetstream::{Auth, ConnectError, Tls};
 
@@ -30,6 +30,8 @@ impl Worker {
         if said.dry_run {
             return dry(app, &config, signals).await;
         }
+        // Loaded while the broker is connected to.
+        config.runner.prepare();
         let requests = tokio::select! {
             requests = Requests::open(queue(&said)) => requests.map_err(|error| not_connected(&error))?,
             exit = signals.next() => return Ok(exit),
@@ -85,7 +87,7 @@ fn config(said: &Said, supervisor: SupervisorCommand) -> Config {
         max_jobs: said.max_jobs,
         stay: said.stay,
         idle_max: said.idle_max,
-        runner: Runner { supervisor, kill_grace: KILL_GRACE, environment, drive_patience: DRIVE_PATIENCE },
+        runner: Runner::new(supervisor, KILL_GRACE, environment),
     }
 }
 

@@ -132,7 +132,8 @@ impl Hosts {
         if settings.data_dir.to_str().is_none() {
             return Err(OpenError::NotUtf8 { path: settings.data_dir });
         }
-        let launcher = Launcher { supervisor: settings.supervisor.clone(), kill_grace: settings.stop_grace, state_dir: mark };
+        let launcher =
+            Launcher { supervisor: settings.supervisor.clone(), kill_grace: settings.stop_grace, state_dir: mark, nursery: None };
         let mut environment = BTreeMap::from([
             ("PATH".to_owned(), inherited("PATH").unwrap_or_else(|| PATH_DEFAULT.to_owned())),
             ("HOME".to_owned(), inherited("HOME").unwrap_or(state_text)),

@@ -125,7 +125,7 @@ impl Installer {
     #[must_use]
     pub fn new(packages: Packages, config: InstallConfig) -> Self {
         let state_dir = packages.root().display().to_string();
-        let launcher = Launcher { supervisor: config.supervisor.clone(), kill_grace: Duration::from_secs(2), state_dir };
+        let launcher = Launcher { supervisor: config.supervisor.clone(), kill_grace: Duration::from_secs(2), state_dir, nursery: None };
         Self(Arc::new(Inner { packages, config, launcher, turns: Mutex::default() }))
     }
 

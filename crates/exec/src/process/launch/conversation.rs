@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use longshore_model::limits::LOG_RECORD_BYTES_MAX;
 use longshore_model::wire::log::LogStream;
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::Child;
+use tokio::process::{ChildStderr, ChildStdout};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::capture::Sink;
 use super::super::protocol::{Order, Report, StartFault};
 use super::super::stops::{Stop, Stops};
 use super::super::tree::{KILL_BOUND, Marked, end_marked};
+use super::keeper::{Keeper, Started};
 use super::{Exit, Fault, Ran};
 
 /// How long a supervisor may take to start the program.
@@ -25,7 +25,9 @@ const DRAIN_BOUND: Duration = Duration::from_secs(5);
 
 /// What is known of a program, and of the supervisor that has it.
 pub(super) struct Conversation {
-    child: Child,
+    keeper: Keeper,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
     socket: Option<UnixStream>,
     mark: String,
     kill_grace: Duration,
@@ -46,10 +48,12 @@ enum News {
 }
 
 impl Conversation {
-    pub(super) fn new(child: Child, socket: UnixStream, mark: String, kill_grace: Duration) -> Self {
+    pub(super) fn new(Started { keeper, stdout, stderr }: Started, socket: UnixStream, mark: String, kill_grace: Duration) -> Self {
         let began = Instant::now();
         Self {
-            child,
+            keeper,
+            stdout,
+            stderr,
             socket: Some(socket),
             mark,
             kill_grace,
@@ -68,7 +72,7 @@ impl Conversation {
         let socket = self.socket.take().expect("a conversation is followed once");
         let (reader, mut writer) = socket.into_split();
         let mut reports = BufReader::new(reader).lines();
-        let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let (mut stdout, mut stderr) = (self.stdout.take(), self.stderr.take());
         let (mut out_buffer, mut err_buffer) = (vec![0; LOG_RECORD_BYTES_MAX], vec![0; LOG_RECORD_BYTES_MAX]);
         let mut give_up = Some(Instant::now() + START_BOUND);
         let (mut talking, mut not_started) = (true, None);
@@ -127,7 +131,8 @@ impl Conversation {
                     let order = Order::Kill { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
                     let mut line = serde_json::to_vec(&order).expect("a number is JSON");
                     line.push(b'\n');
-                    self.wake();
+                    // A job may have stopped its supervisor.
+                    self.keeper.wake();
                     // A supervisor that does not take it is one that has ended or hangs; both are noticed by reading.
                     let _noticed_by_reading = timeout(ANSWER_BOUND, writer.write_all(&line)).await;
                 }
@@ -149,16 +154,8 @@ impl Conversation {
             }
         }
         // It exits right after its last word; reaping it is all that is left.
-        let _reaped = timeout(ANSWER_BOUND, self.child.wait()).await;
+        let _reaped = timeout(ANSWER_BOUND, self.keeper.reap()).await;
         Ok(not_started)
-    }
-
-    /// A job may have stopped its supervisor.
-    fn wake(&self) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-            // Not reaped yet, so the number is still its own.
-            let _gone_already = kill_process(pid, Signal::CONT);
-        }
     }
 
     async fn lost(&mut self) -> Fault {
@@ -167,7 +164,8 @@ impl Conversation {
 
     /// For a supervisor that is gone or hangs: ends it, and whatever carries the tree's mark.
     async fn end_by_force(&mut self) -> bool {
-        let _gone_already = self.child.kill().await;
+        // However long its end takes: it is in the kernel's hands then.
+        let _later = timeout(ANSWER_BOUND, self.keeper.kill()).await;
         let mark = self.mark.clone();
         tokio::task::spawn_blocking(move || end_marked(Marked::Tree(&mark))).await.unwrap_or(false)
     }
