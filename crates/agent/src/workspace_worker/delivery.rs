@@ -10,6 +10,7 @@ use longshore_model::DirectoryName;
 use longshore_model::wire::problem::chain;
 use longshore_model::wire::stand_alone::Response;
 use longshore_store::jetstream::stand_alone::{Request, Requests, Routes, Terms};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 const RESPOND_WITHIN: Duration = Duration::from_secs(60);
 /// How often a broker that is there is told the end of a request that it does not confirm.
 const TELL_MAX: usize = 5;
+
+/// The right to run a job in this worker.
+pub(super) type Slot = OwnedSemaphorePermit;
 
 /// What every request of a worker shares.
 pub(super) struct Worker {
@@ -58,8 +62,9 @@ pub(super) enum Left {
 }
 
 impl Worker {
-    /// Carries a request to its end.
-    pub(super) async fn deliver(&self, request: Request) -> Left {
+    /// Carries a request to its end. A worker that stays may take another one when this is answered: all that is left then is to tell the broker
+    /// and to tidy up.
+    pub(super) async fn deliver(&self, request: Request, slot: Option<Slot>) -> Left {
         let request = Arc::new(request);
         let _extending = self.extend(&request);
         let asked = match read(request.payload()) {
@@ -93,21 +98,21 @@ impl Worker {
         tracing::info!(job.id = %asked.id, sequence = request.asked().sequence, delivered = request.delivered(), "took a job");
         let performing = perform(&self.config, &asked, offer, &hold, is_open, &self.stop);
         let (routes, performed) = tokio::join!(self.requests.routes(self.subjects(asked.id.as_str())), performing);
-        let left = self.finish(&request, &routes, asked.id.as_str(), performed).await;
+        let left = self.finish(&request, &routes, asked.id.as_str(), performed, slot).await;
         tracing::info!(job.id = %asked.id, ?left, "a job has left");
         self.let_go(hold, &left).await;
         left
     }
 
-    async fn finish(&self, request: &Request, routes: &Routes, id: &str, performed: Performed) -> Left {
+    async fn finish(&self, request: &Request, routes: &Routes, id: &str, performed: Performed, slot: Option<Slot>) -> Left {
         match performed {
             Performed::Answered { response, workspace } => {
-                let (responded, ()) = tokio::join!(self.respond_and_end(request, routes, &response), clean(workspace));
+                let (responded, ()) = tokio::join!(self.respond_and_end(request, routes, &response, slot), clean(workspace));
                 responded
             }
             Performed::Stored(response) => {
                 tracing::info!(job.id = response.id, "the job had run for this message; its response is published again");
-                self.respond_and_end(request, routes, &response).await
+                self.respond_and_end(request, routes, &response, slot).await
             }
             Performed::Refused { response, reason } => {
                 if let Err(left) = self.respond(request, routes, &response).await {
@@ -125,10 +130,12 @@ impl Worker {
         }
     }
 
-    async fn respond_and_end(&self, request: &Request, routes: &Routes, response: &Response) -> Left {
+    async fn respond_and_end(&self, request: &Request, routes: &Routes, response: &Response, slot: Option<Slot>) -> Left {
         if let Err(left) = self.respond(request, routes, response).await {
             return left;
         }
+        // One that ends after a job takes no other.
+        let _held_to_the_end = slot.filter(|_| !self.config.stay);
         self.tell(|| request.done()).await;
         Left::Done
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use longshore_exec::workspace::leftovers;
 use longshore_model::wire::problem::chain;
 use longshore_store::jetstream::stand_alone::{Pull, Request, Requests};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Left, Worker};
+use super::delivery::{Left, Slot, Worker};
 use super::{Config, Error};
 
 /// Before the next request after one that this host could not do: others may be quicker.
@@ -39,8 +40,10 @@ pub async fn serve(config: Config, requests: Requests, drain: CancellationToken,
     let terms = requests.terms().await?;
     let mut pull = requests.pull().await?;
     let stay = config.stay;
+    let max_jobs = if stay { config.max_jobs.max(1) } else { 1 };
     let mut server = Server {
-        max_jobs: if stay { config.max_jobs.max(1) } else { 1 },
+        max_jobs,
+        slots: Arc::new(Semaphore::new(max_jobs)),
         deadline: (!stay).then(|| Instant::now() + config.idle_max),
         worker: Arc::new(Worker { config, requests, terms, stop }),
         running: JoinSet::new(),
@@ -50,7 +53,7 @@ pub async fn serve(config: Config, requests: Requests, drain: CancellationToken,
     match (&ended, stay) {
         (Ok(Ended::NoJob), false) => {
             // It came at the last moment.
-            last.into_iter().for_each(|request| server.start(request));
+            last.into_iter().for_each(|request| server.start(request, None));
             Ok(server.one_left().await.map_or(Ended::NoJob, Ended::from))
         }
         _ => {
@@ -67,6 +70,8 @@ pub async fn serve(config: Config, requests: Requests, drain: CancellationToken,
 struct Server {
     worker: Arc<Worker>,
     max_jobs: usize,
+    /// One for each job that may run.
+    slots: Arc<Semaphore>,
     /// Until when a job is waited for.
     deadline: Option<Instant>,
     running: JoinSet<Left>,
@@ -75,16 +80,24 @@ struct Server {
 enum Event {
     Drain,
     Left(Left),
-    Request(Result<Option<Request>, longshore_store::Error>),
+    Request(Result<Option<Request>, longshore_store::Error>, Slot),
     Stray(Request),
 }
 
 impl Server {
     async fn take(&mut self, pull: &mut Pull, drain: &CancellationToken) -> Result<Ended, Error> {
         loop {
-            let has_room = self.running.len() < self.max_jobs;
-            let (is_running, deadline) = (!self.running.is_empty(), self.deadline);
-            let coming = async { if has_room { Event::Request(pull.next(deadline).await) } else { Event::Stray(pull.stray().await) } };
+            // Jobs that have been answered are tidied up while the next run, but not any number of them.
+            let has_room = self.running.len() < 2 * self.max_jobs;
+            let (is_running, deadline, slots) = (!self.running.is_empty(), self.deadline, Arc::clone(&self.slots));
+            let coming = async {
+                let slot = tokio::select! {
+                    biased;
+                    slot = slots.acquire_owned(), if has_room => slot.expect("nobody closes it"),
+                    request = pull.stray() => return Event::Stray(request),
+                };
+                Event::Request(pull.next(deadline).await, slot)
+            };
             let event = tokio::select! {
                 biased;
                 () = drain.cancelled() => Event::Drain,
@@ -101,20 +114,20 @@ impl Server {
                 // Somebody else's; there may be another.
                 Event::Left(Left::Passed) => {}
                 Event::Left(left) => return Ok(left.into()),
-                Event::Request(Ok(Some(request))) => self.start(request),
+                Event::Request(Ok(Some(request)), slot) => self.start(request, Some(slot)),
                 Event::Stray(request) => {
                     // Should it get lost, its claim runs out.
                     let _later = request.give_back(Duration::ZERO).await;
                 }
-                Event::Request(Ok(None)) => return Ok(Ended::NoJob),
-                Event::Request(Err(error)) => return Err(error.into()),
+                Event::Request(Ok(None), _) => return Ok(Ended::NoJob),
+                Event::Request(Err(error), _) => return Err(error.into()),
             }
         }
     }
 
-    fn start(&mut self, request: Request) {
+    fn start(&mut self, request: Request, slot: Option<Slot>) {
         let worker = Arc::clone(&self.worker);
-        self.running.spawn(async move { worker.deliver(request).await });
+        self.running.spawn(async move { worker.deliver(request, slot).await });
     }
 
     /// How the next of those that run left; nothing if none does. Cancel-safe.

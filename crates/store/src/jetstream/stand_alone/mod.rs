@@ -7,8 +7,8 @@ mod pull;
 mod request;
 mod respond;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -70,6 +70,8 @@ struct Inner {
     tells_streams: AtomicBool,
     /// Whether the stream removes what is acknowledged.
     forgets_what_is_done: AtomicBool,
+    /// What the consumer promised when it was first seen.
+    terms: OnceLock<Terms>,
 }
 
 impl Requests {
@@ -103,21 +105,21 @@ impl Requests {
             reconnects,
             tells_streams: AtomicBool::new(true),
             forgets_what_is_done: AtomicBool::new(false),
+            terms: OnceLock::new(),
         }));
         requests.ensure().await.map_err(ConnectError::Setup)?;
         Ok(requests)
     }
 
-    /// What the consumer promises, whoever made it.
+    /// What the consumer promises, whoever made it; as it was when it was first seen.
     ///
     /// # Errors
     /// The broker does not answer, or there is no such consumer any more.
     pub async fn terms(&self) -> Result<Terms, Error> {
-        let config = self.consumer().await?.config;
-        // With a list of waits the server takes the shortest of them for the first delivery.
-        let first = config.backoff.first().copied().filter(|first| !first.is_zero());
-        let claim = first.unwrap_or(config.ack_wait).min(config.ack_wait.max(Duration::from_millis(1)));
-        Ok(Terms { claim, deliveries_max: u32::try_from(config.max_deliver).ok().filter(|max| *max > 0) })
+        match self.0.terms.get() {
+            Some(terms) => Ok(*terms),
+            None => Ok(terms_of(&self.consumer().await?)),
+        }
     }
 
     /// Whether there is a connection at the moment.
@@ -137,8 +139,21 @@ impl Requests {
 
     /// Makes the stream and the consumer if they are missing. Safe to repeat, and beside others that do the same.
     async fn ensure(&self) -> Result<(), Error> {
-        self.ensure_stream().await?;
-        self.ensure_consumer().await
+        // Both are there as a rule, and then one answer is waited for.
+        let (stream, consumer) = tokio::join!(self.ensure_stream(), self.consumer());
+        stream?;
+        match consumer {
+            Ok(found) => self.use_consumer(&found),
+            Err(_) => self.ensure_consumer().await,
+        }
+    }
+
+    fn use_consumer(&self, found: &consumer::Info) -> Result<(), Error> {
+        let layout = |problem: String| Error::Layout { store: self.0.config.consumer.clone(), problem };
+        check_consumer(found).map_err(layout)?;
+        // The first sight stays.
+        let _known = self.0.terms.set(terms_of(found));
+        Ok(())
     }
 
     async fn ensure_stream(&self) -> Result<(), Error> {
@@ -184,7 +199,7 @@ impl Requests {
         let layout = |problem: String| Error::Layout { store: config.consumer.clone(), problem };
         let stream = self.stream().await?;
         match stream.consumer_info(&config.consumer).await {
-            Ok(found) => return check_consumer(&found).map_err(layout),
+            Ok(found) => return self.use_consumer(&found),
             Err(fault) => match fault.kind() {
                 ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {}
                 ConsumerInfoErrorKind::InvalidName | ConsumerInfoErrorKind::JetStream(_) => return Err(layout(fault.to_string())),
@@ -220,6 +235,14 @@ impl Requests {
     fn connects(&self) -> u64 {
         self.0.client.statistics().connects.load(Ordering::Relaxed)
     }
+}
+
+fn terms_of(consumer: &consumer::Info) -> Terms {
+    let config = &consumer.config;
+    // With a list of waits the server takes the shortest of them for the first delivery.
+    let first = config.backoff.first().copied().filter(|first| !first.is_zero());
+    let claim = first.unwrap_or(config.ack_wait).min(config.ack_wait.max(Duration::from_millis(1)));
+    Terms { claim, deliveries_max: u32::try_from(config.max_deliver).ok().filter(|max| *max > 0) }
 }
 
 fn check_consumer(found: &consumer::Info) -> Result<(), String> {

@@ -29,6 +29,8 @@ pub struct Pull {
     subscription: Subscriber,
     reconnects: broadcast::Receiver<()>,
     is_asked: bool,
+    /// Questions that the broker may answer yet, those of lost connections among them.
+    unanswered: usize,
     /// Which connection it was asked on.
     asked_on: u64,
 }
@@ -50,7 +52,7 @@ impl Requests {
         let reconnects = self.0.reconnects.subscribe();
         let inbox: Subject = client.new_inbox().into();
         let subscription = client.subscribe(inbox.clone()).await.map_err(|fault| Error::unavailable("asking for requests", fault))?;
-        Ok(Pull { requests: self.clone(), inbox, subscription, reconnects, is_asked: false, asked_on: 0 })
+        Ok(Pull { requests: self.clone(), inbox, subscription, reconnects, is_asked: false, unanswered: 0, asked_on: 0 })
     }
 }
 
@@ -77,15 +79,15 @@ impl Pull {
                 News::Message(None) => return Err(Error::Unavailable { doing: "asking for requests", source: None }),
                 News::Message(Some(message)) => match message.status {
                     None | Some(StatusCode::OK) => {
-                        self.is_asked = false;
+                        self.answered();
                         return Ok(Some(self.request(message)));
                     }
                     Some(StatusCode::IDLE_HEARTBEAT) => {}
-                    Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => self.is_asked = false,
+                    Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => self.answered(),
                     // Nobody there, or the consumer is gone.
                     Some(status) => {
                         tracing::debug!(%status, "the broker does not serve requests at the moment");
-                        self.is_asked = false;
+                        self.answered();
                         sleep(PAUSE).await;
                         self.make_again().await?;
                     }
@@ -104,7 +106,10 @@ impl Pull {
     pub async fn stray(&mut self) -> Request {
         loop {
             match self.subscription.next().await {
-                Some(message) if message.status.is_none_or(|status| status == StatusCode::OK) => return self.request(message),
+                Some(message) if message.status.is_none_or(|status| status == StatusCode::OK) => {
+                    self.answered();
+                    return self.request(message);
+                }
                 Some(_) => {}
                 None => std::future::pending().await,
             }
@@ -114,6 +119,9 @@ impl Pull {
     /// Wants no more; gives what was on its way.
     pub async fn close(mut self) -> Vec<Request> {
         let mut last = Vec::new();
+        if self.unanswered == 0 {
+            return last;
+        }
         if self.requests.is_connected() && self.subscription.drain().await.is_ok() {
             let reading = async {
                 while let Some(message) = self.subscription.next().await {
@@ -138,8 +146,14 @@ impl Pull {
         let payload = serde_json::to_vec(&question).map_err(|fault| Error::unavailable("asking for requests", fault))?;
         // Before it is sent: whoever drops this in between must not ask twice.
         (self.is_asked, self.asked_on) = (true, self.requests.connects());
+        self.unanswered += 1;
         let asked = self.requests.0.client.publish_with_reply(subject, self.inbox.clone(), payload.into()).await;
         asked.map_err(|fault| Error::unavailable("asking for requests", fault))
+    }
+
+    fn answered(&mut self) {
+        self.is_asked = false;
+        self.unanswered = self.unanswered.saturating_sub(1);
     }
 
     async fn make_again(&self) -> Result<(), Error> {
