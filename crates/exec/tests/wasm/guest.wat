@@ -21,6 +21,8 @@
   (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "longshore" "next" (func $next (param i32 i32 i32) (result i32)))
+  (import "longshore" "next_answer" (func $next_answer (param i32 i32) (result i32)))
   (memory (export "memory") 17)
 
   (data (i32.const 256) "{\"outputs\":{\"done\":true}}")
@@ -35,6 +37,11 @@
   (data (i32.const 420) "link/passwd")
   (data (i32.const 440) "moved")
   (data (i32.const 450) "pipe")
+  (data (i32.const 2000) "{\"payload\":{\"k\":1},\"middleware_ctx\":{\"m\":2}}")
+  (data (i32.const 2100) "{\"timeout_ms\":20}")
+  (data (i32.const 2200) "{\"payload\":1}")
+  (data (i32.const 2300) "{\"outputs\":")
+  (data (i32.const 2320) "}")
 
   (func $put (param $fd i32) (param $at i32) (param $length i32) (result i32)
     (i32.store (i32.const 0) (local.get $at))
@@ -99,6 +106,26 @@
     (call $expect (i32.load (i32.const 24)) (i32.const 0))
     (call $done))
 
+  ;; Calls the next element of its chain, and gives its answer as its own.
+  (func $asks (param $at i32) (param $length i32) (local $size i32)
+    (call $expect (call $next (local.get $at) (local.get $length) (i32.const 24)) (i32.const 0))
+    (local.set $size (i32.load (i32.const 24)))
+    (call $expect (call $next_answer (i32.const 131072) (i32.sub (local.get $size) (i32.const 1))) (i32.const 28))
+    (call $expect (call $next_answer (i32.const -8) (local.get $size)) (i32.const 21))
+    (call $expect (call $next_answer (i32.const 131072) (local.get $size)) (i32.const 0))
+    (drop (call $put (i32.const 1) (i32.const 2300) (i32.const 11)))
+    (drop (call $put (i32.const 1) (i32.const 131072) (local.get $size)))
+    (drop (call $put (i32.const 1) (i32.const 2320) (i32.const 1))))
+
+  ;; What is no request is told, and so is an answer that could not be told of.
+  (func $asks_amiss
+    (call $expect (call $next (i32.const 2200) (i32.const 13) (i32.const 24)) (i32.const 28))
+    (call $expect (call $next (i32.const -8) (i32.const 100) (i32.const 24)) (i32.const 21))
+    (call $expect (call $next (i32.const 2000) (i32.const 2000000) (i32.const 24)) (i32.const 28))
+    (call $expect (call $next (i32.const 2000) (i32.const 44) (i32.const -2)) (i32.const 21))
+    (call $expect (call $next_answer (i32.const 131072) (i32.const 0)) (i32.const 0))
+    (call $done))
+
   (func $opens_many (local $n i32)
     (loop $again
       (if (call $make (i32.const 340) (i32.const 5)) (then (call $expect (i32.const 62) (local.get $n)) (call $done) (return)))
@@ -113,6 +140,9 @@
     (if (i32.eq (local.get $what) (i32.const 119)) (then (call $waits)))                       ;; waits
     (if (i32.eq (local.get $what) (i32.const 117)) (then (call $uses_files)))                  ;; uses_files
     (if (i32.eq (local.get $what) (i32.const 111)) (then (call $opens_many)))                  ;; opens_many
+    (if (i32.eq (local.get $what) (i32.const 99)) (then (call $asks (i32.const 2000) (i32.const 44))))  ;; calls_next
+    (if (i32.eq (local.get $what) (i32.const 100)) (then (call $asks (i32.const 2100) (i32.const 17)))) ;; dawdles
+    (if (i32.eq (local.get $what) (i32.const 120)) (then (call $asks_amiss)))                  ;; x_asks_amiss
     (if (i32.eq (local.get $what) (i32.const 108)) (then                                       ;; loops
       (call $expect (call $make (i32.const 340) (i32.const 5)) (i32.const 0))
       (loop $ever (br $ever))))

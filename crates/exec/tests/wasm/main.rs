@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use longshore_exec::package::host::{Call, Door, ErrorKind, HandlerError, HostSettings, Hosts, Outcome, feedback_channel};
+use longshore_exec::package::host::{
+    Call, Door, ErrorKind, HandlerError, HostSettings, Hosts, NextCall, NextError, NextRequest, Outcome, feedback_channel,
+};
 use longshore_exec::package::{ArchiveLimits, Installed, Manifest, build};
 use longshore_exec::{Output, SupervisorCommand};
 use longshore_model::wire::log::LogStream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +86,9 @@ const HANDLERS: &[&str] = &[
     "waits",
     "uses_files",
     "opens_many",
+    "calls_next",
+    "dawdles",
+    "x_asks_amiss",
     "loops",
     "sleeps",
     "grows",
@@ -226,6 +232,80 @@ async fn modules_that_trap_grow_leave_or_babble_fail_their_own_task() {
     }
     stand.does("answers").await;
     stand.ends_well(others).await;
+}
+
+fn fields(value: Value) -> serde_json::Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_module_calls_the_next_element_of_its_chain_and_waits_for_its_answer() {
+    let stand = Stand::new();
+    let (sender, mut calls) = mpsc::channel::<NextCall>(1);
+    let door = Door { next: Some(sender), ..Door::default() };
+    let answered = async {
+        let call = calls.recv().await.unwrap();
+        let NextRequest { payload, host_ctx, middleware_ctx, timeout_ms } = call.request;
+        assert_eq!((payload, middleware_ctx), (fields(json!({ "k": 1 })), fields(json!({ "m": 2 }))));
+        assert!(host_ctx.is_empty() && timeout_ms.is_none());
+        call.reply.send(Ok(fields(json!({ "text": "ü".repeat(10_000) })))).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(stand.run("calls_next", None, door), answered);
+    assert_eq!(outcome.unwrap().result["result"]["text"], "ü".repeat(10_000));
+
+    // Refused, late, or where nobody can run it.
+    let (sender, mut calls) = mpsc::channel::<NextCall>(1);
+    let refusing = async {
+        let error = NextError { code: "next_no_chain".to_owned(), message: "none".to_owned(), trace: None };
+        calls.recv().await.unwrap().reply.send(Err(error)).unwrap();
+    };
+    let (refused, ()) = tokio::join!(stand.run("calls_next", None, Door { next: Some(sender), ..Door::default() }), refusing);
+    assert_eq!(refused.unwrap().result["error"]["code"], "next_no_chain");
+    let (sender, _calls) = mpsc::channel(1);
+    let late = stand.run("dawdles", None, Door { next: Some(sender), ..Door::default() }).await.unwrap();
+    assert_eq!(late.result["error"]["code"], "next_timeout");
+    let nobody = stand.run("calls_next", None, Door::default()).await.unwrap();
+    assert_eq!(nobody.result["error"]["code"], "next_unavailable");
+    stand.does("x_asks_amiss").await;
+}
+
+#[tokio::test]
+async fn a_module_that_waits_for_the_next_element_is_stopped_and_keeps_nobody_from_running() {
+    let stand = Stand::new();
+    let (sender, mut calls) = mpsc::channel::<NextCall>(1);
+    let cancel = CancellationToken::new();
+    let running =
+        stand.hosts.run(&stand.package, call("calls_next", json!({})), Door { next: Some(sender), ..Door::default() }, cancel.clone());
+    let (ended, ()) = tokio::join!(running, async {
+        let _unanswered = calls.recv().await.unwrap();
+        cancel.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
+    // More than there are places: each is answered by another task of the same host.
+    let mut running = JoinSet::new();
+    for n in 0..80 {
+        let (hosts, package) = (stand.hosts.clone(), stand.package.clone());
+        running.spawn(async move {
+            let (sender, mut calls) = mpsc::channel::<NextCall>(1);
+            let door = Door { next: Some(sender), ..Door::default() };
+            let asked = Call { task_id: format!("middleware-{n}"), ..call("calls_next", json!({})) };
+            let answering = async {
+                let next = calls.recv().await.unwrap();
+                let inner = Call { task_id: format!("next-{n}"), ..call("answers", json!({})) };
+                let answer = hosts.run(&package, inner, Door::default(), CancellationToken::new()).await.unwrap();
+                next.reply.send(Ok(answer.result)).unwrap();
+            };
+            let (outcome, ()) = tokio::join!(hosts.run(&package, asked, door, CancellationToken::new()), answering);
+            outcome.unwrap().result["result"]["done"] == true
+        });
+    }
+    let all = async {
+        while let Some(ended) = running.join_next().await {
+            assert!(ended.unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("nobody waits for a place");
+    assert_eq!(stand.hosts.warm_hosts(), 1);
 }
 
 #[tokio::test]

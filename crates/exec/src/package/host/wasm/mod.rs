@@ -1,14 +1,16 @@
 //! The handler host of WebAssembly modules, a process of its own like every other: calls come in as frames, each is run by a thread in
 //! a store of its own, and answers go out as frames.
 //!
-//! What a module may do is in [`wasi`] and [`files`], how long and how large it may become in [`engine`]. A call that loops is stopped
+//! What a module may do is in [`wasi`], [`ours`] and [`files`], how long and how large it may become in [`engine`]. A call that loops is stopped
 //! between two slices of fuel, so it costs nobody else anything. Should the engine itself fall over, this process does and not the worker.
 
 mod engine;
 mod files;
+mod ours;
 mod task;
 mod wasi;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,11 +25,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::engine::{End, Guest};
-use self::task::{Running, Task};
+use self::task::{Around, Running, Task};
 use super::frame::{FromHost, ToHost, encode_from_host};
 
 /// Calls that run at a time; others wait.
 const WORKERS_MAX: usize = 32;
+/// Calls beside them that wait for the answer to a `next()`, which may need a place here to be given; with more, they keep their own.
+const ASIDE_MAX: usize = 256;
 /// Bytes of the stack of a thread that runs a call. The engine has a stack of its own for what the module calls.
 const STACK_BYTES: usize = 2 << 20;
 /// Bytes of the first frame.
@@ -61,8 +65,38 @@ struct Queue {
     waiting: VecDeque<(u32, Vec<u8>, Arc<Running>)>,
     /// Everything that is not answered yet.
     calls: BTreeMap<u32, Arc<Running>>,
+    /// Threads that run calls, or wait for one.
     workers: usize,
     idle: usize,
+    /// Threads that wait for the answer to a `next()`.
+    aside: usize,
+}
+
+/// One call, as it sees this process.
+struct Speaker {
+    host: Arc<Host>,
+    call: u32,
+    /// Somebody wants what it prints.
+    output: bool,
+    has_stepped: Cell<bool>,
+}
+
+impl Around for Speaker {
+    fn say(&self, kind: FromHost, words: &[u8]) {
+        if self.output || kind != FromHost::Printed {
+            self.host.send(kind, self.call, words);
+        }
+    }
+
+    fn step_aside(&self) {
+        self.has_stepped.set(self.host.step_aside());
+    }
+
+    fn step_back(&self) {
+        if self.has_stepped.take() {
+            self.host.step_back();
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,6 +104,12 @@ struct Request {
     output: bool,
     target: Target,
     context: Context,
+}
+
+/// Which `next()` is answered.
+#[derive(Deserialize)]
+struct Numbered {
+    number: u64,
 }
 
 #[derive(Deserialize)]
@@ -129,8 +169,12 @@ fn serve() -> io::Result<()> {
             Some(ToHost::Pause) => host.with(call, |running| running.pause(true)),
             Some(ToHost::Resume) => host.with(call, |running| running.pause(false)),
             Some(ToHost::Quit) => break,
-            // Modules have no `next()`.
-            Some(ToHost::Next | ToHost::Hello) | None => {}
+            Some(ToHost::Next) => {
+                if let Ok(Numbered { number }) = serde_json::from_slice(&payload) {
+                    host.with(call, |running| running.answer(number, payload));
+                }
+            }
+            Some(ToHost::Hello) | None => {}
         }
     }
     Ok(())
@@ -184,24 +228,47 @@ impl Host {
         let mut queue = self.queue();
         queue.calls.insert(call, Arc::clone(&running));
         queue.waiting.push_back((call, payload, running));
-        let needs_one = queue.idle < queue.waiting.len() && queue.workers < WORKERS_MAX;
-        if needs_one {
-            let host = Arc::clone(self);
-            let thread = std::thread::Builder::new().name("call".to_owned()).stack_size(STACK_BYTES);
-            match thread.spawn(move || host.work()) {
-                Ok(_ends_by_itself) => queue.workers += 1,
-                Err(error) if queue.workers == 0 => {
-                    queue.waiting.clear();
-                    queue.calls.remove(&call);
-                    drop(queue);
-                    return self.failed(call, "raised", "OutOfThreads", &format!("no thread could be started: {error}"));
-                }
-                // Those there are do it, one after the other.
-                Err(_) => {}
+        match self.staff(&mut queue) {
+            Err(error) if queue.workers + queue.aside == 0 => {
+                queue.waiting.clear();
+                queue.calls.remove(&call);
+                drop(queue);
+                return self.failed(call, "raised", "OutOfThreads", &format!("no thread could be started: {error}"));
             }
+            // Those there are do it, one after the other.
+            Ok(()) | Err(_) => {}
         }
         drop(queue);
         self.waiting.notify_one();
+    }
+
+    /// Another thread, if a call waits for one and there may be more.
+    fn staff(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
+        if queue.idle >= queue.waiting.len() || queue.workers >= WORKERS_MAX {
+            return Ok(());
+        }
+        let host = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("call".to_owned()).stack_size(STACK_BYTES);
+        let _ends_by_itself = thread.spawn(move || host.work())?;
+        queue.workers += 1;
+        Ok(())
+    }
+
+    /// The thread that asks waits for others; false if too many do already.
+    fn step_aside(self: &Arc<Self>) -> bool {
+        let mut queue = self.queue();
+        if queue.aside >= ASIDE_MAX {
+            return false;
+        }
+        (queue.aside, queue.workers) = (queue.aside + 1, queue.workers - 1);
+        // Without another thread what waits is done when this one has its answer.
+        let _as_many_as_there_can_be = self.staff(&mut queue);
+        true
+    }
+
+    fn step_back(&self) {
+        let mut queue = self.queue();
+        (queue.aside, queue.workers) = (queue.aside - 1, queue.workers + 1);
     }
 
     fn stop(&self, call: u32) {
@@ -218,10 +285,14 @@ impl Host {
         }
     }
 
-    /// Takes calls for ever.
+    /// Takes calls, for ever or until there are enough others.
     fn work(self: &Arc<Self>) {
         loop {
             let mut queue = self.queue();
+            if queue.workers > WORKERS_MAX {
+                queue.workers -= 1;
+                return;
+            }
             let (call, payload, running) = loop {
                 if let Some(next) = queue.waiting.pop_front() {
                     break next;
@@ -249,15 +320,10 @@ impl Host {
             Err(why) => return self.failed(call, "not_loaded", "", &format!("the module {:?} {why}", self.hello.module)),
         };
         let began = Instant::now();
-        let (speaker, output) = (Arc::clone(self), request.output);
-        let say = move |kind, said: &[u8]| {
-            if output || kind != FromHost::Printed {
-                speaker.send(kind, call, said);
-            }
-        };
+        let speaker = Speaker { host: Arc::clone(self), call, output: request.output, has_stepped: Cell::new(false) };
         let args = vec![self.hello.module.to_string_lossy().into_owned(), request.target.handler];
         let output_bytes_max = self.hello.frame_bytes_max.saturating_sub(64);
-        let task = Task::new(Arc::clone(running), Arc::clone(&self.memory), args, payload, output_bytes_max, Box::new(say));
+        let task = Task::new(Arc::clone(running), Arc::clone(&self.memory), args, payload, output_bytes_max, Box::new(speaker));
         let end = task.and_then(|task| task.with_data(&request.context.data_dir)).map(|task| guest.run(task));
         match end {
             Ok(End::Returned(value)) => {

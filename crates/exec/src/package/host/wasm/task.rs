@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wasmi_core::{LimiterError, ResourceLimiter};
 
 use super::super::frame::FromHost;
 use super::files::Files;
+use super::wasi::Errno;
 
 /// Bytes of memory of one call.
 pub(super) const MEMORY_BYTES_MAX: usize = 256 << 20;
@@ -22,18 +23,34 @@ const ELEMENT_BYTES: usize = 8;
 const LAST_WORDS_BYTES: usize = 2048;
 /// Bytes of stderr that are passed on at a time, unless a line ends before.
 const PIECE_BYTES: usize = 8192;
+/// A wait without an end is several of these.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// What others may tell a call that runs.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     stopped: AtomicBool,
-    paused: Mutex<bool>,
+    told: Mutex<Told>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Told {
+    /// No more feedback for now.
+    paused: bool,
+    /// The number of the last `next()`; it has one at a time.
+    asked: u64,
+    /// The answer to it.
+    answer: Option<Vec<u8>>,
+}
+
 impl Running {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn stop(&self) {
-        let _in_order_with_who_waits = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let _in_order_with_who_waits = self.told();
         self.stopped.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
@@ -43,34 +60,78 @@ impl Running {
     }
 
     pub(super) fn pause(&self, paused: bool) {
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = paused;
+        self.told().paused = paused;
         self.changed.notify_all();
+    }
+
+    /// The answer to a `next()` has come; a late one is nobody's.
+    pub(super) fn answer(&self, number: u64, answer: Vec<u8>) {
+        let mut told = self.told();
+        if told.asked == number {
+            told.answer = Some(answer);
+        }
+        drop(told);
+        self.changed.notify_all();
+    }
+
+    /// The number of another `next()`.
+    fn begin_next(&self) -> u64 {
+        let mut told = self.told();
+        (told.asked, told.answer) = (told.asked + 1, None);
+        told.asked
+    }
+
+    /// Waits for the answer to the last `next()`; nothing if the time is over, or the call is stopped.
+    fn wait_for_answer(&self, deadline: Option<Instant>) -> Option<Vec<u8>> {
+        let mut told = self.told();
+        while !self.is_stopped() {
+            if let Some(answer) = told.answer.take() {
+                return Some(answer);
+            }
+            let left = deadline.map_or(LONG, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                // Whatever comes from here on is late.
+                told.asked += 1;
+                return None;
+            }
+            told = self.changed.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
     }
 
     /// Waits until whoever takes the feedback has room again, or the call is stopped.
     pub(super) fn wait_for_room(&self) {
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        while *paused && !self.is_stopped() {
-            paused = self.changed.wait(paused).unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
+        while told.paused && !self.is_stopped() {
+            told = self.changed.wait(told).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Waits so long, or until the call is stopped.
     pub(super) fn sleep(&self, long: Duration) {
         let deadline = Instant::now().checked_add(long);
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         while !self.is_stopped() {
-            let left = deadline.map_or(Duration::from_secs(3600), |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(LONG, |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return;
             }
-            paused = self.changed.wait_timeout(paused, left).unwrap_or_else(PoisonError::into_inner).0;
+            told = self.changed.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// Passes words of a call on to the worker.
-pub(super) type Say = Box<dyn Fn(FromHost, &[u8]) + Send>;
+/// Whom a call talks to: the process that it runs in.
+pub(super) trait Around: Send {
+    /// Passes words of the call on to the worker.
+    fn say(&self, kind: FromHost, words: &[u8]);
+
+    /// The call waits for others, and needs no place among those that compute until it has gone on.
+    fn step_aside(&self);
+
+    /// It goes on.
+    fn step_back(&self);
+}
 
 /// One call.
 pub(super) struct Task {
@@ -87,7 +148,9 @@ pub(super) struct Task {
     pub(super) share: Share,
     last_words: VecDeque<u8>,
     line: Vec<u8>,
-    say: Say,
+    /// To its last `next()`.
+    answer: Vec<u8>,
+    around: Box<dyn Around>,
 }
 
 impl Task {
@@ -99,7 +162,7 @@ impl Task {
         args: Vec<String>,
         input: Vec<u8>,
         output_bytes_max: usize,
-        say: Say,
+        around: Box<dyn Around>,
     ) -> Result<Self, String> {
         let mut share = Share { memory, taken: 0, elements: 0 };
         if !share.take(input.len()) {
@@ -118,7 +181,8 @@ impl Task {
             share,
             last_words: VecDeque::new(),
             line: Vec::new(),
-            say,
+            answer: Vec::new(),
+            around,
         })
     }
 
@@ -159,13 +223,39 @@ impl Task {
     pub(super) fn pass_line_on(&mut self) {
         let line = std::mem::take(&mut self.line);
         if !line.is_empty() {
-            (self.say)(FromHost::Printed, json!({ "stream": "stderr", "text": String::from_utf8_lossy(&line) }).to_string().as_bytes());
+            self.around
+                .say(FromHost::Printed, json!({ "stream": "stderr", "text": String::from_utf8_lossy(&line) }).to_string().as_bytes());
         }
     }
 
     /// Says something while it runs.
     pub(super) fn feedback(&self, said: &[u8]) {
-        (self.say)(FromHost::Feedback, said);
+        self.around.say(FromHost::Feedback, said);
+    }
+
+    /// Calls the next element of the chain; nothing if it gave no answer until `deadline`, or the call was stopped.
+    pub(super) fn ask_next(&mut self, request: &Value, deadline: Option<Instant>) -> Option<Vec<u8>> {
+        let number = self.running.begin_next();
+        self.around.say(FromHost::Next, json!({ "number": number, "request": request }).to_string().as_bytes());
+        self.around.step_aside();
+        let answer = self.running.wait_for_answer(deadline);
+        self.around.step_back();
+        answer
+    }
+
+    /// Keeps an answer until the next one.
+    pub(super) fn keep_answer(&mut self, answer: Vec<u8>) -> Result<(), Errno> {
+        self.share.give(std::mem::take(&mut self.answer).len());
+        if !self.share.take(answer.len()) {
+            return Err(Errno::NOMEM);
+        }
+        self.answer = answer;
+        Ok(())
+    }
+
+    /// The last answer to a `next()`; empty without one.
+    pub(super) fn answer(&self) -> &[u8] {
+        &self.answer
     }
 
     pub(super) fn last_words(&mut self) -> String {
@@ -188,6 +278,11 @@ impl Share {
             self.taken += bytes;
         }
         taken.is_ok()
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.taken -= bytes;
+        self.memory.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a module may call: WASI preview 1 without sockets, links and other processes, and `longshore.feedback`.
+//! What a module may call: WASI preview 1 without sockets, links and other processes. What is ours is in [`super::ours`].
 //!
 //! Numbers and layouts are those of the `wasi_snapshot_preview1` interface. Every call looks first whether the task was stopped.
 
@@ -7,11 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::rand::{GetRandomFlags, getrandom};
 use wasmi::{Caller, Error, Extern, Linker};
 
-use super::super::feedback::Feedback;
+use super::ours;
 use super::task::Task;
 
 const WASI: &str = "wasi_snapshot_preview1";
-const OURS: &str = "longshore";
 
 /// Pieces of memory in one read or write.
 const PIECES_MAX: u32 = 1024;
@@ -19,8 +18,6 @@ const PIECES_MAX: u32 = 1024;
 const EVENTS_MAX: u32 = 1024;
 /// Bytes of random data at a time.
 const RANDOM_BYTES_MAX: u32 = 1 << 20;
-/// Bytes of one piece of feedback.
-const FEEDBACK_BYTES_MAX: u32 = 1 << 20;
 
 /// An error number of WASI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +38,7 @@ impl Errno {
     pub(super) const MFILE: Self = Self(33);
     pub(super) const NAMETOOLONG: Self = Self(37);
     pub(super) const NOENT: Self = Self(44);
+    pub(super) const NOMEM: Self = Self(48);
     pub(super) const NOSPC: Self = Self(51);
     const NOSYS: Self = Self(52);
     pub(super) const NOTDIR: Self = Self(54);
@@ -52,7 +50,7 @@ impl Errno {
     pub(super) const NOTCAPABLE: Self = Self(76);
 }
 
-type Done = Result<(), Errno>;
+pub(super) type Done = Result<(), Errno>;
 
 /// What a module may ask for and is refused: so that those that only name it can be run.
 const REFUSED_I32: &[(&str, usize)] = &[
@@ -73,7 +71,7 @@ macro_rules! define {
         /// Whether a module may import that.
         pub(super) fn has(module: &str, name: &str) -> bool {
             (module == WASI && (matches!(name, $($name)|* | "proc_exit") || REFUSED_I32.iter().any(|(refused, _)| *refused == name)))
-                || (module == OURS && name == "feedback")
+                || (module == ours::MODULE && ours::has(name))
         }
 
         fn define_each($linker: &mut Linker<Task>) -> Result<(), Error> {
@@ -145,18 +143,7 @@ define! { linker, WASI,
 pub(super) fn define(linker: &mut Linker<Task>) -> Result<(), Error> {
     define_each(linker)?;
     linker.func_wrap(WASI, "proc_exit", |_caller: Caller<'_, Task>, code: i32| -> Result<(), Error> { Err(Error::i32_exit(code)) })?;
-    linker.func_wrap(OURS, "feedback", |mut caller: Caller<'_, Task>, at: u32, length: u32| -> Result<i32, Error> {
-        enter(&mut caller, |memory, task| {
-            if length > FEEDBACK_BYTES_MAX {
-                return Err(Errno::INVAL);
-            }
-            let said = get(memory, at, length)?;
-            serde_json::from_slice::<Feedback>(said).map_err(|_| Errno::INVAL)?;
-            task.running.wait_for_room();
-            task.feedback(said);
-            Ok(())
-        })
-    })?;
+    ours::define(linker)?;
     for (name, count) in REFUSED_I32 {
         let ty = wasmi::FuncType::new(vec![wasmi::ValType::I32; *count], [wasmi::ValType::I32]);
         linker.func_new(WASI, name, ty, |_caller, _params, results| {
@@ -168,7 +155,7 @@ pub(super) fn define(linker: &mut Linker<Task>) -> Result<(), Error> {
 }
 
 /// Does one call with the module's memory at hand.
-fn enter(caller: &mut Caller<'_, Task>, act: impl FnOnce(&mut [u8], &mut Task) -> Done) -> Result<i32, Error> {
+pub(super) fn enter(caller: &mut Caller<'_, Task>, act: impl FnOnce(&mut [u8], &mut Task) -> Done) -> Result<i32, Error> {
     if caller.data().running.is_stopped() {
         return Err(Error::new("it was stopped"));
     }
@@ -183,7 +170,7 @@ fn enter(caller: &mut Caller<'_, Task>, act: impl FnOnce(&mut [u8], &mut Task) -
     Ok(done.map_or_else(|errno| errno.0, |()| 0))
 }
 
-fn get(memory: &[u8], at: u32, length: u32) -> Result<&[u8], Errno> {
+pub(super) fn get(memory: &[u8], at: u32, length: u32) -> Result<&[u8], Errno> {
     memory.get(at as usize..at as usize + length as usize).ok_or(Errno::FAULT)
 }
 
@@ -191,7 +178,7 @@ fn get_mut(memory: &mut [u8], at: u32, length: u32) -> Result<&mut [u8], Errno> 
     memory.get_mut(at as usize..at as usize + length as usize).ok_or(Errno::FAULT)
 }
 
-fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Done {
+pub(super) fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Done {
     memory.get_mut(at as usize..at as usize + bytes.len()).ok_or(Errno::FAULT)?.copy_from_slice(bytes);
     Ok(())
 }
