@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::cargo::{build_longshore, cargo, run};
+use crate::cargo::{build_longshore, cargo, root, run, target_dir};
 use crate::setup;
 
 /// `cargo xtask test`: builds the program that tests start, then runs all tests, or those that `args` choose.
@@ -34,15 +34,20 @@ fn tests(nats_server: &Path, args: &[String]) -> Command {
     command
 }
 
-/// `cargo xtask bench`: the program and the benchmark in release.
+/// `cargo xtask bench`: the program and the benchmark in release, in one build. That of workers has every runtime in it; the others measure the
+/// program as it is built without asking for more.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let nats_server = setup::nats_server()?;
-    run(cargo(&["build", "--release", "--locked", "-p", "longshore-cli"]))?;
-    let mut command = cargo(&["run", "--release", "--locked", "-p", "longshore-bench", "--"]);
+    let mut build = cargo(&["build", "--release", "--locked", "-p", "longshore-cli", "-p", "longshore-bench"]);
+    if args.first().is_some_and(|name| name == "worker") {
+        build.args(["--features", "longshore-cli/wasm"]);
+    }
+    run(build)?;
+    let mut command = Command::new(target_dir().join("release/longshore-bench"));
     if args.is_empty() {
         command.arg("jobs");
     }
-    command.args(args).env("NATS_SERVER_BIN", nats_server);
+    command.args(args).current_dir(root()).env("NATS_SERVER_BIN", nats_server);
     run(command)
 }
 

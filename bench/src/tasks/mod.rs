@@ -27,9 +27,10 @@ const IN_FLIGHT: usize = 64;
 /// What the existing worker took, on another machine.
 const EXISTING: &str = "the existing worker, measured elsewhere: 1.6 ms, 490 to 760 /s, 50 MiB idle, registered in 1.3 s, loses results";
 
-/// How handlers run, and the node of the package that runs so. A runtime that is added (WebAssembly) has its row here, and its node in
-/// `bench/handlers/manifest.json`.
-static RUNTIMES: [(&str, &str); 3] = [("python", "echo"), ("program that stays", "lines"), ("program for each task", "once")];
+/// How handlers run, and the node of the package that runs so; of the existing worker the first alone. A runtime that is added has its row here, and
+/// its node in `bench/handlers/manifest.json`.
+static RUNTIMES: [(&str, &str); 4] =
+    [("python", "echo"), ("program that stays", "lines"), ("program for each task", "once"), ("wasm", "wasm")];
 
 /// How much is measured.
 pub(crate) struct Settings {
@@ -113,7 +114,8 @@ async fn echoes(settings: &Settings, workers: &[(&str, Whose)]) -> anyhow::Resul
     }
     // The first of each makes its handler's process and does not count.
     for contender in &contenders {
-        sites[contender.site].task(&format!("warm {}", contender.node), contender.node, &json!({})).await?;
+        let first = sites[contender.site].task(&format!("warm {}", contender.node), contender.node, &json!({})).await;
+        first.with_context(|| format!("{}: `cargo xtask bench worker` builds with every runtime", contender.name))?;
     }
     for round in 0..settings.rounds {
         for contender in &mut contenders {

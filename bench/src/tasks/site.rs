@@ -19,11 +19,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The package that every worker has. The program files are the only ones that are run.
-const PACKAGE: [(&str, &str, u32); 4] = [
+const PACKAGE: [(&str, &str, u32); 5] = [
     ("manifest.json", include_str!("../../handlers/manifest.json"), 0o644),
     ("handlers.py", include_str!("../../handlers/handlers.py"), 0o644),
     ("bin/lines.py", include_str!("../../handlers/bin/lines.py"), 0o755),
     ("bin/once", include_str!("../../handlers/bin/once"), 0o755),
+    ("echo.wat", include_str!("../../handlers/echo.wat"), 0o644),
 ];
 
 /// Whose worker.
