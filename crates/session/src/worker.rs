@@ -200,7 +200,8 @@ impl Worker {
         }
     }
 
-    /// The socket is closed. Without effect for a connection that is not the session's any more.
+    /// The socket is closed; `code` is that of a close frame, if there was one, and then its words say what it is about. Without effect for a connection
+    /// that is not the session's any more.
     pub fn disconnected(&mut self, binding: Binding, code: Option<u16>, reason: &str, now: Now) {
         if self.link.binding() != Some(binding) {
             return;
@@ -208,7 +209,9 @@ impl Worker {
         if is_session_lost(code, reason) {
             self.session = None;
         }
-        self.lose(Failure::Network, reason, None, None, now);
+        // What is no word of the other end's says nothing of what that thinks of us.
+        let failure = if code.is_some() { Failure::of(code, reason) } else { Failure::Network };
+        self.lose(failure, reason, None, None, now);
     }
 
     fn heartbeat_after(&mut self, now: Now) -> Duration {

@@ -170,6 +170,26 @@ fn failed_dials_end_the_worker_by_the_flag_of_their_kind_only() {
 }
 
 #[test]
+fn a_close_is_judged_by_its_words_and_a_broken_connection_is_not() {
+    for (code, words, auth, protocol, ends) in [
+        (Some(1008), "forbidden", true, false, true),
+        (Some(1008), "forbidden", false, true, false),
+        (Some(1002), "unsupported frame", false, true, true),
+        (Some(403), "", true, false, true),
+        (Some(1011), "internal error", true, true, false),
+        (Some(1012), "service restart", true, true, false),
+        // Words of our own: a line that breaks while the two shake hands.
+        (None, "the handshake was not finished", true, true, false),
+    ] {
+        let mut config = worker_config();
+        (config.reconnect.abort_on_auth_error, config.reconnect.abort_on_protocol_error) = (auth, protocol);
+        let (mut worker, binding, _) = dialled(config);
+        worker.disconnected(binding, code, words, now(ms(0)));
+        assert_eq!(worker.phase() == Phase::Over, ends, "{code:?} {words} {auth} {protocol}");
+    }
+}
+
+#[test]
 fn waits_between_dials_double_up_to_their_bound_with_jitter_also_when_the_other_end_accepts_and_closes() {
     let mut worker = Worker::new(worker_config(), 3, now(ms(0))).unwrap();
     let (mut at, mut waits) = (ms(0), Vec::new());

@@ -104,6 +104,20 @@ async fn refused_upgrades_follow_the_flag_of_their_kind() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_closed_for_its_credentials_follows_the_flag() {
+    let bench = Bench::new(SchedulerOptions::default()).await;
+    let running = bench.ready().await;
+    let n = bench.scheduler.counts().0;
+    bench.scheduler.close(1008, "forbidden");
+    bench.until("another connection", || bench.scheduler.counts().0 > n).await;
+    running.kill().await;
+    let bench = bench.set("reconnect_abort_on_auth_error", json!(true));
+    let mut running = bench.ready().await;
+    bench.scheduler.close(1008, "forbidden");
+    assert!(matches!(running.ended().await, Err(Error::Refused(reason)) if reason.contains("forbidden")));
+}
+
+#[tokio::test]
 async fn a_scheduler_that_accepts_and_closes_is_not_stormed() {
     let bench = Bench::new(SchedulerOptions::default())
         .await
