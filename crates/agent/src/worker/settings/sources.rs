@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use longshore_session::LinkConfig;
 use serde_json::{Map, Value};
 
 use super::field::{find, near};
@@ -108,8 +109,14 @@ impl Settings {
         }
         reading
             .words(&Layer::Arguments, sources.arguments.iter().map(|(name, word)| (name.clone(), name.clone(), word.clone())).collect())?;
-        let settings: Settings = serde_json::from_value(Value::Object(reading.values)).map_err(SettingsError::Unreadable)?;
+        let mut settings: Settings = serde_json::from_value(Value::Object(reading.values)).map_err(SettingsError::Unreadable)?;
         settings.check()?;
+        let window_max = LinkConfig::WINDOW_FRAMES_MAX;
+        if settings.session_window_size > window_max {
+            let place = reading.origins.get("session_window_size").map_or("session_window_size", String::as_str);
+            reading.warnings.push(format!("{place} is more than {window_max}, which is the most: it is taken as that"));
+            settings.session_window_size = window_max;
+        }
         Ok(Loaded { settings, origins: reading.origins, warnings: reading.warnings })
     }
 
@@ -194,6 +201,18 @@ mod tests {
 
     fn environment(of: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
         Settings::load(&Sources { environment: pairs(of), ..Sources::default() })
+    }
+
+    #[test]
+    fn a_window_that_is_too_large_is_told_and_taken_as_the_largest() {
+        let loaded = environment(&[("ASTRA_WORKER_SESSION_WINDOW_SIZE", "4096")]).unwrap();
+        assert_eq!(loaded.settings.session_window_size, 1024);
+        assert!(
+            loaded.warnings[0].contains("ASTRA_WORKER_SESSION_WINDOW_SIZE") && loaded.warnings[0].contains("1024"),
+            "{:?}",
+            loaded.warnings
+        );
+        assert!(environment(&[("ASTRA_WORKER_SESSION_WINDOW_SIZE", "1024")]).unwrap().warnings.is_empty());
     }
 
     #[test]
