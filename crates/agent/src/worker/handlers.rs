@@ -34,8 +34,8 @@ pub trait Handlers: Send + Sync + 'static {
     /// What failed and why, as `error` among the details.
     async fn uninstall(&self, name: String, version: Option<String>) -> Result<Payload, Payload>;
 
-    /// What is installed. May look at the disk.
-    fn inventory(&self) -> Inventory;
+    /// What is installed; nothing if that cannot be looked at now, so that what was said of it before stays. May look at the disk.
+    fn inventory(&self) -> Option<Inventory>;
 
     /// What is said of it beside its packages, in words among the features of the worker.
     fn features(&self) -> Vec<String> {

@@ -111,7 +111,9 @@ impl Worker {
     /// See [`Error`].
     pub fn new(settings: Settings, instance: String, hostname: String, handlers: Arc<dyn Handlers>) -> Result<Self, Error> {
         let began = Instant::now();
-        let mut register = with_inventory(register(&settings), &handlers.inventory());
+        let inventory = handlers.inventory();
+        let is_inventory_known = inventory.is_some();
+        let mut register = with_inventory(register(&settings), &inventory.unwrap_or_default());
         register.capabilities.features.extend(handlers.features());
         let handshake = handshake(&settings, &instance, hostname)?;
         let config = session_config(&settings, &instance, handshake, register.clone());
@@ -127,7 +129,7 @@ impl Worker {
         let tasks = tasks::Tasks::new(limits(&settings));
         let (view_tx, view) = watch::channel(View::default());
         let settings = Arc::new(settings);
-        let parts = run::Parts { settings, handlers, journal, session, register, tasks, dialer, began, view: view_tx };
+        let parts = run::Parts { settings, handlers, journal, session, register, is_inventory_known, tasks, dialer, began, view: view_tx };
         Ok(Self { runner: run::Runner::new(parts), view, instance })
     }
 

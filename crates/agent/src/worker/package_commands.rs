@@ -66,7 +66,7 @@ impl Runner {
             };
             let looking = Arc::clone(&handlers);
             // What cannot be looked at is taken to be as it was.
-            let inventory = tokio::task::spawn_blocking(move || looking.inventory()).await.ok();
+            let inventory = tokio::task::spawn_blocking(move || looking.inventory()).await.ok().flatten();
             Ended::Command { kind, name, version, result, inventory }
         });
     }
@@ -110,6 +110,7 @@ impl Runner {
 
     /// Says what is installed now, if that is something else than what was said before.
     pub(super) fn refresh(&mut self, inventory: &Inventory) {
+        self.told_of_packages();
         let register = with_inventory(self.register.clone(), inventory);
         if register == self.register {
             return;
@@ -128,9 +129,9 @@ impl Runner {
         }
     }
 
-    pub(super) fn has_drifted(&self) -> bool {
-        let now = with_inventory(self.register.clone(), &self.handlers.inventory());
-        now.packages != self.register.packages
+    /// Whether other packages are there than those that were said.
+    pub(super) fn differs(&self, inventory: &Inventory) -> bool {
+        self.register.packages.as_ref() != Some(&inventory.packages)
     }
 }
 

@@ -139,14 +139,11 @@ impl Handlers for PackageHandlers {
         }
     }
 
-    fn inventory(&self) -> Inventory {
-        let found = match self.installer.packages().inventory() {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "the packages directory cannot be read");
-                return Inventory::default();
-            }
-        };
+    fn inventory(&self) -> Option<Inventory> {
+        let found = self.installer.packages().inventory();
+        let found = found
+            .inspect_err(|error| tracing::warn!(%error, "the packages directory cannot be read; what was there before counts"))
+            .ok()?;
         let mut inventory = Inventory::default();
         for installed in found.installed {
             let (name, version) = (installed.name.to_string(), installed.version.to_string());
@@ -159,7 +156,7 @@ impl Handlers for PackageHandlers {
                 inventory.packages.push(Package { name, version, status: PackageStatus::Failed });
             }
         }
-        inventory
+        Some(inventory)
     }
 
     fn metrics(&self) -> Payload {

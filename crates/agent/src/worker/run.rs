@@ -31,10 +31,9 @@ use super::queues::Queues;
 use super::settings::{Settings, seconds};
 use super::socket::{Received, Socket};
 use super::tasks::Tasks;
-use super::vitals::CpuTime;
 use super::work::{Item, ToBegin};
 use super::{Error, View};
-use beating::Vitals;
+use beating::{Look, Vitals};
 
 /// What runs past the deadline of a drain was asked to stop, and is asked again after this: it may have begun just then.
 const STOP_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -104,6 +103,8 @@ pub(super) struct Runner {
     began: Instant,
     data_dir: PathBuf,
     vitals: Vitals,
+    /// Looks at the disk that are under way: one at most.
+    looking: JoinSet<Look>,
     view: watch::Sender<View>,
 }
 
@@ -114,6 +115,8 @@ pub(super) struct Parts {
     pub(super) journal: Journal,
     pub(super) session: longshore_session::Worker,
     pub(super) register: Register,
+    /// What is registered of packages is what was found, and not nothing because they could not be looked at.
+    pub(super) is_inventory_known: bool,
     pub(super) tasks: Tasks,
     pub(super) dialer: Option<Dialer>,
     pub(super) began: Instant,
@@ -125,6 +128,7 @@ enum Event {
     Dialled(Result<WebSocket, DialFault>),
     Ended(Ended),
     FromTask(FromTask),
+    Looked(Look),
     Flushed,
     Drain,
     Stop,
@@ -133,12 +137,12 @@ enum Event {
 
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { settings, handlers, journal, session, register, tasks, dialer, began, view } = parts;
+        let Parts { settings, handlers, journal, session, register, is_inventory_known, tasks, dialer, began, view } = parts;
         let idle = seconds(settings.dispatch_queue_idle_seconds);
         let queues = Queues::new(settings.dispatch_queue_max, settings.dispatch_queue_overflow, idle);
         let (to_runner, from_tasks) = mpsc::channel(FROM_TASKS_MAX);
         let data_dir = settings.data_dir.clone();
-        let vitals = Vitals { cpu: CpuTime::now().unwrap_or_default(), ..Vitals::default() };
+        let vitals = Vitals::new(&data_dir, is_inventory_known);
         Self {
             settings,
             handlers,
@@ -167,6 +171,7 @@ impl Runner {
             began,
             data_dir,
             vitals,
+            looking: JoinSet::new(),
             view,
         }
     }
@@ -198,6 +203,7 @@ impl Runner {
                 Event::Dialled(result) => self.dialled(result),
                 Event::Ended(ended) => self.ended(ended),
                 Event::FromTask(word) => self.heard(word),
+                Event::Looked(look) => self.looked(look),
                 Event::Flushed => {}
                 Event::Drain => {
                     has_drained = true;
@@ -258,6 +264,7 @@ impl Runner {
                 // Its panics are caught inside; what is left is a runtime that ends.
                 Err(_) => Event::Tick,
             },
+            Some(look) = self.looking.join_next() => look.map_or(Event::Tick, Event::Looked),
             event = of_socket(&mut self.socket) => event,
             result = dialled_of(&mut self.dialling) => Event::Dialled(result),
             Some(word) = self.from_tasks.recv(), if takes_words => Event::FromTask(word),

@@ -226,7 +226,7 @@ impl Handlers for Operations {
         self.packages.uninstall(name, version).await
     }
 
-    fn inventory(&self) -> Inventory {
+    fn inventory(&self) -> Option<Inventory> {
         self.packages.inventory()
     }
 

@@ -44,6 +44,29 @@ async fn packages_are_installed_and_removed_with_an_event_and_a_new_registration
     assert_eq!(events()[n + 1]["status"], "failed");
 }
 
+#[tokio::test]
+async fn packages_that_cannot_be_looked_at_are_not_taken_to_be_gone_and_are_registered_when_they_can_be() {
+    let bench =
+        Bench::new(SchedulerOptions::default()).await.set("heartbeat_interval_seconds", json!(1)).set("heartbeat_jitter_seconds", json!(1));
+    let running = bench.ready().await;
+    bench.scheduler.send("biz.pkg.install", &json!({"name": "p", "version": "1", "url": "file:///p"}), None);
+    bench.until("an event", || events(&bench).len() == 1).await;
+    let registered = |bench: &Bench| bench.scheduler.registered().unwrap()["packages"].as_array().unwrap().len();
+    assert_eq!(registered(&bench), 1);
+    running.handlers.seen().is_unreadable = true;
+    bench.scheduler.send("biz.pkg.install", &json!({"name": "q", "version": "1", "url": "file:///q"}), None);
+    bench.until("an event", || events(&bench).len() == 2).await;
+    assert_eq!(registered(&bench), 1, "what was there before counts");
+    let handlers = Arc::clone(&running.handlers);
+    running.kill().await;
+    // The same at the start: nothing is known of any, until they can be looked at.
+    let mut running = bench.start_with(handlers);
+    bench.open(&mut running).await;
+    assert_eq!(registered(&bench), 0);
+    running.handlers.seen().is_unreadable = false;
+    bench.until("both are registered", || registered(&bench) == 2).await;
+}
+
 fn events(bench: &Bench) -> Vec<Value> {
     bench.scheduler.frames("biz.pkg.event").into_iter().map(|frame| frame["payload"].clone()).collect()
 }

@@ -231,6 +231,30 @@ async fn heartbeats_say_what_is_so() {
 }
 
 #[tokio::test]
+async fn a_disk_that_hangs_holds_up_no_heartbeat_and_no_task() {
+    let bench =
+        Bench::new(SchedulerOptions::default()).await.set("heartbeat_interval_seconds", json!(1)).set("heartbeat_jitter_seconds", json!(1));
+    let running = bench.ready().await;
+    let handlers = Arc::clone(&running.handlers);
+    // On a thread of its own: held over what is waited for here.
+    let (held, (release, released)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let holder = std::thread::spawn(move || {
+        let _disk = handlers.disk.lock().unwrap();
+        held.0.send(()).unwrap();
+        let _dropped_by_the_test = released.recv();
+    });
+    held.1.recv().unwrap();
+    let n = bench.scheduler.frames("control.heartbeat").len();
+    bench.until("heartbeats all the same", || bench.scheduler.frames("control.heartbeat").len() > n + 1).await;
+    bench.dispatch("t", json!({}));
+    bench.answer("t").await;
+    running.drain.cancel();
+    bench.until("a drain", || running.view().is_draining).await;
+    drop(release);
+    holder.join().unwrap();
+}
+
+#[tokio::test]
 async fn no_frame_and_no_request_has_an_id_that_another_process_gave() {
     let bench = Bench::new(SchedulerOptions::default()).await;
     for n in 0..3 {

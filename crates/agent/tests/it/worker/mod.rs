@@ -40,6 +40,8 @@ struct Seen {
     tasks: Vec<Task>,
     installed: Vec<(String, String)>,
     installs: Vec<Install>,
+    /// Packages cannot be looked at.
+    is_unreadable: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ struct TestHandlers {
     seen: Mutex<Seen>,
     /// Tasks with `"gate": true` wait for it.
     gate: CancellationToken,
+    /// Whoever holds it holds up every look at the packages.
+    disk: Mutex<()>,
 }
 
 fn object(value: Value) -> Payload {
@@ -169,8 +173,12 @@ impl Handlers for TestHandlers {
         if seen.installed.len() == before { Err(object(json!({"error": "not installed"}))) } else { Ok(Payload::new()) }
     }
 
-    fn inventory(&self) -> Inventory {
+    fn inventory(&self) -> Option<Inventory> {
+        let _held_up = self.disk.lock().unwrap();
         let seen = self.seen();
+        if seen.is_unreadable {
+            return None;
+        }
         let installed = seen.installed.iter().cloned();
         let (packages, manifests) = installed
             .map(|(name, version)| {
@@ -178,7 +186,7 @@ impl Handlers for TestHandlers {
                 (package, Manifest { name, version, manifest: object(json!({"nodes": []})) })
             })
             .unzip();
-        Inventory { packages, manifests }
+        Some(Inventory { packages, manifests })
     }
 }
 
