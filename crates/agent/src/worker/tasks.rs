@@ -67,6 +67,8 @@ pub(crate) struct Tasks {
     limits: Limits,
     held: BTreeMap<Key, Held>,
     exclusive: BTreeSet<String>,
+    /// Of those that are held.
+    n_waiting: usize,
     n_running: usize,
     running_of: BTreeMap<String, usize>,
     /// Package commands.
@@ -87,6 +89,7 @@ impl Tasks {
             limits,
             held: BTreeMap::new(),
             exclusive: BTreeSet::new(),
+            n_waiting: 0,
             n_running: 0,
             running_of: BTreeMap::new(),
             n_commands: 0,
@@ -110,6 +113,7 @@ impl Tasks {
         }
         self.exclusive.extend(claims.exclusive.clone());
         self.held.insert(key, Held { claims, state: State::Waiting });
+        self.n_waiting += 1;
         Ok(())
     }
 
@@ -160,6 +164,9 @@ impl Tasks {
 
     fn occupy(&mut self, key: &Key) {
         if let Some(held) = self.held.get_mut(key) {
+            if held.state == State::Waiting {
+                self.n_waiting -= 1;
+            }
             held.state = State::Running;
             self.n_running += 1;
             *self.running_of.entry(held.claims.node_type.clone()).or_default() += 1;
@@ -222,7 +229,8 @@ impl Tasks {
         match held.state {
             State::Running => self.vacate(&held.claims.node_type),
             State::Resuming => self.resuming.retain(|other| other != key),
-            State::Waiting | State::InNext(_) => {}
+            State::Waiting => self.n_waiting -= 1,
+            State::InNext(_) => {}
         }
         if let Some(exclusive) = &held.claims.exclusive {
             self.exclusive.remove(exclusive);
@@ -256,7 +264,7 @@ impl Tasks {
 
     /// Tasks that have begun and not ended, waiting for `next()` or not.
     pub(crate) fn n_begun(&self) -> usize {
-        self.held.values().filter(|held| held.state != State::Waiting).count()
+        self.held.len() - self.n_waiting
     }
 
     /// Package commands that run.

@@ -231,6 +231,10 @@ impl Runner {
             self.begin_command(item);
             has_begun = true;
         }
+        // Asked first: what waits is many, and a flood asks for each of its frames.
+        if !self.tasks.has_any_slot() {
+            return has_begun;
+        }
         let Self { queues, tasks, .. } = self;
         let next = queues.take(kind::DISPATCH, now, |item| match item {
             Item::Task(key) => tasks.may_begin(key),

@@ -186,7 +186,7 @@ async fn a_flood_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
 }
 
 #[tokio::test]
-#[ignore = "minutes"]
+#[ignore = "a minute or two in a debug build"]
 async fn a_flood_of_a_hundred_thousand_frames_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
     flood(100_000).await;
 }
@@ -195,6 +195,9 @@ async fn flood(n_frames: usize) {
     const KINDS: [&str; 3] = ["block", "drop_new", "drop_oldest"];
     let options = SchedulerOptions { keeps: false, ..Default::default() };
     let mut grown = Vec::new();
+/// Refusals that a worker keeps for a scheduler that does not hear them.
+const OUTBOX_MAX: usize = 4096;
+
     for policy in KINDS {
         let home = Home::new(options.clone()).await;
         let (url, path) = (home.scheduler.url(), home.path().to_owned());
@@ -216,10 +219,12 @@ async fn flood(n_frames: usize) {
             (task["package_name"], task["node_type"]) = (json!("test.pkg"), json!("echo"));
             home.scheduler.send("biz.exec.dispatch", &task, None);
         }
-        // Each was judged, and each that found no room was told so.
+        // Each was judged, and each that was let in and found no room was told so. As long as this scheduler sends, it hears of no refusal: those that
+        // wait for it fill the worker's outbox, and then nothing more is let in. What is not is not acknowledged by its id, and comes again from one that keeps to
+        // the window.
         let n_waiting = 1024 + 256;
-        let n_refused = if policy == "block" { 0 } else { n_frames - n_waiting };
-        eventually("all judged", Duration::from_secs(3600), async || {
+        let n_refused = if policy == "block" { 0 } else { (n_frames - n_waiting).min(OUTBOX_MAX) };
+        eventually("all judged", Duration::from_secs(600), async || {
             (home.scheduler.n_received("control.ack") > n_frames && home.scheduler.n_received("biz.exec.error") >= n_refused).then_some(())
         })
         .await;
