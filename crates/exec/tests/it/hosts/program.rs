@@ -75,6 +75,25 @@ async fn programs_that_hang_are_ended_with_all_they_have_started() {
 }
 
 #[tokio::test]
+async fn programs_that_allocate_fork_or_print_a_gibibyte_harm_nobody_else() {
+    let (stand, package) = (Stand::with(|settings| settings.memory_bytes_max = Some(256 << 20)), package("programs"));
+    let cancel = CancellationToken::new();
+    let other = Call { task_id: "other".to_owned(), ..call("shell", json!({ "hang": true })) };
+    let (ended, ()) = tokio::join!(stand.hosts.run(&package, other, Door::default(), cancel.clone()), async {
+        let bystander = pid_in(&stand.data("other", "begun")).await;
+        let (kind, message) = stand.fault(&package, "shell", json!({ "allocates": true })).await;
+        assert!(kind == ErrorKind::Raised && message.contains("memory"), "{message}");
+        assert_eq!(stand.result(&package, "shell", json!({ "prints": true })).await, json!({ "printed": true }));
+        let forked = stand.result(&package, "shell", json!({ "forks": true })).await;
+        let child = i32::try_from(forked["child"].as_i64().unwrap()).unwrap();
+        assert!(!is_alive(child), "what it started went with it");
+        assert!(is_alive(bystander));
+        cancel.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
+}
+
+#[tokio::test]
 async fn a_program_that_stays_takes_a_line_for_each_call() {
     let (stand, package) = (Stand::patient(), package("programs"));
     let (sender, mut receiver) = feedback_channel();
