@@ -74,6 +74,11 @@ impl PackageHandlers {
     /// Ends every host and waits until they are gone. Safe to repeat.
     pub async fn close(&self) {
         self.runner.close().await;
+    /// What runs the nodes, for who runs them as jobs too.
+    pub(super) fn runner(&self) -> Runner {
+        self.runner.clone()
+    }
+
     }
 }
 

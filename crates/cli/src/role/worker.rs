@@ -76,7 +76,7 @@ impl Start {
             None => worker::lasting_identity(Path::new(IDENTITY)).map_err(failed)?,
         };
         let packages = Arc::new(open(&settings, &instance)?);
-        let operations = operations(&settings, &instance, Arc::clone(&packages) as Arc<dyn Handlers>)?;
+        let operations = operations(&settings, &instance, Arc::clone(&packages))?;
         let handlers = match &operations {
             Some(operations) => Arc::clone(operations) as Arc<dyn Handlers>,
             None => Arc::clone(&packages) as Arc<dyn Handlers>,
@@ -192,7 +192,7 @@ fn open(settings: &Settings, instance: &str) -> Result<PackageHandlers, Failure>
 }
 
 /// Who performs operations for a controller; nobody, if the settings say so or there is no controller.
-fn operations(settings: &Settings, instance: &str, packages: Arc<dyn Handlers>) -> Result<Option<Arc<Operations>>, Failure> {
+fn operations(settings: &Settings, instance: &str, packages: Arc<PackageHandlers>) -> Result<Option<Arc<Operations>>, Failure> {
     if !settings.host_operations || settings.transport == TransportKind::Dummy {
         return Ok(None);
     }
@@ -230,7 +230,7 @@ mod tests {
         let path = |name: &str| Some(dir.path().join(name));
         let performed = |settings: Settings| {
             let settings = Settings { packages_dir: path("packages"), state_dir: path("state"), ..settings };
-            let packages: Arc<dyn Handlers> = Arc::new(open(&settings, "w").unwrap());
+            let packages = Arc::new(open(&settings, "w").unwrap());
             operations(&settings, "w", packages).unwrap().is_some()
         };
         assert!(performed(Settings::default()));

@@ -21,6 +21,13 @@ async def echo(context):
 def fail(context):
     raise ValueError("nothing works")
 
+async def alone(context):
+    lock = os.open(context.params["lock"], os.O_CREAT | os.O_EXCL)
+    await asyncio.sleep(0.1)
+    os.close(lock)
+    os.unlink(context.params["lock"])
+    return {"outputs": {"key": context.metadata["concurrency_key"], "fence": context.metadata["fence"]}}
+
 def skip(context):
     return {"status": "skipped"}
 
@@ -50,7 +57,7 @@ impl Package {
         let manifest = json!({
             "schemaVersion": "1.0.0", "name": "test.pkg", "version": version, "description": "Handlers of a test.",
             "adapters": [{"name": "main", "entrypoint": "handlers", "capabilities": ["x"]}], "python": {"requires": ">=3.8"},
-            "nodes": (["echo", "fail", "skip", "hang"].map(node)),
+            "nodes": (["echo", "fail", "skip", "hang", "alone"].map(node)),
         });
         std::fs::write(self.dir.join("manifest.json"), manifest.to_string()).unwrap();
         std::fs::write(self.dir.join("handlers.py"), handlers).unwrap();
@@ -107,7 +114,7 @@ async fn what_is_installed_while_an_agent_runs_is_announced_and_run() {
     package.install(&user, "1.0.0", HANDLERS).await;
     announced(&user, &["test.pkg@1.0.0"]).await;
     let shown = text(&user.types(&["agent", "show", "host-0"]).await.stdout);
-    assert!(shown.contains("test.pkg 1.0.0  echo fail hang skip"), "{shown}");
+    assert!(shown.contains("test.pkg 1.0.0  alone echo fail hang skip"), "{shown}");
     let done = user.data(&words("node=echo", "_any", r#"parameters={"n": [1, "x"]}"#)).await;
     let execution = &done["executions"][0];
     assert_eq!((&done["status"], &execution["hostname"]), (&json!("completed"), &json!("host-0")), "{done}");
@@ -140,6 +147,24 @@ async fn what_is_installed_while_an_agent_runs_is_announced_and_run() {
         words.extend(["--yes"].into_iter().chain(version.iter().flat_map(|version| ["--arg", version.as_str()])));
         let done = user.data(&words).await;
         assert_eq!(done["executions"][0]["result"]["output"]["which"], expected, "{done}");
+    }
+
+    // Under a concurrency key one runs at a time, in order, and each knows its turn.
+    let lock = format!("parameters={}", json!({ "lock": fleet.dir.path().join("lock") }));
+    let mut keyed = words("node=alone", "_any", &lock);
+    keyed.retain(|word| *word != "--wait");
+    keyed.extend(["--concurrency-key", "alone"]);
+    let (mut turns, mut last) = (Vec::new(), 0);
+    for _ in 0..4 {
+        turns.push(text_of(&user.data(&keyed).await["id"]).to_owned());
+    }
+    for id in turns {
+        let done = user.data(&["job", "wait", &id]).await;
+        let output = &done["executions"][0]["result"]["output"];
+        assert_eq!((&done["status"], &output["key"]), (&json!("completed"), &json!("alone")), "{done}");
+        let fence = output["fence"].as_u64().unwrap();
+        assert!(fence > last, "{fence} after {last}");
+        last = fence;
     }
 
     // What a handler has started is gone when its job was cancelled, or its time was up.

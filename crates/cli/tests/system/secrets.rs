@@ -55,10 +55,36 @@ fn has_token(secret: &str) -> String {
     format!("test \"$(printf %s \"$TOKEN\" | sha256sum | cut -c1-12)\" = {}", digest_of(secret))
 }
 
+/// A package whose handlers show their secret wherever they can.
+pub(crate) fn telling_package(packages: &Path) {
+    let handlers = r#"
+import hashlib
+
+def token_of(context):
+    return context.params.get("__resourceBindings", {}).get("DEPLOY_TOKEN", {}).get("value", "nothing")
+
+async def show(context):
+    token = token_of(context)
+    print("printed", token, context.params.get("plain"))
+    for n in range(context.params.get("lines", 0)):
+        print("line", n, "x" * 500)
+    await context.feedback.send(message="told " + token, chunks=[{"channel": "stderr", "text": "a chunk " + token + "\n"}])
+    return {"outputs": {"digest": hashlib.sha256(token.encode()).hexdigest()[:12], "echo": [token]}}
+
+def fail(context):
+    raise ValueError(token_of(context))
+"#;
+    let package = packages.join("telling.pkg/1.0.0");
+    std::fs::create_dir_all(&package).unwrap();
+    std::fs::write(package.join("handlers.py"), handlers).unwrap();
+    std::fs::write(package.join("manifest.json"), crate::worker::manifest("telling.pkg", "1.0.0", &["show", "fail"]).to_string()).unwrap();
+}
+
 #[tokio::test]
 async fn a_secret_is_nowhere_but_in_the_program_it_is_for() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
+    telling_package(&data.join("packages"));
     let mut start = longshore(home.path(), &["start", "-o", "json", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()]);
     start.env("LONGSHORE_LOG", "trace");
     let mut process = Process::spawn(start);
@@ -104,6 +130,26 @@ async fn a_secret_is_nowhere_but_in_the_program_it_is_for() {
     for words in [&["job", "show", &id][..], &["job", "list", "-o", "json"], &["job", "list"], &["config", "show"]] {
         assert_eq!(types(words).await.status.code(), Some(0), "{words:?}");
     }
+
+    // A handler of a package has it among what it is bound to.
+    eventually("the package to be announced", PATIENCE, async || {
+        text(&types(&["agent", "list", "-o", "json"]).await.stdout).contains("telling.pkg").then_some(())
+    })
+    .await;
+    let parameters = format!(r#"parameters={{"plain": "{PLAIN}"}}"#);
+    let handler =
+        ["job", "submit", "package.run", "--arg", "package=telling.pkg", "--arg", &parameters, "--secret", "DEPLOY_TOKEN", "--wait"];
+    let shown: Value =
+        serde_json::from_slice(&types(&[&handler[..], &["--arg", "node=show", "-o", "json"]].concat()).await.stdout).unwrap();
+    assert_eq!(shown["args"]["secrets"], json!({"DEPLOY_TOKEN": "***"}), "{shown}");
+    assert_eq!(shown["executions"][0]["result"]["output"], json!({"digest": digest, "echo": ["***"]}), "{shown}");
+    let logs = types(&["job", "logs", shown["id"].as_str().unwrap()]).await;
+    let heard = text(&logs.stdout) + &text(&logs.stderr);
+    for expected in [format!("printed *** {PLAIN}"), "told ***".to_owned(), "a chunk ***".to_owned()] {
+        assert!(heard.contains(&expected), "{expected:?} in {heard}");
+    }
+    let failed = types(&[&handler[..], &["--arg", "node=fail"]].concat()).await;
+    assert!((text(&failed.stdout) + &text(&failed.stderr)).contains("ValueError: ***"), "{}", text(&failed.stderr));
 
     process.signal(Signal::TERM);
     assert!(process.wait(PATIENCE).await.success(), "{}", process.output());

@@ -25,7 +25,7 @@ pub(super) struct Abilities {
     pub(super) at_once: usize,
     pub(super) labels: Vec<Label>,
     pub(super) packages: Vec<WorkerPackage>,
-    /// Operations beside `package.run`, of a Longshore.
+    /// Operations, of a Longshore; `package.run` among them if it takes its secrets.
     pub(super) operations: Vec<Operation>,
 }
 

@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 use longshore_model::job::{Claim as Decision, Claimant, Execution, Job, claim};
 use longshore_model::limits::RESULT_INLINE_BYTES_MAX;
-use longshore_model::operation::{Call, Operation};
+use longshore_model::operation::{Call, Operation, has_secrets};
 use longshore_model::wire::attached::FinishedFrame;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Failure, Outcome, ResultObject, SCHEMA};
@@ -113,7 +113,9 @@ impl Ending {
     /// What a worker's word on an attempt at this job means. `version` is that of the package that it ran with, if it is known.
     pub(super) fn of(job: &Job, attempt: u32, told: Told, version: &str) -> Self {
         let Told { outcome, result, failure, duration_ms } = told;
-        if let Call::PackageRun(_) = &job.call {
+        if let Call::PackageRun(run) = &job.call
+            && run.secrets.is_empty()
+        {
             let result = result.map(|mut result| {
                 version.clone_into(&mut result.version);
                 serde_json::to_value(result).expect("names are text")
@@ -222,7 +224,8 @@ pub(super) async fn take(app: App, proxy: Proxy, delivery: Delivery) -> (Claimed
         return (Claimed::Over, None);
     };
     let key = (definition.id, execution);
-    let kept = (definition.operation != Operation::PackageRun.name()).then(|| Box::new(definition.clone()));
+    let is_dispatched = definition.operation == Operation::PackageRun.name() && !has_secrets(&definition.args);
+    let kept = (!is_dispatched).then(|| Box::new(definition.clone()));
     let job = match Job::try_from(definition) {
         Ok(job) => job,
         Err(error) => {

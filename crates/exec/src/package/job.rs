@@ -1,25 +1,30 @@
 //! `package.run` as a job: one attempt at a node of an installed package, and what its handler says meanwhile as the job's output.
 
+mod log;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use data_encoding::BASE64;
-use longshore_model::limits::{LOG_BYTES_PER_STEP_MAX, LOG_RECORD_BYTES_MAX};
-use longshore_model::operation::PackageRun;
+use longshore_model::operation::{PackageRun, RESOURCE_BINDINGS};
 use longshore_model::unit::Span;
 use longshore_model::wire::log::{LogStream, progress_line};
 use longshore_model::wire::problem::ErrorCode;
+use longshore_model::wire::record::Failure;
 use longshore_model::wire::result::PackageResult;
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::log::{Log, without};
 use super::host::{Call, Channel, Chunk, Door, ErrorKind, Feedback, FeedbackReceiver, HandlerError, Outcome, Status, feedback_channel};
 use super::runner::words_of;
 use crate::Output;
 use crate::executor::{Host, Task};
 use crate::finished::Finished;
-use crate::process::Stops;
+use crate::process::{Redactor, Stops};
+use crate::secrets::opened;
 
 /// For whom a job's handlers work, as they see it.
 const TENANT: &str = "default";
@@ -35,12 +40,17 @@ pub(crate) async fn run(host: &Host, task: &Task, run: &PackageRun, output: Arc<
         let version = run.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
         return Finished::skipped(format!("this host does not have the node {} of the package {}{version}", run.node, run.package));
     };
+    let secrets = match opened(&run.secrets) {
+        Ok(secrets) => secrets,
+        Err(finished) => return *finished,
+    };
+    let redactor = Redactor::of(&secrets);
     let (feedback, mut said) = feedback_channel();
-    let log = Arc::new(Bounded { output, left: AtomicU64::new(LOG_BYTES_PER_STEP_MAX) });
+    let log = Arc::new(Log::new(output, redactor.as_ref()));
     let door = Door { feedback: Some(feedback), next: None, output: Some(Arc::clone(&log) as Arc<dyn Output>) };
     let stop = CancellationToken::new();
     let result = {
-        let mut work = std::pin::pin!(runner.run(&run.package, &version, call(task, run, stops), door, stop.clone()));
+        let mut work = std::pin::pin!(runner.run(&run.package, &version, call(task, run, &secrets, stops), door, stop.clone()));
         let mut tell = std::pin::pin!(tell(&mut said, &log));
         let mut is_told = false;
         let result = loop {
@@ -57,22 +67,70 @@ pub(crate) async fn run(host: &Host, task: &Task, run: &PackageRun, output: Arc<
         }
         result
     };
-    match result {
+    log.end();
+    let finished = match result {
         Ok(outcome) => ended(outcome, version),
-        Err(error) => failed(&error, task.job.timeout),
+        Err(error) => failed(&error, task.job.timeout, runner.hosts().end_with_tasks()),
+    };
+    match &redactor {
+        Some(redactor) => masked(finished, redactor),
+        None => finished,
     }
 }
 
-fn call(task: &Task, run: &PackageRun, stops: &Stops) -> Call {
+fn call(task: &Task, run: &PackageRun, secrets: &BTreeMap<String, String>, stops: &Stops) -> Call {
+    let key = task.job.concurrency_key.as_ref().map(|key| ("concurrency_key".to_owned(), key.as_str().into()));
+    let fence = task.fence.map(|fence| ("fence".to_owned(), fence.into()));
     Call {
         run_id: task.job.id.to_string(),
         task_id: format!("{}/{}", task.execution, task.attempt),
         node_id: task.execution.to_string(),
         node_type: run.node.clone(),
-        parameters: run.parameters.clone(),
+        parameters: bound(run.parameters.clone(), secrets),
+        metadata: key.into_iter().chain(fence).collect(),
         tenant: TENANT.to_owned(),
         timeout: Some(stops.deadline.saturating_duration_since(Instant::now())),
         ..Call::default()
+    }
+}
+
+/// The parameters with each secret where packages look for what they are bound to.
+fn bound(mut parameters: Map<String, Value>, secrets: &BTreeMap<String, String>) -> Map<String, Value> {
+    if secrets.is_empty() {
+        return parameters;
+    }
+    // That it is an object, and has none of these names, was checked when the job came.
+    if let Value::Object(bindings) = parameters.entry(RESOURCE_BINDINGS).or_insert_with(|| json!({})) {
+        let binding = |(name, value): (&String, &String)| {
+            (name.clone(), json!({ "resourceId": name, "type": "secret", "sizeBytes": value.len(), "metadata": {}, "value": value }))
+        };
+        bindings.extend(secrets.iter().map(binding));
+    }
+    parameters
+}
+
+/// The same without any secret in it.
+fn masked(finished: Finished, redactor: &Redactor) -> Finished {
+    let failure = finished.failure.map(|failure| Failure { message: without(redactor, &failure.message), ..failure });
+    let result = finished.result.map(|mut result| {
+        mask(&mut result, redactor);
+        result
+    });
+    Finished { failure, result, ..finished }
+}
+
+fn mask(value: &mut Value, redactor: &Redactor) {
+    match value {
+        Value::String(text) => *text = without(redactor, text),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, redactor)),
+        Value::Object(fields) => {
+            let masked = std::mem::take(fields).into_iter().map(|(name, mut value)| {
+                mask(&mut value, redactor);
+                (without(redactor, &name), value)
+            });
+            *fields = masked.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -93,8 +151,8 @@ fn ended(outcome: Outcome, version: String) -> Finished {
     Finished { result, ..finished }
 }
 
-/// Why there is no word of the handler's own.
-fn failed(error: &HandlerError, limit: Duration) -> Finished {
+/// Why there is no word of the handler's own. What a handler that is stopped has started is known to be gone where its host ends with it.
+fn failed(error: &HandlerError, limit: Duration, hosts_end_too: bool) -> Finished {
     match error.kind {
         ErrorKind::NotLoaded | ErrorKind::Raised | ErrorKind::BadReturn | ErrorKind::HostDied => {
             Finished::failed(ErrorCode::HandlerFailed, words_of(error))
@@ -105,12 +163,12 @@ fn failed(error: &HandlerError, limit: Duration) -> Finished {
             let gone = if error.verified { "" } else { "; not every process is known to be gone" };
             Finished::failed(ErrorCode::TimedOut, format!("ran longer than {}{gone}", Span(limit)))
         }
-        ErrorKind::Cancelled => Finished::cancelled(error.verified),
+        ErrorKind::Cancelled => Finished::cancelled(error.verified && hosts_end_too),
     }
 }
 
 /// Hands on what the handler says, until it says no more.
-async fn tell(said: &mut FeedbackReceiver, log: &Bounded) {
+async fn tell(said: &mut FeedbackReceiver, log: &Log) {
     while let Some(Feedback { stage, progress, message, chunks, dropped_chunks, metrics: _, metadata: _ }) = said.recv().await {
         if dropped_chunks > 0 {
             log.write(
@@ -139,58 +197,16 @@ async fn tell(said: &mut FeedbackReceiver, log: &Bounded) {
     }
 }
 
-/// As much output as one step may have, and a remark where it was cut off.
-struct Bounded {
-    output: Arc<dyn Output>,
-    left: AtomicU64,
-}
-
-impl Output for Bounded {
-    fn write(&self, step: u32, stream: LogStream, bytes: &[u8]) {
-        let wanted = bytes.len() as u64;
-        let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(wanted)));
-        let left = before.unwrap_or_default();
-        let fits = usize::try_from(left.min(wanted)).unwrap_or(bytes.len());
-        bytes[..fits].chunks(LOG_RECORD_BYTES_MAX).for_each(|piece| self.output.write(step, stream, piece));
-        if fits < bytes.len() && left > 0 {
-            self.output.write(step, LogStream::System, b"[truncated: the handler told more than its log keeps]\n");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Kept(Mutex<Vec<(LogStream, usize)>>);
-
-    impl Output for Kept {
-        fn write(&self, _step: u32, stream: LogStream, bytes: &[u8]) {
-            self.0.lock().unwrap().push((stream, bytes.len()));
-        }
-    }
-
-    #[test]
-    fn output_of_a_handler_is_cut_off_once_and_says_so() {
-        let kept = Arc::new(Kept::default());
-        let log = Bounded { output: Arc::clone(&kept) as Arc<dyn Output>, left: AtomicU64::new(10) };
-        for _ in 0..3 {
-            log.write(0, LogStream::Stdout, b"sevenby");
-        }
-        let kept = kept.0.lock().unwrap();
-        let pieces: Vec<_> = kept.iter().map(|(stream, bytes)| (*stream, if *stream == LogStream::System { 0 } else { *bytes })).collect();
-        assert_eq!(pieces, [(LogStream::Stdout, 7), (LogStream::Stdout, 3), (LogStream::System, 0)]);
-    }
 
     #[test]
     fn every_kind_of_fault_has_its_own_end() {
         use longshore_model::wire::record::Outcome as Word;
         let end = |kind, verified| {
             let error = HandlerError { verified, ..HandlerError::new(kind, "it") };
-            let finished = failed(&error, Duration::from_secs(3));
+            let finished = failed(&error, Duration::from_secs(3), true);
             (finished.outcome, finished.failure.map(|failure| failure.code), finished.transient, finished.cancel_verified)
         };
         for kind in [ErrorKind::NotLoaded, ErrorKind::Raised, ErrorKind::BadReturn, ErrorKind::HostDied] {
@@ -200,5 +216,24 @@ mod tests {
         assert_eq!(end(ErrorKind::HostUnavailable, true), (Word::Failed, Some(ErrorCode::HostFault), true, None));
         assert_eq!(end(ErrorKind::TimedOut, true), (Word::Failed, Some(ErrorCode::TimedOut), false, None));
         assert_eq!(end(ErrorKind::Cancelled, false), (Word::Cancelled, Some(ErrorCode::Cancelled), false, Some(false)));
+        // A host that stays may have what the handler started.
+        let stays = failed(&HandlerError::new(ErrorKind::Cancelled, "it"), Duration::from_secs(3), false);
+        assert_eq!(stays.cancel_verified, Some(false));
+    }
+
+    #[test]
+    fn secrets_are_bound_beside_what_is_bound_already_and_masked_wherever_they_come_back() {
+        let secrets = BTreeMap::from([("key".to_owned(), "hunter2-hunter2".to_owned())]);
+        let given = json!({ "n": 1, "__resourceBindings": { "other": { "value": "x" } } });
+        let Value::Object(given) = given else { panic!("it is an object") };
+        let parameters = bound(given.clone(), &secrets);
+        assert_eq!(parameters["__resourceBindings"]["key"]["value"], "hunter2-hunter2");
+        assert_eq!((&parameters["__resourceBindings"]["other"], &parameters["n"]), (&json!({ "value": "x" }), &json!(1)));
+        assert_eq!(bound(given.clone(), &BTreeMap::new()), given);
+        let result = json!({ "a": ["it is hunter2-hunter2!", 7, null], "hunter2-hunter2": true });
+        let finished = Finished { result: Some(result), ..Finished::failed(ErrorCode::HandlerFailed, "ValueError: hunter2-hunter2") };
+        let finished = masked(finished, &Redactor::of(&secrets).unwrap());
+        assert_eq!(finished.result, Some(json!({ "a": ["it is ***!", 7, null], "***": true })));
+        assert_eq!(finished.failure.unwrap().message, "ValueError: ***");
     }
 }

@@ -31,5 +31,6 @@ pub(crate) use groups::{Bound, Groups, boundable, killable};
 pub(crate) use launch::{Exit, Fault, Launcher, NotStarted, Nursery, Program, Ran, Wiring, hand_over, random_text};
 pub(crate) use log_file::LogFile;
 pub(crate) use protocol::{Contain, Limits, StartFault};
+pub use redact::Redactor;
 pub(crate) use stops::{Stop, Stops};
 pub(crate) use tree::{CARRIER_VARIABLE, Marked, end_marked, pause};

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use longshore_model::limits::REDACTED_BYTES_MIN;
 use longshore_model::wire::secret::MASK;
 
-/// One stream's.
+/// One stream's. Shows none of the values.
 #[derive(Clone)]
-pub(crate) struct Redactor {
+pub struct Redactor {
     /// The longest first.
     secrets: Vec<Vec<u8>>,
     /// Whether a secret begins with this byte.
@@ -20,7 +20,8 @@ pub(crate) struct Redactor {
 
 impl Redactor {
     /// For these values; `None` if none of them is long enough to be looked for.
-    pub(crate) fn of(secrets: &BTreeMap<String, String>) -> Option<Self> {
+    #[must_use]
+    pub fn of(secrets: &BTreeMap<String, String>) -> Option<Self> {
         // Programs and shells drop line ends.
         let mut values: Vec<Vec<u8>> =
             secrets.values().flat_map(|text| [text.as_str(), text.trim_end()]).map(|text| text.as_bytes().to_vec()).collect();
@@ -34,8 +35,14 @@ impl Redactor {
         (!values.is_empty()).then_some(Self { secrets: values, begins, held: Vec::new() })
     }
 
+    /// Another for the same values, which holds nothing back yet.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self { secrets: self.secrets.clone(), begins: self.begins, held: Vec::new() }
+    }
+
     /// Takes a piece and gives what may go on.
-    pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         let (ready, from) = self.scan(|secret, rest| secret.len() > rest.len() && secret.starts_with(rest));
         self.held.drain(..from);
@@ -43,7 +50,7 @@ impl Redactor {
     }
 
     /// Gives what was held back: nothing more will come.
-    pub(crate) fn rest(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         let (ready, _) = self.scan(|_, _| false);
         self.held.clear();
         ready

@@ -327,6 +327,7 @@ macro_rules! secrets_of {
         match $call {
             Self::CommandExec(Command { secrets, .. })
             | Self::CommandShell { command: Command { secrets, .. }, script: _ }
+            | Self::PackageRun(PackageRun { secrets, .. })
             | Self::WorkspaceRun { run: WorkspaceRun { secrets, .. }, args: _ } => Some(secrets),
             Self::WithFacts(template) => template.$of_template(),
             Self::NetworkDnsGet { .. }
@@ -339,8 +340,7 @@ macro_rules! secrets_of {
             | Self::NodeMemoryGet
             | Self::NodeOsGet
             | Self::NodeStatusGet
-            | Self::NodeUptimeGet
-            | Self::PackageRun(_) => None,
+            | Self::NodeUptimeGet => None,
         }
     };
 }

@@ -17,7 +17,7 @@ use schemars::schema_for;
 pub use call::{Call, CallError, Command, Shell, Step, StepLimits, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
-pub use package::PackageRun;
+pub use package::{PackageRun, RESOURCE_BINDINGS};
 pub use secret::{has_secrets, sealing_context, shown_args};
 pub use template::{FillError, Template};
 

@@ -2,10 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use super::call::{CallError, fault};
+use super::call::{CallError, fault, stored};
+use super::secret;
 use crate::limits::{PACKAGE_NAME_BYTES_MAX, PARAMETERS_BYTES_MAX, PARAMETERS_DEPTH_MAX};
 use crate::unit::ByteSize;
 use crate::wire::args::PackageArgs;
+use crate::wire::secret::Secrets;
+
+/// Where handlers find what they are bound to, secrets among it, in their parameters: the name that packages for the existing worker know.
+pub const RESOURCE_BINDINGS: &str = "__resourceBindings";
 
 /// What `package.run` does. Every name is one that a package can have, so it is safe in a path.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,10 +23,12 @@ pub struct PackageRun {
     pub node: String,
     /// What its handler gets; at most [`PARAMETERS_BYTES_MAX`] as JSON.
     pub parameters: Map<String, Value>,
+    /// What it gets beside them and nobody else may see. No name is among the parameters' [`RESOURCE_BINDINGS`].
+    pub secrets: Secrets,
 }
 
 impl PackageRun {
-    pub(super) fn parse(PackageArgs { package, version, node, parameters }: PackageArgs) -> Result<Self, CallError> {
+    pub(super) fn parse(PackageArgs { package, version, node, parameters, secrets }: PackageArgs) -> Result<Self, CallError> {
         if !is_package_name(&package) {
             let what = format!(
                 "is not a package's name: words of a-z and 0-9 with one of `._-` between them, {PACKAGE_NAME_BYTES_MAX} bytes at most"
@@ -41,12 +48,27 @@ impl PackageRun {
         if serde_json::to_vec(&parameters).map_or(usize::MAX, |json| json.len()) > PARAMETERS_BYTES_MAX {
             return Err(fault("/args/parameters", format!("at most {} as JSON", ByteSize(PARAMETERS_BYTES_MAX as u64))));
         }
-        Ok(Self { package, version, node, parameters })
+        secret::check("/args/secrets", &secrets, &[])?;
+        check_bindings(&parameters, &secrets)?;
+        Ok(Self { package, version, node, parameters, secrets })
     }
 
+    /// With no more of its secrets than may be stored.
     pub(super) fn args(&self) -> PackageArgs {
-        let Self { package, version, node, parameters } = self.clone();
-        PackageArgs { package, version, node, parameters }
+        let Self { package, version, node, parameters, secrets } = self.clone();
+        PackageArgs { package, version, node, parameters, secrets: stored(&secrets) }
+    }
+}
+
+/// Nothing that was given in the clear is replaced by a secret.
+fn check_bindings(parameters: &Map<String, Value>, secrets: &Secrets) -> Result<(), CallError> {
+    let Some(bindings) = parameters.get(RESOURCE_BINDINGS).filter(|_| !secrets.is_empty()) else { return Ok(()) };
+    let Value::Object(bindings) = bindings else {
+        return Err(fault(format!("/args/parameters/{RESOURCE_BINDINGS}"), "must be an object, since there are secrets to put into it"));
+    };
+    match secrets.keys().find(|name| bindings.contains_key(name.as_str())) {
+        Some(name) => Err(fault("/args/secrets", format!("{name:?} is in `parameters.{RESOURCE_BINDINGS}`, too"))),
+        None => Ok(()),
     }
 }
 
@@ -110,6 +132,20 @@ mod tests {
             assert!(fault_of(json!({"package": "p", "node": node})).unwrap().starts_with("/args/node"), "{node:?}");
         }
         assert!(fault_of(json!({"package": "p", "node": "n", "more": 1})).is_some());
+    }
+
+    #[test]
+    fn a_secret_takes_no_place_that_the_parameters_have() {
+        let with = |bindings: serde_json::Value, name: &str| {
+            fault_of(json!({"package": "p", "node": "n", "parameters": {"__resourceBindings": bindings}, "secrets": {name: "hunter2"}}))
+        };
+        assert_eq!(with(json!({"other": {"value": "x"}}), "key"), None);
+        for (bindings, expected) in
+            [(json!({"key": {}}), "/args/secrets: \"key\" is in"), (json!([]), "/args/parameters/__resourceBindings")]
+        {
+            let refusal = with(bindings, "key").unwrap();
+            assert!(refusal.starts_with(expected) && !refusal.contains("hunter2"), "{refusal}");
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
             }
             with.extend(found.first().map(|_| operation.name()));
         }
-        assert_eq!(with, ["command.exec", "command.shell", "workspace.run"]);
+        assert_eq!(with, ["command.exec", "command.shell", "package.run", "workspace.run"]);
         let args = json!({"command": "x", "secrets": {"A": "clear", "B": {"sealed": "x"}}});
         assert_eq!(shown_args(&args), json!({"command": "x", "secrets": {"A": "***", "B": "***"}}));
         assert_eq!(shown_args(&json!({"secrets": "clear"})), json!({"secrets": "***"}));
@@ -153,6 +153,7 @@ mod tests {
             ("command.exec", json!([["echo"], null, {}, null, {"A": "hunter2"}])),
             ("command.exec", json!([["echo", "@fact.hostname"], null, {}, null, {"A": "hunter2"}])),
             ("command.shell", json!(["echo @fact.hostname", null, {}, null, {"A": "hunter2"}])),
+            ("package.run", json!(["p", null, "n", {}, {"A": "hunter2"}])),
             ("workspace.run", json!([null, ["make @fact.hostname"], {}, {"A": "hunter2"}])),
         ] {
             let refusal = Call::parse(operation, args).unwrap_err().to_string();
@@ -165,6 +166,7 @@ mod tests {
         for (operation, args) in [
             ("command.exec", json!({"command": ["x"], "secrets": {"A": "hunter2"}})),
             ("command.shell", json!({"command": "x", "secrets": {"A": "hunter2"}})),
+            ("package.run", json!({"package": "p", "node": "n", "secrets": {"A": "hunter2"}})),
             ("workspace.run", json!({"steps": ["x"], "secrets": {"A": "hunter2"}})),
         ] {
             let mut call = Call::parse(operation, args).unwrap();

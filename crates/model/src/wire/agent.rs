@@ -71,7 +71,7 @@ pub struct AttachedWorker {
     /// What it has installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<WorkerPackage>,
-    /// The names of the operations that it performs beside `package.run`. None of them for a worker that is no Longshore.
+    /// The names of the operations that it performs, `package.run` among them where that may have secrets. None for a worker that is no Longshore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<String>,
 }
@@ -195,6 +195,7 @@ fn is_zero(count: &u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::secret::Secrets;
 
     fn package(version: &str, nodes: &[&str]) -> WorkerPackage {
         let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
@@ -206,7 +207,7 @@ mod tests {
         let packages = [package("1.9.0", &["a", "b"]), package("1.10.0", &["a"]), package("1.10.0-rc.1", &["a"]), package("0.1.0", &[])];
         let run = |version: Option<&str>, node: &str| {
             let (version, node) = (version.map(str::to_owned), node.to_owned());
-            let run = PackageRun { package: "p".to_owned(), version, node, parameters: serde_json::Map::new() };
+            let run = PackageRun { package: "p".to_owned(), version, node, parameters: serde_json::Map::new(), secrets: Secrets::new() };
             WorkerPackage::version_for(&packages, &run)
         };
         assert_eq!(run(None, "a"), Some("1.10.0"));

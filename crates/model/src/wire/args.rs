@@ -52,6 +52,10 @@ pub struct PackageArgs {
     /// What the node's handler gets.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Values that nobody but the handler may see: sealed before they are stored, shown as `***`, and given to it as `value` of the entries of
+    /// `__resourceBindings` among its parameters that have these names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "super::secret::deserialize")]
+    pub secrets: Secrets,
 }
 
 /// `command.shell`: a script for `/bin/sh -c`.

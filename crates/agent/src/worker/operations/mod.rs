@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{Dialer, DialerError};
 use super::frames::{OWN_PACKAGE, object};
 use super::handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, Outcome, Status, Task};
+use super::packages::PackageHandlers;
 use super::settings::Settings;
 use crate::attempt::unfetched;
 use crate::trust::{self, Reader};
@@ -64,9 +65,10 @@ pub struct JobKeys {
     pub trusted: Option<TrustedKeys>,
 }
 
-/// Runs the handlers of packages, and operations of the catalogue beside them.
+/// Runs the handlers of packages, and operations of the catalogue beside them. `package.run` is one of these where it has secrets, which no frame of
+/// a dispatch may hold.
 pub struct Operations {
-    packages: Arc<dyn Handlers>,
+    packages: Arc<PackageHandlers>,
     executor: Executor,
     machine: Machine,
     courier: Courier,
@@ -86,7 +88,7 @@ impl Operations {
         instance: &str,
         supervisor: SupervisorCommand,
         keys: JobKeys,
-        packages: Arc<dyn Handlers>,
+        packages: Arc<PackageHandlers>,
     ) -> Result<Self, OperationsError> {
         let state_dir = settings.state_dir_of(instance).join("operations");
         let bundles = state_dir.join("bundles");
@@ -95,6 +97,7 @@ impl Operations {
         let (kill_grace, drive_patience) = (KILL_GRACE, DRIVE_PATIENCE);
         let executor =
             Executor::open(ExecConfig { state_dir, supervisor, kill_grace, drive_patience, workspaces_dir: None, jobs_dir: None })?;
+        executor.run_packages(packages.runner());
         Ok(Self {
             packages,
             executor,
@@ -235,7 +238,7 @@ impl Handlers for Operations {
     }
 
     fn features(&self) -> Vec<String> {
-        let others = Operation::ALL.into_iter().filter(|operation| *operation != Operation::PackageRun);
-        others.map(|operation| format!("{FEATURE}{}", operation.name())).chain(self.packages.features()).collect()
+        let all = Operation::ALL.into_iter();
+        all.map(|operation| format!("{FEATURE}{}", operation.name())).chain(self.packages.features()).collect()
     }
 }

@@ -246,7 +246,13 @@ fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname):
         let missing = || unable(format!("the worker on {hostname} does not have the node {} of the package {}", run.node, run.package));
         let version = WorkerPackage::version_for(&can.packages, run).ok_or_else(missing)?;
         version.clone_into(&mut running.version);
-        return Ok(frames::dispatch(task, job, run, version));
+        if run.secrets.is_empty() {
+            return Ok(frames::dispatch(task, job, run, version));
+        }
+        // They are sealed for who opens them where the handler runs: a Longshore that performs the operation itself.
+        if !can.operations.contains(&Operation::PackageRun) {
+            return Err(unable(format!("the worker on {hostname} cannot be handed secrets for a package: run it on an agent")));
+        }
     }
     let operation = job.call.operation();
     let Some(definition) = running.definition.as_deref().filter(|_| can.operations.contains(&operation)) else {

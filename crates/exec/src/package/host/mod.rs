@@ -283,6 +283,12 @@ impl Hosts {
         self.0.pool.retire(Some(&format!("{}@{}", installed.name, installed.version)));
     }
 
+    /// Whether a host ends with a task that was stopped, so that it is known that nothing of it is left.
+    #[must_use]
+    pub fn end_with_tasks(&self) -> bool {
+        self.0.grounds.settings.ends_with_task
+    }
+
     /// How many hosts are warm.
     #[must_use]
     pub fn warm_hosts(&self) -> usize {
