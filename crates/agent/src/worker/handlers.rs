@@ -100,6 +100,17 @@ pub struct Door {
     pub feedback: mpsc::Sender<Payload>,
     /// Takes calls of `next()`. The task holds none of the worker's slots while it waits for the answer.
     pub next: mpsc::Sender<NextCall>,
+    /// What becomes of what it prints.
+    pub prints: Prints,
+}
+
+/// What becomes of what a handler prints and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prints {
+    /// It is said among the feedback, for a peer that keeps it as the task's log.
+    Said,
+    /// It is in this worker's own log, with the task's name: a scheduler of another kind has no place for it.
+    Logged,
 }
 
 /// A handler calls the next element of its chain and waits.

@@ -21,6 +21,7 @@ mod operations;
 mod package_commands;
 mod packages;
 mod perform;
+mod printed;
 mod queues;
 mod run;
 pub mod settings;
@@ -44,7 +45,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use dial::DialerError;
-pub use handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Status, Task};
+pub use handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Prints, Status, Task};
 pub use journal::JournalError;
 pub use operations::{JobKeys, Operations, OperationsError};
 pub use packages::{PackageHandlers, PackagesError};

@@ -1,11 +1,11 @@
 //! The handlers of installed packages, as [`longshore_exec::package`] keeps and runs them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use longshore_exec::SupervisorCommand;
+use futures::{FutureExt, StreamExt};
 use longshore_exec::package::host::{
     self, Call, ErrorKind, Feedback, FeedbackReceiver, HandlerError, HostSettings, Hosts, feedback_channel,
 };
@@ -13,13 +13,16 @@ use longshore_exec::package::{
     HOOK_LIMIT, HookRule, InstallConfig, InstallRequest, Installer, PackageName, PackageVersion, Packages, Reach, Runner, Sha256Hex, Trust,
     words_of,
 };
+use longshore_exec::{Output, SupervisorCommand};
 use longshore_session::Payload;
 use longshore_session::control::{Manifest, Package, PackageStatus};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Status, Task};
+use super::handlers::{Door, Fault, FaultKind, Handlers, Install, Inventory, NextCall, NextError, Outcome, Prints, Status, Task};
+use super::printed::Printed;
 use super::settings::{ExecMode, PackageReach, Settings};
 
 /// How long a host that has answered may keep the way open by which its handler spoke.
@@ -71,14 +74,14 @@ impl PackageHandlers {
         Ok(Self { runner: Runner::new(packages.clone(), Hosts::new(host)?), installer: Installer::new(packages, install) })
     }
 
-    /// Ends every host and waits until they are gone. Safe to repeat.
-    pub async fn close(&self) {
-        self.runner.close().await;
     /// What runs the nodes, for who runs them as jobs too.
     pub(super) fn runner(&self) -> Runner {
         self.runner.clone()
     }
 
+    /// Ends every host and waits until they are gone. Safe to repeat.
+    pub async fn close(&self) {
+        self.runner.close().await;
     }
 }
 
@@ -90,7 +93,11 @@ impl Handlers for PackageHandlers {
         // Held back for what the handler said last: its end must not wait for a place.
         let last = door.feedback.clone().reserve_owned().await.ok();
         let (name, version) = (task.package_name.clone(), task.package_version.clone());
-        let speaks = host::Door { feedback: Some(feedback), next: Some(next), ..host::Door::default() };
+        let output: Arc<dyn Output> = match door.prints {
+            Prints::Said => feedback.clone(),
+            Prints::Logged => Arc::new(Printed::of(&task)),
+        };
+        let speaks = host::Door { feedback: Some(feedback), next: Some(next), output: Some(output) };
         let work = self.runner.run(&name, &version, call_of(task), speaks, stop);
         let result = {
             let mut work = std::pin::pin!(work);
@@ -103,10 +110,7 @@ impl Handlers for PackageHandlers {
                 () = &mut forward => return Err(failed("nobody listens to the handler any more".to_owned())),
             }
         };
-        let words = tokio::time::timeout(LAST_WORDS, said.recv()).await.ok().flatten();
-        if let (Some(place), Some(feedback)) = (last, words) {
-            place.send(payload_of(feedback));
-        }
+        forward_rest(&mut said, &door.feedback, last).await;
         result.map(outcome_of).map_err(|error| fault_of(&error))
     }
 
@@ -175,6 +179,26 @@ async fn forward_feedback(said: &mut FeedbackReceiver, out: &mpsc::Sender<Payloa
     while let Ok(place) = out.reserve().await {
         let Some(feedback) = said.recv().await else { return };
         place.send(payload_of(feedback));
+    }
+}
+
+/// Hands on what a handler said and printed last. Where nobody takes it, its end does not wait for that: what fits the last place goes, and the rest is
+/// counted.
+async fn forward_rest(said: &mut FeedbackReceiver, out: &mpsc::Sender<Payload>, last: Option<mpsc::OwnedPermit<Payload>>) {
+    while let Some(mut feedback) = timeout(LAST_WORDS, said.recv()).await.ok().flatten() {
+        match timeout(LAST_WORDS, out.reserve()).await {
+            Ok(Ok(place)) => place.send(payload_of(feedback)),
+            Ok(Err(_)) => return,
+            Err(_) => {
+                while let Some(Some(more)) = said.recv().now_or_never() {
+                    feedback.dropped_chunks += more.dropped_chunks + more.chunks.len() as u64;
+                }
+                if let Some(place) = last {
+                    drop(place.send(payload_of(feedback)));
+                }
+                return;
+            }
+        }
     }
 }
 

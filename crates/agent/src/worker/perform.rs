@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::frames::OWN_PACKAGE;
-use super::handlers::{Door, Fault, FaultKind, Handlers, NextCall, Outcome, Task};
+use super::handlers::{Door, Fault, FaultKind, Handlers, NextCall, Outcome, Prints, Task};
 use super::journal::Key;
 
 /// How long a handler that was asked to stop may take to do so.
@@ -37,6 +37,7 @@ pub(crate) async fn perform(
     handlers: Arc<dyn Handlers>,
     key: Key,
     task: Task,
+    prints: Prints,
     stop: CancellationToken,
     out: mpsc::Sender<FromTask>,
 ) -> End {
@@ -46,7 +47,7 @@ pub(crate) async fn perform(
     let (feedback, mut feedback_rx) = mpsc::channel(2);
     let (next, mut next_rx) = mpsc::channel(4);
     let asked = stop.clone();
-    let running = async move { AssertUnwindSafe(handlers.run(task, Door { feedback, next }, asked)).catch_unwind().await };
+    let running = async move { AssertUnwindSafe(handlers.run(task, Door { feedback, next, prints }, asked)).catch_unwind().await };
     let mut held = None;
     let result = {
         let mut work = std::pin::pin!(running);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Of, of_end, of_error};
 use super::frames::{Cancel, Dispatch, PackageCommand, code, kind};
-use super::handlers::{Fault, FaultKind, Task};
+use super::handlers::{Fault, FaultKind, Prints, Task};
 use super::journal::{Entry, Key};
 use super::next;
 use super::perform::perform;
@@ -277,8 +277,9 @@ impl Runner {
             Running { stop: stop.clone(), of, chain_index: task.chain_index.filter(|_| task.middleware_chain.is_some()) },
         );
         let (handlers, out) = (Arc::clone(&self.handlers), self.to_runner.clone());
+        let prints = if self.session.is_longshore() { Prints::Said } else { Prints::Logged };
         self.work.spawn(async move {
-            let end = perform(handlers, key.clone(), task, stop, out).await;
+            let end = perform(handlers, key.clone(), task, prints, stop, out).await;
             Ended::Task(key, end)
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use longshore_agent::worker::settings::{LogLevel, Settings, TransportKind};
-use longshore_agent::worker::{self, Door, Handlers, Operations, Outcome, PackageHandlers, Task};
+use longshore_agent::worker::{self, Door, Handlers, Operations, Outcome, PackageHandlers, Prints, Task};
 use longshore_exec::SupervisorCommand;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -162,7 +162,7 @@ impl RunNode {
             timeout: Some(settings.dispatch_timeout_seconds).filter(|seconds| *seconds > 0.0).map(Duration::from_secs_f64),
         };
         let result = {
-            let mut work = std::pin::pin!(handlers.run(task, Door { feedback, next }, stop.clone()));
+            let mut work = std::pin::pin!(handlers.run(task, Door { feedback, next, prints: Prints::Said }, stop.clone()));
             loop {
                 tokio::select! {
                     result = &mut work => break result,

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::fleet::{PATIENCE, longshore};
 use crate::run::text;
+use crate::secrets::telling_package;
 
 const SECRET: &str = "hunter2-of-the-worker";
 
@@ -68,6 +69,7 @@ impl Site {
         std::fs::write(dir.path().join("token"), token.stdout).unwrap();
         let worker_home = dir.path().join("worker");
         std::fs::create_dir(&worker_home).unwrap();
+        telling_package(&worker_home.join("packages"));
         let (url, keys) = (format!("ws://{}/ws/worker", wire.address), PathBuf::from(&data));
         let at = home.clone();
         let make = move || {
@@ -76,6 +78,7 @@ impl Site {
                 ("SCHEDULER_WS_URL", url.clone()),
                 ("AUTH_TOKEN_FILE", at.join("token").display().to_string()),
                 ("WORKER_NAME", "edge".to_owned()),
+                ("PACKAGES_DIR", at.join("worker/packages").display().to_string()),
                 ("CONCURRENCY_MAX_PARALLEL", "4".to_owned()),
                 ("RECONNECT_BASE_DELAY_SECONDS", "0.1".to_owned()),
                 ("HEARTBEAT_INTERVAL_SECONDS", "1".to_owned()),
@@ -188,6 +191,22 @@ async fn an_attached_worker_performs_every_operation_of_the_catalogue() {
     let job = site.ended(&id).await;
     assert_eq!(job["status"], "completed", "{job}");
     assert!(!job.to_string().contains(SECRET), "{job}");
+    // A package's node too: as a task of the session, and with a secret, which no such task may hold, as an operation. What it prints is the job's log.
+    let node = json!({"package": "telling.pkg", "node": "show", "parameters": {"plain": "to be seen", "lines": 3000}});
+    let plain = site.submits("package.run", &node, &[]).await;
+    let job = site.ended(&plain).await;
+    assert_eq!(job["executions"][0]["result"]["output"]["echo"], json!(["nothing"]), "{job}");
+    let sealed = site.submits("package.run", &node, &["--secret", &format!("DEPLOY_{secret}")]).await;
+    let job = site.ended(&sealed).await;
+    let result = &job["executions"][0]["result"];
+    assert_eq!((&result["output"]["echo"], &result["version"]), (&json!(["***"]), &json!("1.0.0")), "{job}");
+    for (id, printed) in [(plain, "printed nothing to be seen"), (sealed, "printed *** to be seen")] {
+        let output = site.types(&["job", "logs", &id]).await;
+        let heard = text(&output.stdout) + &text(&output.stderr);
+        assert!(heard.contains(printed) && heard.contains("told ") && !heard.contains(SECRET), "{printed:?} in {heard}");
+        // All of it, though it was printed right before the end.
+        assert_eq!((0..3000).find(|n| !heard.contains(&format!("line {n} x"))), None, "{id}");
+    }
     let fact = site.performs("command.exec", json!({"command": ["echo", "@fact.hostname"]})).await;
     assert_eq!(fact["executions"][0]["result"]["stdout"], format!("{host}\n"), "{fact}");
     // By group, and with all others.

@@ -28,6 +28,10 @@ def block(context):
     time.sleep(context.params["seconds"])
     return {}
 
+def say(context):
+    print(context.params["text"], context.params["__resourceBindings"]["key"]["value"])
+    return {}
+
 async def tell(context):
     for n in range(3):
         await context.feedback.send(stage="s", progress=n / 2, chunks=[{"channel": "log", "index": n, "text": str(n)}])
@@ -45,7 +49,7 @@ impl Home {
         let package = dir.path().join("packages/test.pkg/1.0.0");
         std::fs::create_dir_all(&package).unwrap();
         std::fs::write(package.join("handlers.py"), HANDLERS).unwrap();
-        let manifest = manifest("test.pkg", "1.0.0", &["echo", "sleep", "fail", "block", "tell"]);
+        let manifest = manifest("test.pkg", "1.0.0", &["echo", "sleep", "fail", "block", "say", "tell"]);
         std::fs::write(package.join("manifest.json"), manifest.to_string()).unwrap();
         Self { dir, scheduler: Scheduler::start(options).await }
     }
@@ -191,13 +195,13 @@ async fn a_flood_of_a_hundred_thousand_frames_at_a_slow_handler_costs_bounded_me
     flood(100_000).await;
 }
 
+/// Refusals that a worker keeps for a scheduler that does not hear them.
+const OUTBOX_MAX: usize = 4096;
+
 async fn flood(n_frames: usize) {
     const KINDS: [&str; 3] = ["block", "drop_new", "drop_oldest"];
     let options = SchedulerOptions { keeps: false, ..Default::default() };
     let mut grown = Vec::new();
-/// Refusals that a worker keeps for a scheduler that does not hear them.
-const OUTBOX_MAX: usize = 4096;
-
     for policy in KINDS {
         let home = Home::new(options.clone()).await;
         let (url, path) = (home.scheduler.url(), home.path().to_owned());
@@ -244,6 +248,10 @@ async fn nothing_a_worker_writes_shows_its_token_or_its_tasks_parameters() {
     home.scheduler.worker().await;
     home.dispatch("t", "echo", &json!({"key": "a-secret-parameter"}));
     home.scheduler.answer("t").await;
+    // What a handler prints is in the log, and a secret that it was handed is not.
+    let bindings = json!({"key": {"resourceId": "k", "type": "secret", "value": "a-secret-parameter"}});
+    home.dispatch("said", "say", &json!({"text": "a word of the handler's", "__resourceBindings": bindings}));
+    home.scheduler.answer("said").await;
     home.scheduler.cut();
     home.dispatch("u", "fail", &json!({"key": "a-secret-parameter"}));
     home.scheduler.answer("u").await;
@@ -251,6 +259,8 @@ async fn nothing_a_worker_writes_shows_its_token_or_its_tasks_parameters() {
     worker.signal(Signal::TERM);
     worker.wait(PATIENCE).await;
     assert!(worker.lines(Stream::Stderr).len() > 10, "{}", worker.output());
+    let printed = worker.lines(Stream::Stderr).into_iter().find(|line| line.contains("a word of the handler's"));
+    assert!(printed.is_some_and(|line| line.contains("a word of the handler's ***") && line.contains("said")), "{}", worker.output());
     for secret in ["the-token-nobody-may-see", "a-secret-parameter"] {
         assert!(!worker.output().contains(secret), "{}", worker.output());
     }

@@ -82,10 +82,11 @@ impl ExecMode {
 #[derive(Default)]
 pub struct Door {
     /// Takes its feedback; without, feedback goes nowhere.
-    pub feedback: Option<FeedbackSender>,
+    pub feedback: Option<Arc<FeedbackSender>>,
     /// Takes its calls of `next()`; without, they fail with `next_unavailable`.
     pub next: Option<mpsc::Sender<NextCall>>,
-    /// Takes what it prints and logs, at most 64 MiB; without, that goes nowhere. A program's stdout is its answer and not among it.
+    /// Takes what it prints and logs, at most 64 MiB; without, that goes nowhere. A
+    /// [`FeedbackSender`] is one: then it is said among the feedback. A program's stdout is its answer and not among it.
     pub output: Option<Arc<dyn Output>>,
 }
 

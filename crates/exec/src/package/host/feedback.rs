@@ -2,7 +2,9 @@
 //!
 //! Between handler and taker lies at most one piece of feedback: of progress, stage and message the newest stands, metrics and
 //! metadata are overlaid, chunks are kept in their order. Beyond [`CHUNK_BYTES_MAX`] the handler is asked to wait; what a handler
-//! sends that does not wait is counted and left out.
+//! sends that does not wait is counted and left out. What it prints may go the same way ([`printed`]).
+
+mod printed;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,9 +117,9 @@ impl Feedback {
 
 /// Both ends of one task's feedback.
 #[must_use]
-pub fn channel() -> (FeedbackSender, FeedbackReceiver) {
+pub fn channel() -> (Arc<FeedbackSender>, FeedbackReceiver) {
     let shared = Arc::new(Shared::default());
-    (FeedbackSender(Arc::clone(&shared)), FeedbackReceiver(shared))
+    (Arc::new(FeedbackSender(Arc::clone(&shared))), FeedbackReceiver(shared))
 }
 
 /// The handler's end.
@@ -140,6 +142,8 @@ struct Slot {
     waiting: Option<Feedback>,
     chunk_bytes: usize,
     metadata_bytes: usize,
+    /// What the last chunk that waits was printed to, if it was: more of that goes into the same chunk.
+    printed: Option<Channel>,
     sender_gone: bool,
     receiver_gone: bool,
 }
@@ -164,7 +168,10 @@ impl FeedbackSender {
         if slot.receiver_gone {
             return Room::Enough;
         }
-        let Slot { waiting, chunk_bytes, metadata_bytes, .. } = &mut *slot;
+        let Slot { waiting, chunk_bytes, metadata_bytes, printed, .. } = &mut *slot;
+        if !newer.chunks.is_empty() {
+            *printed = None;
+        }
         merge(waiting.get_or_insert_default(), newer, chunk_bytes, metadata_bytes);
         let room = if slot.chunk_bytes >= CHUNK_BYTES_PAUSE { Room::Full } else { Room::Enough };
         drop(slot);
@@ -206,7 +213,9 @@ impl FeedbackReceiver {
                     let rest = split(&mut feedback);
                     slot.chunk_bytes = rest.iter().map(weight).sum();
                     slot.metadata_bytes = 0;
-                    if !rest.is_empty() {
+                    if rest.is_empty() {
+                        slot.printed = None;
+                    } else {
                         slot.waiting = Some(Feedback { chunks: rest, ..Feedback::default() });
                     }
                     drop(slot);

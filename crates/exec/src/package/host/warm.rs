@@ -180,7 +180,7 @@ impl Warm {
         let over = CancellationToken::new();
         let slot = Slot {
             answer,
-            feedback: feedback.map(Arc::new),
+            feedback,
             paused: false,
             next,
             asking: 0,
