@@ -71,7 +71,7 @@ pub struct Task {
     pub job: Job,
     /// Whose share of it.
     pub execution: ExecutionId,
-    /// Which attempt, from 1.
+    /// Which attempt, from 1; 0 where nobody counts them. Programs find it in `LONGSHORE_ATTEMPT`.
     pub attempt: u32,
     /// Its turn under the job's concurrency key: higher than that of every holder before. Programs find it in `LONGSHORE_FENCE`.
     pub fence: Option<u64>,
@@ -82,9 +82,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Its turn, for its programs.
-    pub(crate) fn fence_variable(&self) -> Option<(String, String)> {
-        self.fence.map(|fence| ("LONGSHORE_FENCE".to_owned(), fence.to_string()))
+    /// What its programs are told of it.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        let attempt = Some(self.attempt).filter(|attempt| *attempt > 0);
+        let attempt = attempt.map(|attempt| ("LONGSHORE_ATTEMPT".to_owned(), attempt.to_string()));
+        attempt.into_iter().chain(self.fence.map(|fence| ("LONGSHORE_FENCE".to_owned(), fence.to_string())))
     }
 }
 

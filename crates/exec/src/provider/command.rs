@@ -19,7 +19,7 @@ use crate::secrets::opened;
 pub(crate) async fn run(host: &Host, task: &Task, command: &Command, output: Arc<dyn Output>, stops: &Stops) -> Finished {
     let mut env = host.environment(&host.home);
     env.extend(command.env.clone());
-    env.extend(task.fence_variable());
+    env.extend(task.variables());
     let secrets = match opened(&command.secrets) {
         Ok(secrets) => secrets,
         Err(finished) => return *finished,

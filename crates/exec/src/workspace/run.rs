@@ -191,7 +191,7 @@ async fn step(
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
-    env.extend(task.fence_variable());
+    env.extend(task.variables());
     env.extend(secrets.clone());
     let program = Program { words, cwd: place.tree_path.clone(), env };
     let began = tokio::time::Instant::now();

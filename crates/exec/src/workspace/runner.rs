@@ -131,5 +131,5 @@ fn task(timeout: Duration) -> Task {
         retry_of: None,
         sealed_for: None,
     };
-    Task { job, execution: ExecutionId::Any, attempt: 1, fence: None, hostname: String::new(), bundle: None }
+    Task { job, execution: ExecutionId::Any, attempt: 0, fence: None, hostname: String::new(), bundle: None }
 }

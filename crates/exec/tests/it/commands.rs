@@ -93,6 +93,7 @@ async fn nothing_of_the_agent_is_inherited() {
     let result = finished.result.unwrap();
     let seen = result["stdout"].as_str().unwrap();
     assert!(seen.contains("PATH=") && seen.contains("LANG=C.UTF-8") && !seen.contains("CARGO"), "{seen}");
+    assert!(seen.contains("LONGSHORE_ATTEMPT=1\n") && !seen.contains("LONGSHORE_FENCE"), "it is told which attempt it is: {seen}");
 
     let finished = bench.run(shell("ls /proc/self/fd; readlink /proc/self/fd/0")).await;
     // The fourth is the directory being listed.

@@ -148,17 +148,16 @@ async fn a_step_may_be_allowed_to_fail() {
 #[tokio::test]
 async fn steps_see_what_they_are_promised() {
     let bench = Bench::new();
-    let script =
-        "pwd; echo $HOME $LONGSHORE_WORKSPACE; echo $CI $LONGSHORE_STEP $LONGSHORE_JOB_ID $A $B; cat; ls -A; test -d $LONGSHORE_RESULTS";
+    let script = "pwd; echo $HOME $LONGSHORE_WORKSPACE; echo $CI $LONGSHORE_STEP $LONGSHORE_JOB_ID $LONGSHORE_ATTEMPT $A $B; cat; ls -A; test -d $LONGSHORE_RESULTS";
     let args = json!({"steps": ["true", {"run": script, "env": {"B": "step"}}], "env": {"A": "job", "B": "job"}});
-    let task = task("workspace.run", args);
+    let task = Task { attempt: 3, ..task("workspace.run", args) };
     let id = task.job.id;
     let finished = bench.run(task).await;
     let log = read(artifacts(&finished).path(), "step_1.log");
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 3, "{log}");
     assert_eq!(lines[1], format!("{0} {0}", lines[0]));
-    assert_eq!(lines[2], format!("true 1 {id} job step"));
+    assert_eq!(lines[2], format!("true 1 {id} 3 job step"));
 }
 
 #[tokio::test]
