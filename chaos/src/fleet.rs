@@ -8,6 +8,7 @@ use longshore_client::{AgentCondition, Client, ClientConfig};
 use longshore_testkit::{NatsServer, Role, Scratch, eventually, free_address, longshore};
 
 use crate::host::network::Network;
+use crate::load::GROUP;
 
 /// How long anything may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,7 +99,7 @@ impl Fleet {
     }
 
     async fn start_agent(&mut self, n: usize, binary: &Path) {
-        let words = ["agent", "start", "--agent-hostname", &format!("host-{n}"), "--max-jobs", SLOTS].map(str::to_owned);
+        let words = ["agent", "start", "--agent-hostname", &format!("host-{n}"), "--max-jobs", SLOTS, "--label", GROUP].map(str::to_owned);
         let (urls, namespace) = match &self.network {
             Some(network) => (self.urls(Network::HUB), Some(network.namespace())),
             None => (self.urls("127.0.0.1"), None),

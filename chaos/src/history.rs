@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use longshore_model::wire::rest::JobView;
+use longshore_model::wire::rest::{ExecutionView, JobView};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,6 +24,8 @@ pub(crate) struct JobHistory {
     pub(crate) label: String,
     pub(crate) policy: Policy,
     pub(crate) target: String,
+    /// Whether each host that does it writes down a name of its own: [`label_at`].
+    pub(crate) is_for_several: bool,
     pub(crate) submitted: Duration,
     /// When its acceptance was known.
     pub(crate) accepted: Option<Duration>,
@@ -50,11 +52,26 @@ pub(crate) struct JobHistory {
 pub(crate) struct End {
     /// Of the job.
     pub(crate) status: String,
-    /// Of its execution.
+    /// One, or one for each host that it is for.
+    pub(crate) shares: Vec<Share>,
+}
+
+/// A reading of an execution that has ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Share {
+    /// `any`, or the agent's id.
+    pub(crate) id: String,
+    /// Who had it last, if anybody.
+    pub(crate) hostname: Option<String>,
     pub(crate) state: String,
     pub(crate) attempts: u32,
     /// All else that must not change.
     pub(crate) answer: Value,
+}
+
+/// What a host writes down of a job for several.
+pub(crate) fn label_at(label: &str, hostname: &str) -> String {
+    format!("{label}.{hostname}")
 }
 
 impl JobHistory {
@@ -63,6 +80,7 @@ impl JobHistory {
         Self {
             label,
             policy,
+            is_for_several: target == "_all" || (target.contains(':') && !target.starts_with("_any@")),
             target,
             submitted,
             accepted: None,
@@ -77,34 +95,35 @@ impl JobHistory {
         }
     }
 
-    /// Notes a reading, unless it is that of a job that had not ended.
-    pub(crate) fn note(&mut self, view: &JobView, at: Duration) {
+    /// Notes a reading, unless it is that of a job that had not ended. Gives whether it is the first of its end.
+    pub(crate) fn note(&mut self, view: &JobView, at: Duration) -> bool {
         if !view.status.is_final() {
-            return;
+            return false;
         }
         self.ended.get_or_insert(at);
-        let end = End::of(view);
+        let (is_first, end) = (self.ends.is_empty(), End::of(view));
         if self.ends.last() != Some(&end) {
             self.ends.push(end);
         }
+        is_first
     }
 }
 
 impl End {
     fn of(view: &JobView) -> Self {
-        // All jobs here are for one agent. A cancel that came too late may still be recorded, and is no part of the answer.
-        let execution = view.executions.first();
-        let answer = execution.map(|execution| {
-            json!({
+        // A cancel that came too late may still be recorded, and is no part of the answer.
+        let share = |execution: &ExecutionView| Share {
+            id: execution.id.to_string(),
+            hostname: execution.hostname.clone(),
+            state: execution.state.as_str().to_owned(),
+            attempts: execution.attempts,
+            answer: json!({
                 "agent": execution.agent, "result": execution.result, "error": execution.error, "changed": execution.changed,
                 "cancel_verified": execution.cancel_verified, "finished_at": execution.finished_at,
-            })
-        });
-        Self {
-            status: view.status.as_str().to_owned(),
-            state: execution.map_or("none", |execution| execution.state.as_str()).to_owned(),
-            attempts: execution.map_or(0, |execution| execution.attempts),
-            answer: answer.unwrap_or_default(),
-        }
+            }),
+        };
+        let mut shares: Vec<Share> = view.executions.iter().map(share).collect();
+        shares.sort_by(|one, other| one.id.cmp(&other.id));
+        Self { status: view.status.as_str().to_owned(), shares }
     }
 }

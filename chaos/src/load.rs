@@ -14,10 +14,10 @@ use longshore_model::JobId;
 use longshore_model::wire::problem::chain;
 use longshore_model::wire::rest::{JobRequest, JobView, RetryRequest};
 use longshore_testkit::witness::Witness;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::history::{JobHistory, Policy};
+use crate::history::{JobHistory, Policy, label_at};
 
 /// How long one call may take beyond what it waits for itself.
 const CALL: Duration = Duration::from_secs(10);
@@ -32,6 +32,10 @@ const ONCE: usize = 3;
 const CANCELLED: usize = 10;
 const SLOW: usize = 5;
 const SENT_AGAIN: usize = 7;
+/// Of so many jobs some are for everybody, for a group, and for one of it. No multiple of the numbers above.
+const KINDS: usize = 13;
+/// The group of every agent.
+pub(crate) const GROUP: &str = "group:crew";
 
 /// Whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +96,13 @@ impl Load {
 
     async fn one(&self, n: usize) -> JobHistory {
         let policy = if n.is_multiple_of(ONCE) { Policy::Once } else { Policy::Again };
-        let target = if n.is_multiple_of(2) { "_any".to_owned() } else { format!("host-{}", n / 2 % self.hosts) };
+        let target = match n % KINDS {
+            3 => "_all".to_owned(),
+            7 => GROUP.to_owned(),
+            10 => format!("_any@{GROUP}"),
+            _ if n.is_multiple_of(2) => "_any".to_owned(),
+            _ => format!("host-{}", n / 2 % self.hosts),
+        };
         let mut job = JobHistory::new(format!("job-{n}"), policy, target, self.began.elapsed());
         let is_cancelled = n % CANCELLED == CANCELLED - 1;
         let work = if is_cancelled {
@@ -107,7 +117,7 @@ impl Load {
             idempotency_key: Some(job.label.clone()),
             timeout: Some("20s".to_owned()),
             retry: (policy == Policy::Again).then(|| RetryRequest { max_attempts: 50, backoff: Some(vec!["100ms".to_owned()]) }),
-            ..Client::request("command.shell", json!({ "command": self.witness.script(&job.label, work) }))
+            ..Client::request("command.shell", self.arguments(&job, work))
         };
         let Some(id) = self.accepted(n, &request, &mut job).await else { return job };
         if n % SENT_AGAIN == SENT_AGAIN - 1 {
@@ -126,6 +136,16 @@ impl Load {
         job
     }
 
+    /// Work of which each host writes down that it does it, under a name of its own if there are several.
+    fn arguments(&self, job: &JobHistory, work: &str) -> Value {
+        if !job.is_for_several {
+            return json!({ "command": self.witness.script(&job.label, work) });
+        }
+        // A word of the witness file until the script is written, and the host's own name then.
+        let script = self.witness.script(&label_at(&job.label, "WHERE"), work);
+        json!({ "command": script.replace(".WHERE ", ".$WHERE "), "env": { "WHERE": "@fact.hostname" } })
+    }
+
     async fn accepted(&self, n: usize, request: &JobRequest, job: &mut JobHistory) -> Option<JobId> {
         let view = self.call(n, job, |door| async move { door.submit(request, None).await }).await?;
         job.accepted.get_or_insert_with(|| self.began.elapsed());
@@ -142,7 +162,15 @@ impl Load {
     }
 
     fn note(&self, job: &mut JobHistory, view: &JobView) {
-        job.note(view, self.began.elapsed());
+        if !job.note(view, self.began.elapsed()) {
+            return;
+        }
+        if job.is_for_several {
+            let hosts = view.executions.iter().filter_map(|execution| execution.hostname.as_deref());
+            hosts.for_each(|hostname| self.witness.note_seen(&label_at(&job.label, hostname)));
+        } else {
+            self.witness.note_seen(&job.label);
+        }
     }
 
     /// Makes a call again and again, each time at the next door, until one answers well or it is time to give up.

@@ -56,7 +56,7 @@ impl Figures {
     pub(crate) fn new(jobs: &[JobHistory], account: &Account, findings: &[Finding], times: Times, blows: u32) -> Self {
         let count = |is_it: fn(&Finding) -> bool| findings.iter().filter(|finding| is_it(finding)).count();
         let lost = count(|finding| matches!(finding, Finding::Lost { .. }));
-        let hidden_executions = count(|finding| matches!(finding, Finding::Hidden { .. }));
+        let hidden_executions = count(Finding::is_hidden_execution);
         let changed_terminals = count(|finding| matches!(finding, Finding::Changed { .. }));
         let after_end = count(|finding| !finding.breaks());
         let (rate_before, rate_after) = (rate(jobs, times.warm, times.struck), rate(jobs, times.settled, times.over));

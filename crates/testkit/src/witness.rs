@@ -7,8 +7,10 @@
 //! ```text
 //! LABEL ATTEMPT PID start
 //! LABEL ATTEMPT PID end
+//! LABEL - 0 seen
 //! ```
-//! `ATTEMPT` is `$LONGSHORE_ATTEMPT`, or `-` where the job is not told.
+//! `ATTEMPT` is `$LONGSHORE_ATTEMPT`, or `-` where the job is not told. The last form is the observer's: the job's end was known to it
+//! when it wrote that, so that what starts after it in the file started after the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,6 +28,10 @@ pub struct Account {
     pub starts: BTreeMap<String, u32>,
     /// Ends of each job, by label.
     pub ends: BTreeMap<String, u32>,
+    /// Starts of each attempt that was told its number, by label.
+    pub attempts: BTreeMap<String, BTreeMap<u32, u32>>,
+    /// The highest attempt that started after the job's end was seen, by label.
+    pub late: BTreeMap<String, u32>,
     /// Lines that are none of ours.
     pub torn: Vec<String>,
 }
@@ -82,6 +88,16 @@ impl Witness {
         format!("echo \"{label} ${{LONGSHORE_ATTEMPT:--}} $$ {what}\" >> '{path}'")
     }
 
+    /// Notes that the end of `label` is known from now on.
+    ///
+    /// # Panics
+    /// The file cannot be written.
+    pub fn note_seen(&self, label: &str) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::options().append(true).open(&self.path).expect("the witness file is there");
+        file.write_all(format!("{label} - 0 seen\n").as_bytes()).expect("the witness file can be written");
+    }
+
     /// Reads what has been written so far.
     ///
     /// # Panics
@@ -96,11 +112,20 @@ impl Account {
     /// Reads the text of a witness file.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut account = Self::default();
+        let (mut account, mut seen) = (Self::default(), BTreeSet::new());
         for line in text.lines() {
             match line.split(' ').collect::<Vec<_>>()[..] {
-                [label, _, pid, "start"] if is_number(pid) => *account.starts.entry(label.to_owned()).or_default() += 1,
+                [label, attempt, pid, "start"] if is_number(pid) => {
+                    *account.starts.entry(label.to_owned()).or_default() += 1;
+                    let Ok(attempt) = attempt.parse() else { continue };
+                    *account.attempts.entry(label.to_owned()).or_default().entry(attempt).or_default() += 1;
+                    if seen.contains(label) {
+                        let late = account.late.entry(label.to_owned()).or_default();
+                        *late = attempt.max(*late);
+                    }
+                }
                 [label, _, pid, "end"] if is_number(pid) => *account.ends.entry(label.to_owned()).or_default() += 1,
+                [label, "-", "0", "seen"] => _ = seen.insert(label),
                 _ => account.torn.push(line.to_owned()),
             }
         }
@@ -111,6 +136,12 @@ impl Account {
     #[must_use]
     pub fn starts_of(&self, label: &str) -> u32 {
         self.starts.get(label).copied().unwrap_or(0)
+    }
+
+    /// How often the job got to its end.
+    #[must_use]
+    pub fn ends_of(&self, label: &str) -> u32 {
+        self.ends.get(label).copied().unwrap_or(0)
     }
 
     /// Starts of all jobs.
@@ -162,6 +193,28 @@ mod tests {
         assert_eq!((account.ends["a"], account.ends["b"]), (1, 1));
         assert_eq!((account.n_starts(), account.n_second_starts()), (3, 1));
         assert_eq!(account.discrepancies(["a", "b"], 2), []);
+    }
+
+    #[test]
+    fn attempts_are_counted_each_and_what_starts_after_its_end_was_seen_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let witness = Witness::new_in(dir.path());
+        let run = |attempt: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(witness.script("a", "true")).env("LONGSHORE_ATTEMPT", attempt).status().unwrap()
+        };
+        run("1");
+        run("1");
+        witness.note_seen("b");
+        run("2");
+        witness.note_seen("a");
+        assert_eq!((witness.read().late, witness.read().ends_of("b")), (BTreeMap::new(), 0));
+        run("3");
+        let account = witness.read();
+        assert_eq!((account.starts_of("a"), account.ends_of("a")), (4, 4));
+        assert_eq!(account.attempts["a"], BTreeMap::from([(1, 2), (2, 1), (3, 1)]));
+        assert_eq!(account.late, BTreeMap::from([("a".to_owned(), 3)]));
+        assert!(account.torn.is_empty(), "{account:?}");
     }
 
     #[test]

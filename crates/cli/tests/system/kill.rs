@@ -107,11 +107,15 @@ async fn check(client: &Client, witness: &Witness, seen: &BTreeMap<usize, JobVie
         }
         let starts = account.starts_of(&label(*n));
         assert!(starts <= after.attempts, "{} started {starts} times, recorded {}", then.id, after.attempts);
+        for (attempt, starts) in account.attempts.get(&label(*n)).into_iter().flatten() {
+            assert!(*attempt <= after.attempts && *starts == 1, "attempt {attempt} of {} started {starts} times: {after:?}", then.id);
+        }
         n_second += u32::from(after.attempts > 1);
         match now.status {
             JobStatus::Completed => {
                 n_completed += 1;
                 assert!(starts >= 1, "{} is completed and never ran", then.id);
+                assert!(account.ends_of(&label(*n)) >= 1, "{} is completed and never got to its end", then.id);
             }
             JobStatus::Failed if is_once(*n) => {
                 n_interrupted += 1;
