@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,10 +25,10 @@ pub(super) async fn document() -> Response {
     params(("code" = String, Path, description = "The problem's code.")),
     responses((status = 200, content_type = "text/plain", body = String), (status = 404, description = "No such code."))
 )]
-pub(super) async fn explain(axum::extract::Path(code): axum::extract::Path<String>) -> Result<Response, Failed> {
+pub(super) async fn explain(code: Result<Path<String>, PathRejection>) -> Result<Response, Failed> {
     let code = ErrorCode::ALL
         .iter()
-        .find(|known| known.as_str() == code)
+        .find(|known| code.as_ref().is_ok_and(|Path(code)| known.as_str() == code))
         .ok_or_else(|| Failed::new(ErrorCode::NotFound, "there is no such problem code"))?;
     let text = format!("{code}: {}\n\n{}\n", code.title(), code.explanation());
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())

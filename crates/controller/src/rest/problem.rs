@@ -119,7 +119,7 @@ impl From<Error> for Failed {
                 if nearest.is_empty() { failed } else { failed.hint(format!("did you mean {}?", nearest.join(" or "))) }
             }
             Error::NoTarget(NoTarget::LacksPackage { .. } | NoTarget::NoPackage { .. }) => Self::new(ErrorCode::NoAgent, detail).hint(
-                "`longshore agent show NAME` says what an agent or a worker has; install the package there, or start one that has it",
+                "`longshore agent show NAME` says what an agent or a worker has, a few seconds after it was installed there; install the package, or start one that has it",
             ),
             Error::NoTarget(NoTarget::PackagesOnly { .. }) => {
                 Self::new(ErrorCode::NoAgent, detail).hint("start an agent on that host, or submit `package.run`")

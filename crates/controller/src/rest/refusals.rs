@@ -15,7 +15,7 @@ pub(crate) struct NotReady;
 /// [`Refusals`], and that the job is not there.
 pub(crate) struct JobRefusals;
 
-/// [`JobRefusals`], and that the job's state does not allow it.
+/// [`JobRefusals`], and that the job's or the fleet's state does not allow it, or what was sent.
 pub(crate) struct StateRefusals;
 
 /// [`JobRefusals`], and that the state of the job or of its dead letter does not allow it.

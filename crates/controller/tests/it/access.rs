@@ -38,6 +38,8 @@ struct Described {
     scopes: Option<Vec<String>>,
     has_wait: bool,
     has_body: bool,
+    /// The statuses that it may answer with.
+    statuses: BTreeSet<u16>,
 }
 
 impl Described {
@@ -76,8 +78,9 @@ fn described() -> Vec<Described> {
             assert!(scopes.as_ref().is_none_or(|scopes| !scopes.is_empty()), "{name} does not say which permission it needs");
             let has_wait = operation["parameters"].as_array().into_iter().flatten().any(|field| field["name"] == "wait");
             let has_body = operation.get("requestBody").is_some();
+            let statuses = operation["responses"].as_object().unwrap().keys().map(|status| status.parse().unwrap()).collect();
             let method = method.to_uppercase().parse().unwrap();
-            all.push(Described { name, method, path: path.clone(), scopes, has_wait, has_body });
+            all.push(Described { name, method, path: path.clone(), scopes, has_wait, has_body, statuses });
         }
     }
     all
@@ -235,6 +238,9 @@ async fn every_operation_lets_in_exactly_those_whom_the_description_says() {
             if found != ends || status.is_server_error() || status == StatusCode::METHOD_NOT_ALLOWED {
                 let _ = writeln!(wrong, "{} {} with {what}: {status}, where {ends:?} is described", operation.method, operation.path);
             }
+            if !operation.statuses.contains(&status.as_u16()) {
+                let _ = writeln!(wrong, "{} {} with {what}: {status} is not described", operation.method, operation.path);
+            }
             if found != Ends::LetIn && operation.method != Method::HEAD {
                 let code = if found == Ends::Forbidden { ErrorCode::Forbidden } else { ErrorCode::Unauthenticated };
                 assert_eq!(problem(response).await.code, code);
@@ -252,6 +258,59 @@ async fn every_operation_lets_in_exactly_those_whom_the_description_says() {
     assert!(wrong.is_empty(), "{wrong}");
     assert!(tries.len() > 600, "{}", tries.len());
     compare_with_trail(&house, &tries).await;
+}
+
+/// The least that each operation takes.
+fn arguments(operation: Operation) -> Value {
+    match operation {
+        Operation::CommandExec => json!({"command": ["true"]}),
+        Operation::CommandShell => json!({"command": "true"}),
+        Operation::NetworkDnsSet => json!({"servers": ["192.0.2.53"]}),
+        Operation::NetworkPingRun => json!({"address": "192.0.2.1"}),
+        Operation::NodeHostnameSet => json!({"hostname": "web-02"}),
+        Operation::PackageRun => json!({"package": "example.pkg", "node": "echo"}),
+        Operation::WorkspaceRun => json!({"steps": ["true"]}),
+        Operation::NetworkDnsGet
+        | Operation::NodeDiskGet
+        | Operation::NodeHostnameGet
+        | Operation::NodeLoadGet
+        | Operation::NodeMemoryGet
+        | Operation::NodeOsGet
+        | Operation::NodeStatusGet
+        | Operation::NodeUptimeGet => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn each_operation_takes_its_own_permission_to_be_submitted_and_to_be_repeated() {
+    let (house, agent) = House::with_agent().await;
+    let send = async |permissions: &[String], path: &str, body: &Value| {
+        let grant = Grant { permissions: Some(permissions.to_vec()), ..Grant::new("bob", &["admin"]) };
+        let token = token::issue(&house.key, &grant, Timestamp::now());
+        house.bare(Method::POST, path).bearer_auth(token).json(body).send().await.unwrap()
+    };
+    for operation in Operation::ALL {
+        agent.beat().await;
+        let permission = operation.spec().permission;
+        let all_but: Vec<String> = every_permission().into_iter().filter(|known| known != permission).collect();
+        let needed = ["job:write", permission].map(str::to_owned);
+        let body = json!({"operation": operation.name(), "args": arguments(operation)});
+        let refused = problem(send(&all_but, "/api/v1/jobs", &body).await).await;
+        assert!(refused.code == ErrorCode::Forbidden && refused.detail.contains(permission), "{operation:?}: {refused:?}");
+        let accepted = send(&needed, "/api/v1/jobs", &body).await;
+        if operation == Operation::PackageRun {
+            assert_eq!(problem(accepted).await.code, ErrorCode::NoAgent, "nobody here has a package");
+            continue;
+        }
+        assert_eq!(accepted.status(), StatusCode::CREATED, "{operation:?}");
+        let id = accepted.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned();
+        agent.take().await.complete().await;
+        let retry = format!("/api/v1/jobs/{id}/retry");
+        let refused = problem(send(&all_but, &retry, &json!({})).await).await;
+        assert!(refused.code == ErrorCode::Forbidden && refused.detail.contains(permission), "{operation:?}: {refused:?}");
+        assert_eq!(send(&needed, &retry, &json!({})).await.status(), StatusCode::CREATED, "{operation:?}");
+        agent.take().await.complete().await;
+    }
 }
 
 /// One call, and what it is to leave.

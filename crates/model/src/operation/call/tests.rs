@@ -88,46 +88,47 @@ fn refusals_name_the_field() {
     }
 }
 
+/// What no name and no address is.
+const HOSTILE: [&str; 33] = [
+    "",
+    " ",
+    "-f",
+    "--help",
+    "'",
+    "\"",
+    "a'b",
+    "; id",
+    "$(id)",
+    "`id`",
+    "a|b",
+    "a\nb",
+    "\n",
+    "a\rb",
+    "a\tb",
+    "a\0b",
+    "\u{1b}[31m",
+    "\u{7f}",
+    "\u{202e}a",
+    "../x",
+    "/etc/passwd",
+    "a/b",
+    "..",
+    "@file",
+    "+short",
+    "%s",
+    "a=b",
+    "a,b",
+    "a:b c",
+    "ü",
+    "*",
+    "~",
+    "#",
+];
+
 /// What no host must ever be handed as a name or an address: refused before anything is stored.
 #[test]
 fn hostile_text_is_refused_in_every_name_and_address() {
     let long = "a".repeat(300);
-    let hostile = [
-        "",
-        " ",
-        "-f",
-        "--help",
-        "'",
-        "\"",
-        "a'b",
-        "; id",
-        "$(id)",
-        "`id`",
-        "a|b",
-        "a\nb",
-        "\n",
-        "a\rb",
-        "a\tb",
-        "a\0b",
-        "\u{1b}[31m",
-        "\u{7f}",
-        "\u{202e}a",
-        "../x",
-        "/etc/passwd",
-        "a/b",
-        "..",
-        "@file",
-        "+short",
-        "%s",
-        "a=b",
-        "a,b",
-        "a:b c",
-        "ü",
-        "*",
-        "~",
-        "#",
-        &long,
-    ];
     type Make = fn(&str) -> serde_json::Value;
     let fields: [(&str, &str, Make); 8] = [
         ("node.hostname.set", "/args/hostname", |text| json!({ "hostname": text })),
@@ -140,7 +141,7 @@ fn hostile_text_is_refused_in_every_name_and_address() {
         ("network.ping.run", "/args/timeout", |text| json!({ "address": "::1", "timeout": text })),
     ];
     for (operation, pointer, make) in fields {
-        for text in hostile {
+        for text in HOSTILE.into_iter().chain([long.as_str()]) {
             let refusal = refused(operation, make(text));
             assert!(refusal.starts_with(pointer) && refusal.len() < 400, "{operation} {text:?}: {refusal}");
             assert!(!refusal.contains(|c: char| c.is_control()), "{operation} {text:?}: {refusal:?}");
@@ -159,6 +160,77 @@ fn hostile_text_passes_unharmed_through_commands_except_for_nul() {
         let call = Call::parse("command.shell", json!({ "command": text })).unwrap();
         assert!(matches!(&call, Call::CommandShell { script, .. } if script == text), "{call:?}");
         assert!(refused("command.exec", json!({"command": ["echo", format!("{text}\0")]})).contains("NUL"));
+    }
+}
+
+/// Every field of every operation that takes text, with something in it. Secrets have tests of their own.
+fn samples() -> Vec<(Operation, serde_json::Value)> {
+    let env = || json!({"A": "b"});
+    let step = json!({"run": "true", "name": "first", "env": env(), "timeout": "30s", "continue_on_error": true, "shell": ["sh", "-c"]});
+    let limits = json!({"output": "1MiB", "memory": "1GiB", "cpu": "1.5", "processes": 9, "file_size": "1GiB"});
+    let workspace = json!({"steps": ["make", step], "env": env(), "shell": "bash", "artifacts": ["*.o"], "limits": limits});
+    let with = |name: &str, value: &str| {
+        let mut args = workspace.clone();
+        args[name] = json!(value);
+        args
+    };
+    vec![
+        (Operation::CommandExec, json!({"command": ["uname", "-a"], "cwd": "/tmp", "env": env(), "max_output": "1MiB"})),
+        (Operation::CommandShell, json!({"command": "uname", "cwd": "/tmp", "env": env(), "max_output": "1MiB"})),
+        (Operation::NetworkDnsGet, json!({"interface": "eth0"})),
+        (Operation::NetworkDnsSet, json!({"interface": "eth0", "servers": ["192.0.2.1"], "search": ["example.com"]})),
+        (Operation::NetworkPingRun, json!({"address": "192.0.2.1", "count": 1, "interval": "1s", "timeout": "1s"})),
+        (Operation::NodeHostnameSet, json!({"hostname": "web-01"})),
+        (Operation::PackageRun, json!({"package": "a.b", "version": "1.0.0", "node": "c.d", "parameters": {"text": "x"}})),
+        (Operation::WorkspaceRun, with("bundle", &"0".repeat(64))),
+        (Operation::WorkspaceRun, with("source", "job-1")),
+    ]
+}
+
+/// Where there is text in a value.
+fn texts(value: &serde_json::Value, place: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => fields.iter().for_each(|(name, value)| texts(value, &format!("{place}/{name}"), found)),
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, item)| texts(item, &format!("{place}/{index}"), found));
+        }
+        serde_json::Value::String(_) => found.push(place.to_owned()),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn text_of_any_kind_in_any_field_of_any_operation_is_kept_as_it_is_or_refused_in_one_clean_line() {
+    for operation in Operation::ALL {
+        let schema = operation.args_schema();
+        let fields = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name);
+        let sampled = |name: &String| samples().iter().any(|(known, args)| *known == operation && args.get(name).is_some());
+        let missing: Vec<_> = fields.filter(|name| *name != "secrets" && !sampled(name)).collect();
+        assert!(missing.is_empty(), "{operation:?} has no sample of {missing:?}");
+    }
+    let long = "a".repeat(70_000);
+    let hostile =
+        HOSTILE.into_iter().chain(["a\0b", "\0", "\u{feff}a", "\u{2028}", "&& id", "${IFS}", "%00", "{{x}}", "~root", "-", long.as_str()]);
+    for (operation, args) in samples() {
+        let mut places = Vec::new();
+        texts(&args, "", &mut places);
+        for (place, text) in places.iter().flat_map(|place| hostile.clone().map(move |text| (place, text))) {
+            let mut args = args.clone();
+            *args.pointer_mut(place).unwrap() = json!(text);
+            match Call::parse(operation.name(), args.clone()) {
+                Ok(call) => {
+                    assert_eq!(call.args_json(), args, "{operation:?} {place} {text:?}");
+                    // Data for a handler and the name of a step are told as JSON; nothing else reaches a host with a NUL in it.
+                    let is_told = place.starts_with("/parameters/") || place.ends_with("/name");
+                    assert!(!text.contains('\0') || is_told, "{operation:?} {place} {text:?}");
+                }
+                Err(refusal) => {
+                    let said = refusal.to_string();
+                    assert!(said.starts_with("/args") && said.len() < 600, "{operation:?} {place} {text:?}: {said}");
+                    assert!(!said.contains(|c: char| c.is_control()), "{operation:?} {place} {text:?}: {said:?}");
+                }
+            }
+        }
     }
 }
 

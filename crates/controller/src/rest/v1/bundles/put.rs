@@ -11,7 +11,7 @@ use crate::app::{App, bundles};
 use crate::rest::auth::Authorized;
 use crate::rest::extract::content;
 use crate::rest::problem::Failed;
-use crate::rest::refusals::SubmitRefusals;
+use crate::rest::refusals::StateRefusals;
 
 /// Upload a bundle: a directory as a tar file packed with zstd, named by the SHA-256 of the packed bytes.
 ///
@@ -20,7 +20,7 @@ use crate::rest::refusals::SubmitRefusals;
     put, path = "/api/v1/bundles/{sha256}", tag = "bundles", operation_id = "put_bundle", security(("bearer" = ["workspace:execute"])),
     params(("sha256" = String, Path, pattern = "^[0-9a-f]{64}$", description = "64 lower-case hex digits.")),
     request_body(content_type = "application/zstd", description = "The packed directory, at most 4 GiB."),
-    responses((status = 201, body = BundleView), (status = 200, body = BundleView, description = "It was there."), SubmitRefusals)
+    responses((status = 201, body = BundleView), (status = 200, body = BundleView, description = "It was there."), StateRefusals)
 )]
 pub(super) async fn put(
     State(app): State<App>,

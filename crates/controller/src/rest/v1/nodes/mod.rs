@@ -21,7 +21,7 @@ use crate::rest::auth::Authorized;
 use crate::rest::extract::Query;
 use crate::rest::idempotency;
 use crate::rest::problem::Failed;
-use crate::rest::refusals::SubmitRefusals;
+use crate::rest::refusals::StateRefusals;
 use crate::rest::shown;
 use asked::{Asked, Times};
 
@@ -59,7 +59,7 @@ macro_rules! doors {
             responses(
                 (status = 200, body = NodeResults, description = "Every host has answered, or never will. With `Idempotent-Replayed: true` it is the job of an earlier request with the same key."),
                 (status = 202, body = NodeResults, description = "The time was up before every host had answered: what there is, and the job, which goes on.", headers(("Location" = String, description = "Where the job is."))),
-                SubmitRefusals
+                StateRefusals
             )
         )]
         async fn $name(
