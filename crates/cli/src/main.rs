@@ -4,6 +4,8 @@ mod app;
 mod args;
 mod command;
 mod contexts;
+#[cfg(test)]
+mod documents;
 mod exit;
 mod failure;
 mod output;

@@ -54,6 +54,7 @@ impl Context {
                 contexts.save(&path)?;
                 let current = if contexts.current.as_deref() == Some(&*name) { ", and is current" } else { "" };
                 app.out.say(format!("context `{name}` is for {}{current}", contexts.contexts[&name].url));
+                tell_programs(app, &contexts, &name)?;
             }
             Self::Use { name } => {
                 if !contexts.contexts.contains_key(&name) {
@@ -62,6 +63,7 @@ impl Context {
                 contexts.current = Some(name.clone());
                 contexts.save(&path)?;
                 app.out.say(format!("context `{name}` is now current"));
+                tell_programs(app, &contexts, &name)?;
                 if let Ok(Target { url: Some((url, origin)), .. }) = app.settings(Vec::new()).and_then(|loaded| app.target(&loaded))
                     && origin != Origin::Context(name)
                 {
@@ -102,13 +104,23 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Usage, format!("the token file {} cannot be read", path.display())).caused_by(error)
 }
 
+/// The context that was changed, as data; to people it is said in words.
+fn tell_programs(app: &App, contexts: &Contexts, name: &str) -> Result<(), Failure> {
+    if !app.out.is_for_machines() {
+        return Ok(());
+    }
+    app.out.item(&document(contexts, name), |_| String::new(), || name.to_owned())
+}
+
+fn document(contexts: &Contexts, name: &str) -> serde_json::Value {
+    let context = &contexts.contexts[name];
+    let is_current = contexts.current.as_deref() == Some(name);
+    json!({ "name": name, "current": is_current, "url": context.url, "token_file": context.token_file })
+}
+
 fn list(app: &App, contexts: &Contexts) -> Result<(), Failure> {
     let is_current = |name: &str| contexts.current.as_deref() == Some(name);
-    let items: Vec<_> = contexts
-        .contexts
-        .iter()
-        .map(|(name, context)| json!({ "name": name, "current": is_current(name), "url": context.url, "token_file": context.token_file }))
-        .collect();
+    let items: Vec<_> = contexts.contexts.keys().map(|name| document(contexts, name)).collect();
     if items.is_empty() {
         app.out.say("There is no context; `longshore start` makes one, and so does `longshore context add`.");
     }

@@ -174,7 +174,9 @@ impl Validate {
             own => own.ok(),
         };
         let ring = keys::keyring(own.as_ref(), &others)?;
-        let unreadable = |error: std::io::Error| Failure::new(Exit::NotFound, "the token cannot be read").caused_by(&error);
+        let place = self.file.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+        let unreadable =
+            |error: std::io::Error| Failure::new(Exit::NotFound, format!("no token can be read from {place}")).caused_by(&error);
         let mut text = String::new();
         match &self.file {
             Some(path) => std::fs::File::open(path).map_err(unreadable)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text),

@@ -1,6 +1,7 @@
 //! `longshore agent`: run one here, and see which there are.
 
 use clap::{Args, Subcommand};
+use longshore_client::ErrorCode;
 use serde_json::json;
 
 use super::agent_flags::{AgentFlags, LOCAL_BROKER, WorkerFlags};
@@ -56,7 +57,7 @@ pub(crate) struct WorkerStart {
 
 impl Agent {
     pub(crate) async fn perform(self, app: &App) -> Result<Exit, Failure> {
-        match self {
+        let performed = match self {
             Self::List => agent::list(app).await,
             Self::Show(which) => agent::show(app, which).await,
             Self::Facts(which) => agent::facts(app, which).await,
@@ -65,7 +66,8 @@ impl Agent {
             Self::Drain(drain) => drain.perform(app).await,
             Self::Undrain(undrain) => undrain.perform(app).await,
             Self::Start(start) => start.perform(app).await,
-        }
+        };
+        performed.map_err(|failure| failure.hint_instead(ErrorCode::NotFound, "see which there are:     longshore agent list"))
     }
 }
 

@@ -66,6 +66,8 @@ fn a_token_of_a_private_key_is_signed_and_understood_without_the_controllers_own
         assert_eq!(host.validated(&host.signed(&[])).code, Some(1), "{keys:?}");
     }
     let named = Host::knowing(&[(PUBLIC, "ci-2026")]);
+    let ran = named.validated("no-such-token");
+    assert!(ran.code == Some(3) && ran.stderr.contains("no-such-token"), "{}", ran.stderr);
     let ran = named.validated(&named.signed(&["--kid", "ci-2026"]));
     assert!(ran.code == Some(0) && ran.stdout.contains("ci-2026"), "{}", ran.stderr);
 }

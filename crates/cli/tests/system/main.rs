@@ -10,6 +10,7 @@ mod controllers;
 mod disk_full;
 mod drive;
 mod fleet;
+mod forms;
 mod guide;
 mod hostile;
 mod job;

@@ -67,8 +67,11 @@ async fn a_drained_agent_takes_nothing_until_it_is_undrained() {
     assert!(undrained.status.success() && text(&undrained.stdout).contains("ready"), "{undrained:?}");
     let waited = user.data(&["job", "wait", &waiting]).await;
     assert_eq!((&waited["status"], hosts(&waited)), (&"completed".into(), vec!["host-1"]));
-    let unknown = user.types(&["agent", "drain", "hots-1"]).await;
-    assert_eq!(unknown.status.code(), Some(3), "{}", text(&unknown.stderr));
+    for command in ["drain", "show", "facts"] {
+        let unknown = user.types(&["agent", command, "hots-1"]).await;
+        let said = text(&unknown.stderr);
+        assert!(unknown.status.code() == Some(3) && said.contains("hots-1") && said.contains("longshore agent list"), "{said}");
+    }
 }
 
 #[tokio::test]

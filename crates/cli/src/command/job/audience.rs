@@ -90,8 +90,13 @@ mod tests {
 
     #[test]
     fn who_is_meant_is_parsed_at_once() {
-        for (target, is_many) in [("_any", false), ("_all", true), ("web-01", false), ("group:web", true), ("_any@group:web", false)] {
-            let cli = Cli::try_parse_from(["longshore", "job", "submit", "x", "--target", target]).unwrap();
+        for (target, is_many) in
+            [("", false), ("_any", false), ("_all", true), ("web-01", false), ("group:web", true), ("_any@group:web", false)]
+        {
+            let words = ["longshore", "job", "submit", "x", "--target", target];
+            // Who says nothing means one agent.
+            let (words, target) = if target.is_empty() { (&words[..4], "_any") } else { (&words[..], target) };
+            let cli = Cli::try_parse_from(words).unwrap();
             let Command::Job(Job::Submit(submit)) = cli.command else { panic!("{target}") };
             assert_eq!((submit.audience.is_many(), submit.audience.target.to_string().as_str()), (is_many, target));
         }
