@@ -6,27 +6,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// A package of ours, and what it may use of ours.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("longshore-model", &[]),
-    ("longshore-session", &[]),
-    ("longshore-seal", &["model"]),
-    ("longshore-store", &["model"]),
-    ("longshore-exec", &["model"]),
-    ("longshore-agent", &["model", "seal", "session", "store", "exec"]),
-    ("longshore-controller", &["model", "seal", "session", "store"]),
-    ("longshore-client", &["model"]),
-    ("longshore-cli", &["model", "seal", "session", "store", "exec", "agent", "controller", "client"]),
-    ("longshore-testkit", &["model"]),
-    // The fan-out benchmark runs thousands of agents in one process.
-    ("longshore-bench", &["agent", "client", "exec", "model", "store", "testkit"]),
-    // Real processes, tried from outside: it links nothing of what it tries.
-    ("longshore-chaos", &["client", "model", "testkit"]),
-    // Real agents and real controllers, on a simulated host and behind a misbehaving broker.
-    ("longshore-sim", &["agent", "controller", "exec", "model", "store"]),
-    ("xtask", &[]),
-];
-
 /// Crates of others that must stay on one side of a wall.
 const MUST_NOT_USE: &[(&str, &[&str])] = &[
     ("longshore-model", &["tokio", "tokio-util", "axum", "reqwest", "rustix", "tempfile", "uuid", "rand", "getrandom"]),
@@ -41,9 +20,6 @@ const MUST_NOT_USE: &[(&str, &[&str])] = &[
 /// Who may say `async_nats`. For everybody else that holds in tests too.
 const MAY_USE_ASYNC_NATS: &[&str] = &["longshore-store", "longshore-bench"];
 
-/// Nowhere in what we ship or test; `deny.toml` says why.
-const BANNED: &[&str] = &["ring", "openssl-sys", "serde_yaml", "chrono"];
-
 struct Package {
     name: String,
     /// Dependencies with their kind: `normal`, `dev` or `build`.
@@ -56,15 +32,34 @@ impl Package {
     }
 }
 
+/// The table of ARCHITECTURE.md: a crate, and what it may use of ours.
+fn may_use() -> BTreeMap<String, BTreeSet<String>> {
+    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map is there");
+    let rows = map.lines().skip_while(|line| !line.starts_with("| crate |")).skip(2).take_while(|line| line.starts_with("| "));
+    let row = |row: &str| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, _, used, _, _] = cells[..] else { panic!("not four cells: {row}") };
+        let used = used.split(", ").filter(|used| *used != "-").map(str::to_owned).collect();
+        (name.trim_matches('`').to_owned(), used)
+    };
+    rows.map(row).collect()
+}
+
+/// As the map names it.
+fn short(package: &str) -> &str {
+    package.strip_prefix("longshore-").unwrap_or(package)
+}
+
 #[test]
 fn our_crates_use_only_what_the_table_allows() {
-    let table: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
-    for package in packages() {
-        let allowed = table.get(package.name.as_str()).unwrap_or_else(|| panic!("{} has no row in MAY_USE", package.name));
-        for used in package.uses(&["normal", "build"]) {
-            if let Some(short) = used.strip_prefix("longshore-") {
-                assert!(allowed.contains(&short), "{} must not use {used}: see the table in ARCHITECTURE.md", package.name);
-            }
+    let (table, packages) = (may_use(), packages());
+    let names: BTreeSet<&str> = packages.iter().map(|package| short(&package.name)).collect();
+    assert_eq!(table.keys().map(String::as_str).collect::<BTreeSet<_>>(), names, "ARCHITECTURE.md has a row for every crate");
+    for package in &packages {
+        let allowed = &table[short(&package.name)];
+        assert!(allowed.iter().all(|name| names.contains(name.as_str())), "{}: {allowed:?}", package.name);
+        for used in package.uses(&["normal", "build"]).into_iter().filter(|used| used.starts_with("longshore-")) {
+            assert!(allowed.contains(short(used)), "{} must not use {used}: see the table in ARCHITECTURE.md", package.name);
         }
     }
 }
@@ -98,18 +93,9 @@ fn no_crate_is_a_drawer() {
 }
 
 #[test]
-fn the_map_has_every_crate() {
-    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for package in packages() {
-        let short = package.name.strip_prefix("longshore-").unwrap_or(&package.name);
-        assert!(map.contains(&format!("| `{short}` |")), "ARCHITECTURE.md has no row for `{short}`");
-    }
-}
-
-#[test]
 fn every_crate_is_held_to_the_workspace_lints() {
     for package in packages() {
-        let short = package.name.strip_prefix("longshore-").unwrap_or(&package.name);
+        let short = short(&package.name);
         let dir = [Path::new("crates").join(short), short.into()].into_iter().find(|dir| root().join(dir).is_dir());
         let manifest = root().join(dir.unwrap_or_else(|| panic!("{short} lies neither in crates/ nor at the top"))).join("Cargo.toml");
         let text = std::fs::read_to_string(&manifest).unwrap();
@@ -123,7 +109,10 @@ fn banned_crates_are_not_linked() {
         cargo(&["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}", "--offline", "--locked"]);
     let linked: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(linked.contains("async-nats"), "the tree is not what it should be:\n{tree}");
-    for banned in BANNED {
+    let rules = std::fs::read_to_string(root().join("deny.toml")).expect("the rules are there");
+    let banned: Vec<&str> = rules.lines().filter_map(|line| line.trim_start().strip_prefix("{ crate = \"")?.split('"').next()).collect();
+    assert!(banned.contains(&"ring"), "the rules are not what they should be: {banned:?}");
+    for banned in banned {
         assert!(!linked.contains(banned), "{banned} is linked: `cargo tree --workspace --invert {banned}` tells by whom");
     }
 }
