@@ -136,7 +136,9 @@ impl Loaded {
         let mut said: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         for entry in entries {
             let others = said.entry(entry.key.clone()).or_default();
-            if let Some(other) = others.iter().find(|other| other.spelling != entry.spelling) {
+            // A flag is neither spelling, and wins over both.
+            let other = others.iter().find(|other| other.spelling != entry.spelling);
+            if let Some(other) = other.filter(|_| entry.layer != Layer::Flags) {
                 let (newer, older) = if entry.spelling == entry.key { (&entry, other) } else { (other, &entry) };
                 return Err(Error::TwoSpellings {
                     newer: newer.spelling.clone(),
@@ -430,6 +432,9 @@ mod tests {
         let error = refused(&[("etc.yaml", "job: {worker: {max_jobs: 3}}\nagent: {max_jobs: 4}\n")], &[]);
         assert!(error.to_string().contains("job.worker.max_jobs") && error.to_string().contains("agent.max_jobs"), "{error}");
         assert!(matches!(refused(&[("etc.yaml", "job: {worker: {max_job: 3}}")], &[]), Error::UnknownKey { .. }));
+        let mut given = given(&[("etc.yaml", "job: {worker: {max_jobs: 3}}")], &[]);
+        given.sources.flags.push(("agent.max_jobs", "--worker-max-jobs", "4".to_owned()));
+        assert_eq!(given.sources.load().unwrap().settings.agent.max_jobs, 4, "a flag wins over a file, whichever way that spells it");
     }
 
     #[test]

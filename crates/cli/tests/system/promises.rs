@@ -80,6 +80,7 @@ async fn a_clean_stop_hands_work_back_at_once() {
         (!process.is_running()).then_some(())
     })
     .await;
+    assert_eq!(process.wait(AT_ONCE).await.code(), Some(143), "ended by SIGTERM: {}", process.output());
     let view = fleet.client.job(id, Some(PATIENCE)).await.unwrap();
     assert!(stopped_at.elapsed() < AT_ONCE, "after {:?}, and the lease is {LONG_LEASE}", stopped_at.elapsed());
     let execution = &view.executions[0];

@@ -197,7 +197,11 @@ async fn every_setting_of_streams_and_consumers_is_what_the_broker_says_of_them(
 #[tokio::test]
 async fn every_flag_of_an_agent_is_seen_at_the_broker_or_in_what_it_does() {
     // A file says otherwise, and a flag wins over it.
-    let mut site = Site::start("agent: {max_jobs: 9, hostname: nobody, client_name: nobody, consumer: {ack_wait: 9s}}").await;
+    let mut site = Site::start(
+        "job: {worker: {max_jobs: 9, hostname: nobody, queue_group: older, labels: {rack: b2}}}\n\
+         agent: {client_name: nobody, consumer: {ack_wait: 9s}}",
+    )
+    .await;
     let port = site.nats.port().to_string();
     for (prefix, start) in [("agent", &["agent", "start"][..]), ("worker", &["job", "worker", "start"])] {
         let flag = |name: &str| format!("--{prefix}-{name}");
@@ -213,7 +217,7 @@ async fn every_flag_of_an_agent_is_seen_at_the_broker_or_in_what_it_does() {
             ["--consumer-back-off", "300ms,800ms"],
         ];
         let said = site.role(&[start, &own, consumer.as_flattened()].concat()).await;
-        let agent = said["agent"].as_str().unwrap().to_owned();
+        let agent = said["agent"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned();
 
         let waits = site.waits_between_attempts(&harbor).await;
         assert!(waits[0] >= 300 && waits[1] >= 800 && waits.iter().all(|wait| *wait < 20_000), "--consumer-back-off: {waits:?}");
@@ -241,6 +245,13 @@ async fn every_flag_of_an_agent_is_seen_at_the_broker_or_in_what_it_does() {
         assert!(refused.status.code() == Some(1) && text.contains(&crew) && text.contains("agent.queue_group"), "{text}");
         site.processes.pop().unwrap().kill9();
     }
+    // The earlier spelling of keys, where no flag says otherwise.
+    let older = site.role(&["agent", "start", "--consumer-ack-wait", "2m"]).await;
+    let (_, heartbeat) = site.heartbeat("agent-registry", older["agent"].as_str().unwrap()).await;
+    assert_eq!((&heartbeat["hostname"], &heartbeat["max_jobs"], &heartbeat["labels"]), (&json!("nobody"), &json!(9), &json!(["rack:b2"])));
+    let consumer = site.nats.ask("$JS.API.CONSUMER.INFO.JOBS.older", &Value::Null).await;
+    assert_eq!(consumer["config"]["durable_name"], "older", "job.worker.queue_group: {consumer}");
+
     let labelled = site
         .role(&["agent", "start", "--label", "rack:a1", "--max-jobs", "6", "--agent-hostname", "third", "--consumer-ack-wait", "2m"])
         .await;
