@@ -158,7 +158,9 @@ impl Agent {
         // Its lock is the journal's as well: both are in one state directory, and nobody opens one without the other.
         let journal = journal::Journal::open(&config.state_dir.join("journal"))?;
         if let Some(packages) = &config.packages {
-            executor.run_packages(packages::open(packages, &config)?);
+            let (runner, installer) = packages::open(packages, &config)?;
+            executor.run_packages(runner);
+            executor.install_packages(installer);
         }
         let host = host::ThisHost::new(executor, config.machine.clone(), &config.state_dir);
         Ok(Self::on(config, store, Arc::new(host), Arc::new(journal)))

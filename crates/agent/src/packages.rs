@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_exec::package::host::{HostSettings, Hosts};
-use longshore_exec::package::{Packages, Runner};
+use longshore_exec::package::{InstallConfig, Installer, Packages, Runner};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ pub struct PackagesConfig {
 }
 
 /// Prepares for handlers: opens the directory, ends what a killed agent left running. Blocks; needs a runtime.
-pub(crate) fn open(own: &PackagesConfig, config: &Config) -> Result<Runner, Error> {
+pub(crate) fn open(own: &PackagesConfig, config: &Config) -> Result<(Runner, Installer), Error> {
     let packages = Packages::open(&own.dir)?;
     let (state, data) = (config.state_dir.join("packages"), config.state_dir.join("package-data"));
     let settings = HostSettings {
@@ -39,7 +39,10 @@ pub(crate) fn open(own: &PackagesConfig, config: &Config) -> Result<Runner, Erro
         ends_with_task: true,
         ..HostSettings::new(config.supervisor.clone(), state, data, config.hostname())
     };
-    Ok(Runner::new(packages, Hosts::new(settings)?))
+    let mut install = InstallConfig::new(config.supervisor.clone());
+    install.python.program = own.python.display().to_string();
+    let installer = Installer::new(packages.clone(), install);
+    Ok((Runner::new(packages, Hosts::new(settings)?), installer))
 }
 
 /// Looks until `stop`. A change is told at once.

@@ -98,6 +98,7 @@ impl Exit {
             | ErrorCode::ExitStatus
             | ErrorCode::CommandNotFound
             | ErrorCode::HandlerFailed
+            | ErrorCode::PackageFailed
             | ErrorCode::DeadLetter
             | ErrorCode::Interrupted
             | ErrorCode::Lost

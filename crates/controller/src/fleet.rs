@@ -121,6 +121,9 @@ impl<'a> Needs<'a> {
             | Call::NodeUptimeGet
             | Call::CommandExec(_)
             | Call::CommandShell { .. }
+            | Call::PackageInstall(_)
+            | Call::PackageList
+            | Call::PackageUninstall(_)
             | Call::WorkspaceRun { .. }
             | Call::WithFacts(_) => Self::Agent { operation: call.operation(), dice },
         }
@@ -169,7 +172,7 @@ pub(crate) enum NoTarget {
     LacksPackage { hostname: String, wanted: String },
     #[error("no agent or worker that is ready has {wanted}")]
     NoPackage { wanted: String },
-    #[error("the worker on {hostname} runs nodes of packages, and nothing else")]
+    #[error("the worker on {hostname} runs nodes of packages, and does not do this")]
     PackagesOnly { hostname: String },
     #[error("several agents call themselves {hostname}: name one by its id, {}", .ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
     Ambiguous { hostname: String, ids: Vec<AgentId> },

@@ -1,8 +1,9 @@
-//! Accepts connections and serves each. A client that says nothing holds its place for a bounded time, and all of them together are a
+//! Accepts connections, over TLS where there is a certificate, and serves each. A client that says nothing holds its place for a bounded time, and all of them together are a
 //! bounded number.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,13 +14,21 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use crate::tls::Shown;
 
 /// Where a request's connection came from: in its extensions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remote(pub(crate) SocketAddr);
+
+/// What a request's connection has shown of itself: in its extensions, where it is one over TLS whose client has a certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct Certified(pub(crate) Arc<Shown>);
 
 /// What connections are held to.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +45,8 @@ impl Default for Bounds {
     }
 }
 
-/// Serves until `drain` is set, then takes no more requests and ends with the last answer. Dropping it cuts everybody off.
-pub(crate) async fn serve<S>(mut listener: TcpListener, service: S, bounds: Bounds, drain: CancellationToken)
+/// Serves, over TLS if there is an acceptor, until `drain` is set, then takes no more requests and ends with the last answer. Dropping it cuts everybody off.
+pub(crate) async fn serve<S>(mut listener: TcpListener, tls: Option<TlsAcceptor>, service: S, bounds: Bounds, drain: CancellationToken)
 where
     S: tower::Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
 {
@@ -48,7 +57,11 @@ where
             Some(_) = connections.join_next() => continue,
             accepted = accept(&mut listener), if connections.len() < bounds.connections => accepted,
         };
-        connections.spawn(converse(stream, Remote(remote), service.clone(), bounds, drain.clone()));
+        let (service, drain) = (service.clone(), drain.clone());
+        match tls.clone() {
+            None => connections.spawn(converse(stream, (Remote(remote), None), service, bounds, drain)),
+            Some(tls) => connections.spawn(secured(tls, stream, Remote(remote), service, bounds, drain)),
+        };
     }
     // Whoever connects from now on is refused rather than left waiting.
     drop(listener);
@@ -60,8 +73,25 @@ async fn accept(listener: &mut TcpListener) -> (TcpStream, SocketAddr) {
     axum::serve::Listener::accept(listener).await
 }
 
-async fn converse<S>(stream: TcpStream, remote: Remote, service: S, bounds: Bounds, drain: CancellationToken)
+/// A connection that begins with a handshake of TLS.
+async fn secured<S>(tls: TlsAcceptor, stream: TcpStream, remote: Remote, service: S, bounds: Bounds, drain: CancellationToken)
 where
+    S: tower::Service<Request, Response = Response, Error = Infallible> + Clone,
+{
+    let within = bounds.head_within;
+    let shaking = drain.run_until_cancelled(tokio::time::timeout(within, tls.accept(stream)));
+    let stream = match shaking.await {
+        Some(Ok(Ok(stream))) => stream,
+        Some(Ok(Err(error))) => return tracing::info!(remote = %remote.0, %error, "a connection over TLS was refused"),
+        Some(Err(_)) | None => return,
+    };
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(Shown::of);
+    converse(stream, (remote, shown.map(|shown| Certified(Arc::new(shown)))), service, bounds, drain).await;
+}
+
+async fn converse<I, S>(stream: I, (remote, certified): (Remote, Option<Certified>), service: S, bounds: Bounds, drain: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: tower::Service<Request, Response = Response, Error = Infallible> + Clone,
 {
     let mut http = http1::Builder::new();
@@ -70,6 +100,9 @@ where
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(remote);
+        if let Some(certified) = &certified {
+            request.extensions_mut().insert(certified.clone());
+        }
         service.call(request)
     });
     // One that becomes a WebSocket leaves its place here; the gateway has bounds of its own.
@@ -108,7 +141,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        tasks.spawn(serve(listener, Router::new().route("/", get(async || "hello")), bounds, drain.clone()));
+        tasks.spawn(serve(listener, None, Router::new().route("/", get(async || "hello")), bounds, drain.clone()));
         Door { address, drain, tasks }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -11,6 +12,7 @@ use longshore_store::Store;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 
@@ -130,19 +132,25 @@ pub struct Controller {
     app: App,
     listener: TcpListener,
     address: SocketAddr,
+    /// The same over TLS, if that is wanted.
+    secured: Option<(TcpListener, TlsAcceptor, SocketAddr)>,
 }
 
 impl Controller {
-    /// Takes the address. Connections wait until [`Controller::run`].
+    /// Takes the address, and that for TLS if there is one. Connections wait until [`Controller::run`].
     ///
     /// # Errors
-    /// The address is in use or not ours.
+    /// An address is in use or not ours.
     pub async fn bind(config: Config, store: Store) -> Result<Self, BindError> {
-        let address = config.listen;
-        let refused = |source| BindError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { app: App::new(config, store), listener, address })
+        let (listener, address) = listen(config.listen).await?;
+        let secured = match &config.gateway.tls {
+            Some(tls) => {
+                let (listener, address) = listen(tls.listen).await?;
+                Some((listener, TlsAcceptor::from(Arc::clone(&tls.server)), address))
+            }
+            None => None,
+        };
+        Ok(Self { app: App::new(config, store), listener, address, secured })
     }
 
     /// Ends when it can answer everything: once it runs, its index is complete and it knows who is in the fleet and which jobs are dead.
@@ -161,27 +169,37 @@ impl Controller {
         self.address
     }
 
+    /// Where it listens with TLS, if it does.
+    #[must_use]
+    pub fn secured_addr(&self) -> Option<SocketAddr> {
+        self.secured.as_ref().map(|(_, _, address)| *address)
+    }
+
     /// Serves until `drain` is set, then ends event streams and waits, and gives requests 5 s to finish.
     ///
     /// # Errors
     /// A part that should run for ever ended.
     pub async fn run(self, drain: CancellationToken) -> Result<(), RunError> {
-        let Self { app, listener, address } = self;
+        let Self { app, listener, address, secured } = self;
         let mut tasks = JoinSet::new();
         spawn(&app, &mut tasks);
         let _attached = app.gateway.guard();
         let (mut writer, calls_ended) = (JoinSet::new(), CancellationToken::new());
         writer.spawn(audit::write(app.clone(), calls_ended.clone()));
-        tracing::info!(%address, "the controller serves");
+        let secured_address = secured.as_ref().map(|(_, _, address)| address.to_string());
+        tracing::info!(%address, secured_address, "the controller serves");
 
         let (api, drained) = (Api::new(app.clone()), app.drain.clone());
-        let mut serve = match rest::cors(&app.config.allow_origins) {
-            None => listener::serve(listener, api, Bounds::default(), drained).boxed(),
-            Some(cors) => listener::serve(listener, cors.layer(api), Bounds::default(), drained).boxed(),
-        };
+        let listeners = [Some((listener, None)), secured.map(|(listener, tls, _)| (listener, Some(tls)))].into_iter().flatten();
+        let serving = listeners.map(|(listener, tls)| match rest::cors(&app.config.allow_origins) {
+            None => listener::serve(listener, tls, api.clone(), Bounds::default(), drained.clone()).boxed(),
+            Some(cors) => listener::serve(listener, tls, cors.layer(api.clone()), Bounds::default(), drained.clone()).boxed(),
+        });
+        // They end when they are told to, and not before.
+        let mut serve = futures::future::join_all(serving).boxed();
         let ended = tokio::select! {
             () = drain.cancelled() => Ok(()),
-            () = serve.as_mut() => Err(RunError::Task(None)),
+            _ = serve.as_mut() => Err(RunError::Task(None)),
             task = tasks.join_next() => Err(RunError::Task(task.and_then(Result::err))),
             task = writer.join_next() => Err(RunError::Task(task.and_then(Result::err))),
         };
@@ -194,7 +212,7 @@ impl Controller {
             app.streams.wait().await;
             while tasks.join_next().await.is_some() {}
             if was_asked {
-                serve.await;
+                let _all_of_them = serve.await;
             }
         };
         if tokio::time::timeout_at(deadline, finish).await.is_err() {
@@ -209,6 +227,13 @@ impl Controller {
         }
         ended
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let refused = |source| BindError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
 }
 
 /// Starts everything that follows the stores and repairs them.

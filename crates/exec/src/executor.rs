@@ -28,7 +28,7 @@ use crate::carrier::Left;
 use crate::drive::Watch;
 use crate::finished::Finished;
 use crate::machine::Machine;
-use crate::package::{self, Runner};
+use crate::package::{self, Installer, Runner};
 use crate::process::{Launcher, Marked, Stops, end_marked, pause};
 use crate::{carrier, files, provider};
 
@@ -171,6 +171,8 @@ pub(crate) struct Host {
     pub(crate) drive_patience: Duration,
     /// What runs nodes of packages, if somebody does.
     pub(crate) packages: OnceLock<Runner>,
+    /// What installs and removes them, if somebody may.
+    pub(crate) installer: OnceLock<Installer>,
 }
 
 impl Host {
@@ -188,6 +190,7 @@ impl Host {
             patience: Duration::ZERO,
             drive_patience: DRIVE_PATIENCE,
             packages: OnceLock::new(),
+            installer: OnceLock::new(),
         }
     }
 
@@ -336,6 +339,11 @@ impl Executor {
         let _they_are_already = self.0.host.packages.set(runner);
     }
 
+    /// Installs and removes packages too, where those are that it runs; without, jobs for that are skipped. For the first call only.
+    pub fn install_packages(&self, installer: Installer) {
+        let _it_may_already = self.0.host.installer.set(installer);
+    }
+
     /// The packages whose nodes it runs.
     pub async fn packages(&self) -> Arc<[WorkerPackage]> {
         match self.0.host.packages.get() {
@@ -377,7 +385,10 @@ async fn perform(host: &Host, task: &Task, output: Arc<dyn Output>, stops: &Stop
             provider::command::run(host, task, command, output, stops).await
         }
         Call::WorkspaceRun { run, args: _ } => carrier::run(host, task, run, output, stops).await,
+        Call::PackageInstall(install) => package::management::install(host, install, stops).await,
+        Call::PackageList => package::management::list(host).await,
         Call::PackageRun(run) => package::job::run(host, task, run, output, stops).await,
+        Call::PackageUninstall(uninstall) => package::management::uninstall(host, uninstall, stops).await,
         Call::WithFacts(_) => Finished::failed(ErrorCode::Internal, "nobody put the host's facts into the arguments"),
     }
 }

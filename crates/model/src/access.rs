@@ -105,6 +105,17 @@ impl Caller {
         self.targets.as_ref().is_none_or(|targets| targets.iter().any(is_it))
     }
 
+    /// The groups that somebody whom the caller lets in may belong to; `None` for all of them.
+    #[must_use]
+    pub fn groups(&self) -> Option<Vec<Label>> {
+        let targets = self.targets.as_ref().filter(|targets| !targets.contains(&Target::All))?;
+        let group = |target: &Target| match target {
+            Target::Group(group) | Target::AnyOf(group) => Some(group.clone()),
+            Target::All | Target::Any | Target::Host(_) => None,
+        };
+        Some(targets.iter().filter_map(group).collect())
+    }
+
     /// Whether the caller may have something done by whichever agent is free; with `group`, by one of that.
     #[must_use]
     pub fn reaches_any(&self, group: Option<&Label>) -> bool {

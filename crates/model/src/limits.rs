@@ -47,6 +47,8 @@ pub const BUNDLE_DEPTH_MAX: usize = 128;
 pub const DIRECTORY_NAME_BYTES_MAX: usize = 255;
 /// Entries in a job's directory on a shared drive that are copied into its workspace.
 pub const STAGED_ENTRIES_MAX: usize = 1_000_000;
+/// Bytes of the address of a package's archive.
+pub const PACKAGE_URL_BYTES_MAX: usize = 4096;
 /// Bytes of a package's name, its version, or the type of one of its nodes.
 pub const PACKAGE_NAME_BYTES_MAX: usize = 128;
 /// Bytes of the parameters of a package's node, as JSON: half of what the existing worker reads in one frame.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as CertifiedKey};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair as CertifiedKey, SanType};
 use serde_json::{Value, json};
 
 /// A user's nkey: its public half for the server, its seed for the client.
@@ -139,8 +139,20 @@ impl Authority {
     /// The directory cannot be written.
     #[must_use]
     pub fn certify(&self, subject: &str) -> Certificate {
+        self.certify_as(subject, &[subject], &[])
+    }
+
+    /// The same for any number of names and addresses, with these URIs beside them; its files are called by `subject`.
+    ///
+    /// # Panics
+    /// The directory cannot be written, or a name is none.
+    #[must_use]
+    pub fn certify_as(&self, subject: &str, names: &[&str], uris: &[&str]) -> Certificate {
         let key = CertifiedKey::generate().expect("a key can be made");
-        let mut params = CertificateParams::new([subject.to_owned()]).expect("it is a name or an address");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("they are names or addresses");
+        let uri = |uri: &&str| SanType::URI((*uri).try_into().expect("it is ASCII"));
+        params.subject_alt_names.extend(uris.iter().map(uri));
         params.distinguished_name.push(DnType::CommonName, subject);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority can sign");

@@ -51,6 +51,12 @@ pub(crate) fn agent(out: &Output, AgentDetail { agent, drains }: &AgentDetail, n
     }
     if let Some(worker) = &agent.worker {
         put("worker", &format!("{}, instance {}, attached to {}", worker.name, worker.instance, worker.controller));
+        if let Some(since) = worker.contested_since {
+            put(
+                "contested",
+                &format!("since {since}: several workers have its instance id and take it from each other; give each one of its own"),
+            );
+        }
     }
     for package in agent.worker.iter().flat_map(|worker| &worker.packages).chain(&agent.packages) {
         put("package", &format!("{} {}  {}", package.name, package.version, package.nodes.join(" ")));

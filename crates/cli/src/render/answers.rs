@@ -7,7 +7,8 @@ use longshore_client::{ExecutionView, JobView};
 use longshore_model::ExecutionState;
 use longshore_model::wire::result::{
     CommandResult, DiskResult, DisksResult, DnsResult, DnsSetResult, DnsSource, HostnameResult, HostnameSetResult, LoadResult,
-    MemoryResult, OsResult, PingResult, StatusResult, UptimeResult,
+    MemoryResult, OsResult, PackageEntry, PackageInstallResult, PackageUninstallResult, PackagesResult, PingResult, StatusResult,
+    UptimeResult,
 };
 use serde::de::DeserializeOwned;
 
@@ -147,6 +148,34 @@ impl Rows for OsResult {
     const HEADINGS: &'static [&'static str] = &["OS", "KERNEL", "ARCH"];
     fn rows(&self) -> Vec<Vec<String>> {
         vec![vec![self.os.clone(), self.kernel.clone(), self.arch.clone()]]
+    }
+}
+
+impl Rows for PackagesResult {
+    const HEADINGS: &'static [&'static str] = &["PACKAGE", "VERSION", "NODES", "PROBLEM"];
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |package: &PackageEntry| {
+            let problem = package.problem.clone().unwrap_or_else(|| "-".to_owned());
+            vec![package.name.clone(), package.version.clone(), or_dash(&package.nodes), problem]
+        };
+        let none = || vec!["-".to_owned(); Self::HEADINGS.len()];
+        if self.packages.is_empty() { vec![none()] } else { self.packages.iter().map(row).collect() }
+    }
+}
+
+impl Rows for PackageInstallResult {
+    const HEADINGS: &'static [&'static str] = &["PACKAGE", "VERSION", "CHANGE", "REMARKS"];
+    fn rows(&self) -> Vec<Vec<String>> {
+        let remarks = if self.remarks.is_empty() { "-".to_owned() } else { self.remarks.join("; ") };
+        let change = self.change.clone().unwrap_or_else(|| "-".to_owned());
+        vec![vec![self.package.clone(), self.version.clone(), change, remarks]]
+    }
+}
+
+impl Rows for PackageUninstallResult {
+    const HEADINGS: &'static [&'static str] = &["PACKAGE", "REMOVED"];
+    fn rows(&self) -> Vec<Vec<String>> {
+        vec![vec![self.package.clone(), or_dash(&self.removed)]]
     }
 }
 

@@ -50,7 +50,10 @@ impl Controller {
             exit = signals.next() => return Ok(exit),
         };
         let url = url(controller.local_addr());
-        let document = json!({ "url": url, "token_file": token_file });
+        let mut document = json!({ "url": url, "token_file": token_file });
+        if let Some(address) = controller.secured_addr() {
+            document["tls_address"] = address.to_string().into();
+        }
         let ready = controller.ready();
         let tokens = Tokens::default();
         let serving = signals.guide(&app.out, &tokens, controller.run(tokens.drain.clone()));

@@ -151,11 +151,41 @@ pub(crate) fn controller(
         objects_retention: settings.nats.objects.max_age.0,
         verify_keys,
         allow_origins: api.security.cors.allow_origins.clone(),
-        gateway: longshore_controller::GatewayConfig {
-            beat_every: settings.nats.registry.ttl.0 / 3,
-            ..longshore_controller::GatewayConfig::default()
-        },
+        gateway: gateway(settings)?,
         ..longshore_controller::Config::new(key)
+    })
+}
+
+/// What the gateway of a controller is told.
+fn gateway(settings: &Settings) -> Result<longshore_controller::GatewayConfig, Failure> {
+    let own = &settings.controller.gateway;
+    // Checked when the settings were loaded: all three or none.
+    let tls = match (&own.tls.listen, &own.tls.cert, &own.tls.key) {
+        (Some(listen), Some(cert), Some(key)) => {
+            let client_ca = own.tls.client_ca.as_deref().map(Path::new);
+            let read = longshore_controller::TlsListen::read(address(listen)?, Path::new(cert), Path::new(key), client_ca);
+            Some(read.map_err(|error| {
+                Failure::new(Exit::Invalid, "`controller.gateway.tls` cannot be used").caused_by(&error).code("configuration")
+            })?)
+        }
+        (Some(_) | None, _, _) => None,
+    };
+    Ok(longshore_controller::GatewayConfig {
+        is_on: own.enabled,
+        workers_max: own.max_workers,
+        // Within bounds that fit.
+        frame_bytes_max: usize::try_from(own.max_message.0).unwrap_or(usize::MAX),
+        beat_every: settings.nats.registry.ttl.0 / 3,
+        tenant: own.tenant.clone(),
+        greeting_within: own.greeting_within.0,
+        session_lifetime: own.session_lifetime.0,
+        silence_max: own.silence_max.0,
+        detached_max: own.detached_max.0,
+        doubt_within: own.doubt_within.0,
+        cancel_within: own.cancel_within.0,
+        grace: own.grace.0,
+        tls,
+        ..longshore_controller::GatewayConfig::default()
     })
 }
 
@@ -236,6 +266,31 @@ mod tests {
         let mapped = store(&with(|_| {}), None, "x").unwrap();
         let own = jetstream::Config { url: "nats://broker:4222".to_owned(), client_name: "x".to_owned(), ..jetstream::Config::default() };
         assert_eq!(format!("{mapped:?}"), format!("{own:?}"));
+    }
+
+    #[test]
+    fn the_settings_of_the_gateway_reach_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mapped = |settings: &Settings| {
+            let key = SigningKey::new(vec![7; 32]);
+            controller(settings, dir.path(), key, "unknown").unwrap().gateway
+        };
+        let usual = mapped(&with(|_| {}));
+        let own = longshore_controller::GatewayConfig::default();
+        assert_eq!(format!("{usual:?}"), format!("{:?}", longshore_controller::GatewayConfig { beat_every: usual.beat_every, ..own }));
+        let changed = mapped(&with(|settings| {
+            let seconds = |n| Span(Duration::from_secs(n));
+            let gateway = &mut settings.controller.gateway;
+            (gateway.enabled, gateway.tenant, gateway.max_workers, gateway.max_message.0) = (false, "other".to_owned(), 3, 1 << 20);
+            (gateway.silence_max, gateway.doubt_within, gateway.cancel_within) = (seconds(1), seconds(2), seconds(3));
+            (gateway.grace, gateway.greeting_within) = (seconds(4), seconds(5));
+            (gateway.session_lifetime, gateway.detached_max) = (seconds(6), seconds(7));
+        }));
+        assert_eq!((changed.is_on, changed.tenant.as_str()), (false, "other"));
+        assert_eq!((changed.workers_max, changed.frame_bytes_max), (3, 1 << 20));
+        let spans = [changed.silence_max, changed.doubt_within, changed.cancel_within, changed.grace, changed.greeting_within];
+        let spans = [spans.as_slice(), &[changed.session_lifetime, changed.detached_max]].concat();
+        assert_eq!(spans.iter().map(Duration::as_secs).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

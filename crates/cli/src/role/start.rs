@@ -57,7 +57,7 @@ impl Start {
             exit = signals.next() => return Ok(exit),
         };
         let Running { broker, controller, agent, agent_line, token_file } = running;
-        let url = controller::url(controller.local_addr());
+        let (url, secured) = (controller::url(controller.local_addr()), controller.secured_addr());
         let ready = controller.ready();
         let tokens = Tokens::default();
         let (exit, ended) = {
@@ -68,7 +68,7 @@ impl Start {
                 ended = &mut serving => ended,
                 () = ready => {
                     let noted = write_context(app, &url, &token_file);
-                    let ready = Ready { broker: broker.as_ref(), url: &url, agent_line: &agent_line, token_file: &token_file, noted, began };
+                    let ready = Ready { broker: broker.as_ref(), url: &url, secured, agent_line: &agent_line, token_file: &token_file, noted, began };
                     let told = announce(app, &settings, &data, &ready);
                     if told.is_err() {
                         tokens.drain.cancel();
@@ -89,6 +89,8 @@ impl Start {
 struct Ready<'a> {
     broker: Option<&'a Broker>,
     url: &'a str,
+    /// Where it listens with TLS, if it does.
+    secured: Option<std::net::SocketAddr>,
     agent_line: &'a str,
     token_file: &'a Path,
     noted: Option<Noted>,
@@ -214,14 +216,17 @@ fn way_here(noted: Option<&Noted>, url: &str, token_file: &Path) -> (String, Str
 
 fn announce(app: &App, settings: &Settings, data: &DataDir, ready: &Ready<'_>) -> Result<(), Failure> {
     let pid = std::process::id();
-    let Ready { broker, url, agent_line, token_file, noted, began } = ready;
+    let Ready { broker, url, secured, agent_line, token_file, noted, began } = ready;
     let nats_url =
         broker.map(|broker| broker.endpoint.url()).or_else(|| settings.nats.url.as_deref().map(|url| without_credentials(url).0));
-    let document = json!({
+    let mut document = json!({
         "url": url, "nats_url": nats_url, "nats_token_file": broker.map(|broker| &broker.endpoint.token_file),
         "nats_pid": broker.map(Broker::pid), "pid": pid, "data": data.path(), "token_file": token_file,
         "context": noted.as_ref().map(|noted| &noted.name),
     });
+    if let Some(address) = secured {
+        document["tls_address"] = address.to_string().into();
+    }
     let broker_line = broker.map_or_else(
         || format!("broker        {}, not ours", nats_url.as_deref().unwrap_or_default()),
         |broker| format!("nats-server {} {}, JetStream, our child (pid {})", broker.version, broker.endpoint.url(), broker.pid()),

@@ -18,6 +18,12 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const LARGEST: u64 = 1 << 56;
 /// The most executions of one agent at once.
 const JOBS_MAX: usize = 10_000;
+/// The most workers of one controller's gateway.
+const WORKERS_MAX: usize = 100_000;
+/// The smallest bound of a worker's frames: what may be read before one was let in.
+const MESSAGE_SMALLEST: u64 = 64 << 10;
+/// The largest: half of what is kept aside of one worker.
+const MESSAGE_LARGEST: u64 = 32 << 20;
 /// The most copies that NATS keeps of a stream.
 const REPLICAS_MAX: usize = 5;
 
@@ -82,6 +88,33 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
         }
     }
     within("agent.max_jobs", &agent.max_jobs, 1..=JOBS_MAX, "1 to 10000")?;
+    let gateway = &controller.gateway;
+    within("controller.gateway.tenant", &gateway.tenant.len(), 1..=255, "1 to 255 bytes")?;
+    within("controller.gateway.max_workers", &gateway.max_workers, 1..=WORKERS_MAX, "1 to 100000")?;
+    within("controller.gateway.max_message", &gateway.max_message.0, MESSAGE_SMALLEST..=MESSAGE_LARGEST, "64KiB to 32MiB")?;
+    for (key, span, shortest) in [
+        ("controller.gateway.greeting_within", gateway.greeting_within, SHORTEST),
+        ("controller.gateway.session_lifetime", gateway.session_lifetime, SHORTEST),
+        ("controller.gateway.silence_max", gateway.silence_max, SHORTEST),
+        ("controller.gateway.detached_max", gateway.detached_max, SHORTEST),
+        ("controller.gateway.doubt_within", gateway.doubt_within, Duration::ZERO),
+        ("controller.gateway.cancel_within", gateway.cancel_within, Duration::ZERO),
+        ("controller.gateway.grace", gateway.grace, Duration::ZERO),
+    ] {
+        within(key, &span.0, shortest..=DAY, if shortest.is_zero() { "up to 24h" } else { "1s to 24h" })?;
+    }
+    let tls = &gateway.tls;
+    for (key, is_given, other, is_missing) in [
+        ("controller.gateway.tls.listen", tls.listen.is_some(), "controller.gateway.tls.cert", tls.cert.is_none()),
+        ("controller.gateway.tls.listen", tls.listen.is_some(), "controller.gateway.tls.key", tls.key.is_none()),
+        ("controller.gateway.tls.cert", tls.cert.is_some(), "controller.gateway.tls.listen", tls.listen.is_none()),
+        ("controller.gateway.tls.key", tls.key.is_some(), "controller.gateway.tls.listen", tls.listen.is_none()),
+        ("controller.gateway.tls.client_ca", tls.client_ca.is_some(), "controller.gateway.tls.listen", tls.listen.is_none()),
+    ] {
+        if is_given && is_missing {
+            return Err((key, format!("it takes `{other}` beside it: an address, a certificate and its key belong together")));
+        }
+    }
     let unfit = |key: &'static str| move |error: longshore_seal::KeyError| (key, error.to_string());
     if let Some(text) = &controller.jobs.sealing_key {
         longshore_seal::SealingKey::parse(text).map_err(unfit("controller.jobs.sealing_key"))?;

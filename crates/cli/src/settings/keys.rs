@@ -22,6 +22,8 @@ pub(crate) struct Key {
     integer: bool,
     /// Whether it takes a number that may have a fraction.
     fraction: bool,
+    /// Whether it is on or off.
+    boolean: bool,
     /// Whether it takes names with values.
     mapping: bool,
     /// Whether it takes several values.
@@ -92,6 +94,7 @@ impl Key {
     /// What a piece of text from the environment or a flag means for this key.
     pub(crate) fn read(&self, text: &str) -> Value {
         match text.parse::<i64>() {
+            Ok(_) | Err(_) if self.boolean => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
             Ok(number) if self.integer => Value::from(number),
             Ok(_) | Err(_) if self.fraction => text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from),
             Ok(_) | Err(_)
@@ -125,8 +128,8 @@ fn collect(prefix: &str, schema: &Value, defaults: &Value, keys: &mut BTreeMap<S
         let fraction = schema.get("type").is_some_and(|kind| kind == "number");
         let address = mentions(schema, "x-address");
         let is_a = |what: &str| schema.get("type").is_some_and(|kind| kind == what);
-        let (mapping, list) = (is_a("object"), is_a("array"));
-        keys.insert(dotted, Key { doc, default, secret, address, integer, fraction, mapping, list });
+        let (mapping, list, boolean) = (is_a("object"), is_a("array"), is_a("boolean"));
+        keys.insert(dotted, Key { doc, default, secret, address, integer, fraction, boolean, mapping, list });
     }
 }
 
@@ -185,6 +188,7 @@ mod tests {
         assert_eq!(read("agent.max_jobs", "5"), 5);
         assert_eq!(read("agent.hostname", "5"), "5");
         assert_eq!(read("agent.conditions.high_load_multiplier", "1.5"), 1.5);
+        assert_eq!((read("controller.gateway.enabled", "false"), read("controller.gateway.enabled", "no")), (false.into(), "no".into()));
         assert_eq!(read("nats.kv.max_bytes", "100MiB"), "100MiB");
         assert_eq!(read("nats.kv.max_bytes", "1024"), 1024);
         for list in ["1s,2m", "1s, 2m", "[1s, 2m]"] {

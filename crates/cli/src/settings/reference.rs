@@ -18,6 +18,8 @@ const USER: &str = "roles_log_in_with_user_and_password";
 const TOKEN: &str = "roles_log_in_with_a_token";
 const NKEY: &str = "roles_log_in_with_an_nkey";
 const CREDS: &str = "roles_log_in_with_a_credentials_file";
+const GATEWAY: &str = "the_settings_of_the_gateway_reach_it";
+const GATEWAY_TLS: &str = "a_worker_with_a_certificate_attaches_over_tls_without_a_token";
 const TLS: &str = "roles_and_broker_show_each_other_their_certificates";
 
 /// Each key, and the tests that fail if it has no effect.
@@ -62,6 +64,24 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ),
     ("controller.client.security.bearer_token", &[OWN, "a_token_goes_to_the_controller_it_is_for_and_to_no_other"]),
     ("controller.client.url", &[OWN]),
+    ("controller.gateway.cancel_within", &["a_cancel_that_its_worker_does_not_answer_is_unverified_after_a_while", GATEWAY]),
+    ("controller.gateway.detached_max", &["the_session_of_a_worker_that_stays_away_is_forgotten", GATEWAY]),
+    (
+        "controller.gateway.doubt_within",
+        &["a_task_that_its_worker_does_not_have_after_it_began_anew_is_given_up_by_the_jobs_policy", GATEWAY],
+    ),
+    ("controller.gateway.enabled", &["a_gateway_that_is_off_takes_nobody", GATEWAY]),
+    ("controller.gateway.grace", &["a_job_whose_worker_does_not_answer_in_time_fails", GATEWAY]),
+    ("controller.gateway.greeting_within", &["who_was_not_let_in_has_little_time_and_says_little", GATEWAY]),
+    ("controller.gateway.max_message", &["a_frame_larger_than_the_gateway_takes_ends_the_connection_alone", GATEWAY]),
+    ("controller.gateway.max_workers", &["who_finds_no_room_is_told_when_to_come_back", GATEWAY]),
+    ("controller.gateway.session_lifetime", &["a_session_that_is_too_old_begins_with_a_handshake", GATEWAY]),
+    ("controller.gateway.silence_max", &["a_worker_that_says_nothing_any_more_is_lost_and_back_when_it_attaches_again", GATEWAY]),
+    ("controller.gateway.tenant", &["the_workers_of_another_tenant_are_refused", GATEWAY]),
+    ("controller.gateway.tls.cert", &[GATEWAY_TLS]),
+    ("controller.gateway.tls.client_ca", &[GATEWAY_TLS, "a_certificate_is_for_the_hosts_that_it_names"]),
+    ("controller.gateway.tls.key", &[GATEWAY_TLS]),
+    ("controller.gateway.tls.listen", &[GATEWAY_TLS]),
     (
         "controller.jobs.sealing_key",
         &["a_secret_is_nowhere_but_in_the_program_it_is_for", "without_a_sealing_key_jobs_with_secrets_are_refused_and_nothing_is_stored"],

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
+use longshore_testkit::credentials::Authority;
 use longshore_testkit::{Role, eventually};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,27 +57,59 @@ struct Site {
     _controller: Role,
 }
 
+/// How workers prove who they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Token,
+    /// Over TLS.
+    Certificate,
+}
+
 impl Site {
     async fn start() -> Self {
+        Self::with(Proof::Token).await
+    }
+
+    async fn with(proof: Proof) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (home, data) = (dir.path().to_owned(), dir.path().join("data").display().to_string());
         let (at, of) = (home.clone(), data.clone());
         let words = ["start", "-o", "json", "--listen", "127.0.0.1:0", "--data"];
-        let controller = Role::start(PATIENCE, move || longshore(&at, &[&words[..], &[&of]].concat())).await;
-        let url = controller.said("url");
-        let wire = Wire::to(url.strip_prefix("http://").unwrap().to_owned()).await;
+        let authority = Authority::new_in(&home, "ca");
+        let (own, ca) = (authority.certify("localhost"), authority.ca());
+        let controller = Role::start(PATIENCE, move || {
+            let mut command = longshore(&at, &[&words[..], &[&of]].concat());
+            if proof == Proof::Certificate {
+                command.env("LONGSHORE_CONTROLLER__GATEWAY__TLS__LISTEN", "127.0.0.1:0");
+                for (name, path) in [("CERT", &own.cert), ("KEY", &own.key), ("CLIENT_CA", &ca)] {
+                    command.env(format!("LONGSHORE_CONTROLLER__GATEWAY__TLS__{name}"), path);
+                }
+            }
+            command
+        })
+        .await;
+        let address = match proof {
+            Proof::Token => controller.said("url").strip_prefix("http://").unwrap().to_owned(),
+            Proof::Certificate => controller.said("tls_address"),
+        };
+        let wire = Wire::to(address).await;
+        let host = text(&std::process::Command::new("uname").arg("-n").output().unwrap().stdout).trim().to_owned();
+        let certificate = authority.certify_as("worker", &[&host], &["longshore:group:edge"]);
         let token = types(&home, &["token", "generate", "edge", "--role", "admin", "--permission", "agent:attach", "--data", &data]).await;
         std::fs::write(dir.path().join("token"), token.stdout).unwrap();
         let worker_home = dir.path().join("worker");
         std::fs::create_dir(&worker_home).unwrap();
         telling_package(&worker_home.join("packages"));
-        let (url, keys) = (format!("ws://{}/ws/worker", wire.address), PathBuf::from(&data));
+        let keys = PathBuf::from(&data);
+        let scheduler = match proof {
+            Proof::Token => format!("ws://{}/ws/worker", wire.address),
+            Proof::Certificate => format!("wss://localhost:{}/ws/worker", wire.address.rsplit_once(':').unwrap().1),
+        };
         let at = home.clone();
         let make = move || {
             let mut command = longshore(&at, &["-o", "json", "worker", "start"]);
             let variables = [
-                ("SCHEDULER_WS_URL", url.clone()),
-                ("AUTH_TOKEN_FILE", at.join("token").display().to_string()),
+                ("SCHEDULER_WS_URL", scheduler.clone()),
                 ("WORKER_NAME", "edge".to_owned()),
                 ("PACKAGES_DIR", at.join("worker/packages").display().to_string()),
                 ("CONCURRENCY_MAX_PARALLEL", "4".to_owned()),
@@ -86,7 +119,16 @@ impl Site {
                 ("JOB_TRUSTED_KEYS_FILE", keys.join("jobs.pub").display().to_string()),
                 ("FEATURE_FLAGS", r#"["group:edge.one"]"#.to_owned()),
             ];
-            for (name, value) in variables {
+            let proves = match proof {
+                Proof::Token => vec![("AUTH_TOKEN_FILE", at.join("token").display().to_string())],
+                Proof::Certificate => vec![
+                    ("AUTH_MODE", "mtls".to_owned()),
+                    ("TLS_CA_FILE", authority.ca().display().to_string()),
+                    ("TLS_CERT_FILE", certificate.cert.display().to_string()),
+                    ("TLS_KEY_FILE", certificate.key.display().to_string()),
+                ],
+            };
+            for (name, value) in variables.into_iter().chain(proves) {
                 command.env(format!("ASTRA_WORKER_{name}"), value);
             }
             command.current_dir(at.join("worker"));
@@ -250,6 +292,80 @@ async fn a_workspace_goes_to_an_attached_worker_and_its_artifacts_come_back_over
     let job = site.ended(&id).await;
     assert_eq!((&job["executions"][0]["attempts"], &job["status"]), (&json!(1), &json!("completed")));
     assert!(site.logs(&id).await.contains("went on"));
+}
+
+#[tokio::test]
+async fn a_worker_attaches_over_tls_with_its_certificate_alone_and_fetches_bundles_so() {
+    let site = Site::with(Proof::Certificate).await;
+    let source = site.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("note.txt"), "from here\n").unwrap();
+    let ran = site.types(&["run", source.to_str().unwrap(), "--target", "group:edge", "--yes", "--", "cat note.txt > made.txt"]).await;
+    assert_eq!(ran.status.code(), Some(0), "{}{}", text(&ran.stderr), site.worker.log());
+    let made = site.path().join("results");
+    let found = walk(&made).into_iter().find(|path| path.ends_with("made.txt")).expect("it came back");
+    assert_eq!(std::fs::read_to_string(found).unwrap(), "from here\n");
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test]
+async fn packages_are_installed_on_agents_and_workers_by_one_command() {
+    let site = Site::start().await;
+    let source = site.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let node =
+        json!({"type": "echo", "status": "published", "category": "c", "label": "e", "adapter": "main", "handler": "echo", "schema": {}});
+    let manifest = json!({
+        "schemaVersion": "1.0.0", "name": "test.pkg", "version": "1.0.0", "description": "Of a test.", "python": {"requires": ">=3.8"},
+        "adapters": [{"name": "main", "entrypoint": "handlers", "capabilities": ["x"]}], "nodes": [node],
+    });
+    std::fs::write(source.join("manifest.json"), manifest.to_string()).unwrap();
+    std::fs::write(source.join("handlers.py"), "async def echo(context):\n    return {\"outputs\": context.params}\n").unwrap();
+    let archive = site.path().join("package.zip");
+    let built = site.types(&["package", "build", source.to_str().unwrap(), "--out", archive.to_str().unwrap(), "-o", "json"]).await;
+    let built: Value = serde_json::from_slice(&built.stdout).unwrap();
+    let url = format!("file://{}", archive.display());
+    let install = async |sha256: &str| {
+        site.types(&[
+            "node",
+            "package",
+            "install",
+            "test.pkg@1.0.0",
+            &url,
+            "--sha256",
+            sha256,
+            "--target",
+            "_all",
+            "--yes",
+            "--wait",
+            "60s",
+        ])
+        .await
+    };
+    let refused = install(&"0".repeat(64)).await;
+    assert_ne!(refused.status.code(), Some(0), "{}", text(&refused.stdout));
+    let said = text(&refused.stdout);
+    assert_eq!(said.matches("was asked for").count(), 2, "{said}{}", text(&refused.stderr));
+    for change in ["new", "unchanged"] {
+        let installed = install(built["sha256"].as_str().unwrap()).await;
+        let shown = text(&installed.stdout);
+        assert_eq!((installed.status.code(), shown.matches(change).count()), (Some(0), 2), "{shown}{}", text(&installed.stderr));
+    }
+    let listed = async || text(&site.types(&["node", "package", "list", "--target", "_all", "--yes"]).await.stdout);
+    let shown = listed().await;
+    assert_eq!((shown.matches("test.pkg").count(), shown.matches("echo").count()), (2, 2), "{shown}");
+    // It runs at once.
+    let ran = site.performs("package.run", json!({"package": "test.pkg", "node": "echo", "parameters": {"n": 1}})).await;
+    assert_eq!(ran["executions"][0]["result"]["output"], json!({"n": 1}), "{ran}");
+    let removed = site.types(&["node", "package", "uninstall", "test.pkg", "--target", "_all", "--yes", "--wait", "60s"]).await;
+    assert_eq!((removed.status.code(), text(&removed.stdout).matches("1.0.0").count()), (Some(0), 2), "{}", text(&removed.stdout));
+    assert!(!listed().await.contains("test.pkg"));
+    let audit = text(&site.types(&["audit", "list", "-o", "json"]).await.stdout);
+    assert!(audit.contains("package.install"), "{audit}");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod standing;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use super::presence::{Abilities, Beat, Presence};
 use super::socket::{Heard, Out};
 use super::work::{Claimed, Key, Proxy, Wanted};
 use crate::app::App;
+use crate::tls::Shown;
 use running::Running;
 
 /// A connection that was let in.
@@ -57,6 +59,9 @@ const HEARD_MAX: usize = 16;
 const UNSTORED: Duration = Duration::from_secs(30);
 /// Before another look at the broker after a fault.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is told of a task that met a fault of ours.
+const OURS: StoreError = StoreError::Unavailable { doing: "doing a gateway's work", source: None };
 
 /// What a task of the loop brought back.
 enum Done {
@@ -91,6 +96,8 @@ pub(super) struct Attachment {
     identity: Identity,
     session: Session,
     line: Option<(Binding, Line)>,
+    /// What the last connection has shown.
+    shown: Option<Arc<Shown>>,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
     presence: Presence,
     can: Abilities,
@@ -141,6 +148,7 @@ impl Attachment {
             instance,
             identity,
             line: None,
+            shown: None,
             heard: mpsc::channel(HEARD_MAX),
             can: Abilities::default(),
             is_registered: false,
@@ -164,6 +172,11 @@ impl Attachment {
             looks_due: Instant::now(),
             is_over: false,
         }
+    }
+
+    /// Does what waits for the broker. A fault of ours in it is told by `otherwise`, so that nothing is waited for in vain.
+    fn spawn(&mut self, otherwise: Done, work: impl Future<Output = Done> + Send + 'static) {
+        self.tasks.spawn(guarded(otherwise, work));
     }
 
     fn now(&self) -> longshore_session::Now {
@@ -317,5 +330,26 @@ impl Attachment {
         self.running.clear();
         let rest = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(2), rest.boxed()).await;
+    }
+}
+
+async fn guarded(otherwise: Done, work: impl Future<Output = Done>) -> Done {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a fault of ours in a gateway; it is tried again");
+        otherwise
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_model::{ExecutionId, JobId};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_claim_that_meets_a_fault_of_ours_is_made_again_later() {
+        let key = (JobId::from_bits(1), ExecutionId::Any);
+        let done = guarded(Done::Claimed(key, Claimed::Later(UNSTORED), None), async { panic!("a fault of the test") }).await;
+        assert!(matches!(done, Done::Claimed(again, Claimed::Later(_), None) if again == key));
     }
 }

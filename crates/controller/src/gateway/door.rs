@@ -21,8 +21,9 @@ use super::attachment::Knock;
 use super::socket::{self, Allowance, FRAMES_WAITING_MAX, Out};
 use super::{admit, now};
 use crate::app::App;
-use crate::listener::Remote;
+use crate::listener::{Certified, Remote};
 use crate::rest::Failed;
+use crate::tls::Shown;
 
 /// Where workers attach.
 pub(crate) const PATH: &str = "/ws/worker";
@@ -31,6 +32,10 @@ pub(crate) const PATH: &str = "/ws/worker";
 pub(crate) fn open(app: &App, mut request: Request) -> Response<Body> {
     if request.method() != Method::GET {
         return Failed::new(ErrorCode::MethodNotAllowed, "workers attach with a GET that asks for a WebSocket".to_owned()).into_response();
+    }
+    if !app.config.gateway.is_on {
+        let detail = "this controller takes no workers: `controller.gateway.enabled` is off".to_owned();
+        return Failed::new(ErrorCode::NotFound, detail).into_response();
     }
     let Some(key) = key_of(request.headers()) else {
         let detail = "this path is for workers: ask for a WebSocket, version 13".to_owned();
@@ -45,7 +50,8 @@ pub(crate) fn open(app: &App, mut request: Request) -> Response<Body> {
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let remote = request.extensions().get::<Remote>().map(|remote| remote.0.ip().to_canonical().to_string());
-    app.gateway.spawn(converse(app.clone(), upgrade, place, remote));
+    let shown = request.extensions().get::<Certified>().map(|certified| Arc::clone(&certified.0));
+    app.gateway.spawn(converse(app.clone(), upgrade, place, (remote, shown)));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -81,18 +87,21 @@ fn audit(app: &App, remote: Option<String>, judged: Result<(&str, &str), &str>) 
     app.strangers.take(record, Instant::now()).for_each(|record| app.audit.record(record));
 }
 
-async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit, remote: Option<String>) {
+/// Where a connection comes from, and what it has shown of itself.
+type Origin = (Option<String>, Option<Arc<Shown>>);
+
+async fn converse(app: App, upgrade: OnUpgrade, place: OwnedSemaphorePermit, (remote, shown): Origin) {
     let within = app.config.gateway.greeting_within;
     let Ok(Ok(upgraded)) = timeout(within, upgrade).await else { return };
     let left = Allowance::of_a_stranger();
-    let mut socket = socket::of(TokioIo::new(upgraded), left.clone()).await;
+    let mut socket = socket::of(TokioIo::new(upgraded), left.clone(), app.config.gateway.frame_bytes_max).await;
     let link =
         LinkConfig { frame_bytes_in_max: usize::try_from(socket::STRANGER_BYTES_MAX).unwrap_or(usize::MAX), ..app.gateway.link(&app) };
     let Ok(Some(first)) = timeout(within, socket::next_text(&mut socket)).await else {
         return socket::refuse(socket, None, "no greeting in time").await;
     };
     let greeted = Greeting::read(first.as_bytes(), &link).and_then(|greeting| {
-        let admitted = admit::judge(&app, &greeting, app.now())?;
+        let admitted = admit::judge(&app, &greeting, shown.as_ref(), app.now())?;
         Ok((greeting, admitted))
     });
     let joined = match greeted {

@@ -82,7 +82,7 @@ const NOT_NOW: Duration = Duration::from_secs(1);
 /// The longest that a worker may ask for.
 const NOT_NOW_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a worker's message that an answer keeps.
-const MESSAGE_BYTES_MAX: usize = 8 << 10;
+pub(super) const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 /// The dispatch of a task. `wants_ack`, as the existing worker expects it.
 pub(super) fn dispatch(task: Task, job: &Job, run: &PackageRun, version: &str) -> Message {
@@ -137,7 +137,7 @@ pub(super) fn no_next(request: &Envelope) -> Option<Message> {
     Some(message("biz.exec.next.response", payload, Some(id.to_owned()), None, false))
 }
 
-fn message(kind: &str, payload: Value, corr: Option<String>, seq: Option<u64>, wants_ack: bool) -> Message {
+pub(super) fn message(kind: &str, payload: Value, corr: Option<String>, seq: Option<u64>, wants_ack: bool) -> Message {
     let payload = match payload {
         Value::Object(fields) => fields,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Payload::new(),

@@ -243,6 +243,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn past_the_bound_of_a_task_nothing_more_of_it_is_kept_and_a_remark_says_so() {
+        let logs = Arc::new(Picky::default());
+        let mut log = log(logs.clone(), 8);
+        for _ in 0..5 {
+            log.write(&text(&"x".repeat(400)));
+        }
+        log.close().await;
+        let kept = logs.kept.lock().unwrap();
+        let sizes: Vec<_> = kept.iter().map(|record| if record.stream == LogStream::System { 0 } else { record.bytes.len() }).collect();
+        assert_eq!(sizes, [400, 400, 0]);
+        assert!(kept[2].bytes.starts_with(b"[truncated"));
+    }
+
+    #[tokio::test]
     async fn what_the_store_refuses_for_good_is_told_too() {
         let logs = Arc::new(Picky::default());
         *logs.refuses.lock().unwrap() = 1;

@@ -14,9 +14,11 @@
 
 mod admit;
 mod attachment;
+mod contests;
 mod door;
 mod frames;
 mod logs;
+mod packages;
 mod presence;
 mod socket;
 mod ticket;
@@ -35,22 +37,32 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::tls::TlsListen;
 use attachment::{Attachment, Knock, Reply};
+use contests::Contests;
 use socket::Heard;
 
 pub(crate) use door::{PATH, open};
 pub(crate) use transfers::{is_transfer, serve as transfer};
 
-/// Workers of one controller, attached or expected back.
-const WORKERS_MAX: usize = 4096;
+/// There is no place for a worker now.
+const DENIED: &str = "E.SESSION.DENIED";
 /// Who has no place is told to come back after this long.
 const FULL_RETRY_MS: u64 = 30_000;
 
 /// What a gateway needs to know.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
+    /// Whether it takes workers at all.
+    pub is_on: bool,
+    /// Workers at once, attached or expected back.
+    pub workers_max: usize,
+    /// Bytes of the largest frame of a worker that was let in; at most half of what is kept aside of one worker, 32 MiB.
+    pub frame_bytes_max: usize,
     /// Whose workers it takes.
     pub tenant: String,
+    /// Where workers, and users of the API, come over TLS.
+    pub tls: Option<TlsListen>,
     /// How it calls itself in the registry; the controller's address unless given.
     pub name: Option<String>,
     /// Between a worker's heartbeats in the registry; a third of what one lasts there.
@@ -76,7 +88,11 @@ pub struct GatewayConfig {
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
+            is_on: true,
+            workers_max: 4096,
+            frame_bytes_max: 16 << 20,
             tenant: "default".to_owned(),
+            tls: None,
             name: None,
             beat_every: Duration::from_secs(10),
             greeting_within: Duration::from_secs(5),
@@ -97,6 +113,8 @@ pub(crate) struct Gateway {
     strangers: Arc<Semaphore>,
     workers: Mutex<BTreeMap<String, Attached>>,
     tasks: TaskTracker,
+    /// Instances that several workers have.
+    contests: Contests,
     /// Of jobs with a concurrency key.
     turns: Turnstile,
     /// Set when the controller is dropped: everything ends where it stands.
@@ -116,6 +134,7 @@ impl Default for Gateway {
             strangers: door::places(),
             workers: Mutex::default(),
             tasks: TaskTracker::new(),
+            contests: Contests::default(),
             turns: Turnstile::default(),
             cut: CancellationToken::new(),
         }
@@ -142,7 +161,7 @@ impl Gateway {
 
     /// How frames of this controller's gateway are.
     fn link(&self, app: &App) -> LinkConfig {
-        LinkConfig { frame_bytes_in_max: socket::FRAME_BYTES_MAX, ..LinkConfig::of_gateway(&app.config.gateway.tenant) }
+        LinkConfig { frame_bytes_in_max: app.config.gateway.frame_bytes_max, ..LinkConfig::of_gateway(&app.config.gateway.tenant) }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -180,7 +199,7 @@ impl Gateway {
         let Some(identity) = &knock.admitted.identity else {
             return Err(Refusal::new(code::SESSION_UNKNOWN, "this controller has no session of that worker: shake hands anew"));
         };
-        if workers.len() >= WORKERS_MAX {
+        if workers.len() >= app.config.gateway.workers_max {
             return Err(denied("this controller has no room for another worker"));
         }
         let (knocks, knocking) = mpsc::channel(1);
@@ -216,5 +235,5 @@ impl Gateway {
 }
 
 fn denied(reason: &str) -> Refusal {
-    Refusal { retry_after_ms: Some(FULL_RETRY_MS), ..Refusal::new("E.SESSION.DENIED", reason) }
+    Refusal { retry_after_ms: Some(FULL_RETRY_MS), ..Refusal::new(DENIED, reason) }
 }

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use longshore_model::Label;
-use longshore_model::limits::LABELS_MAX;
+use longshore_model::limits::{LABELS_MAX, WORKER_PACKAGES_MAX};
 use longshore_model::operation::Operation;
 use longshore_model::wire::agent::{AttachedWorker, Heartbeat, Process, WorkerPackage};
 use longshore_model::wire::attached::FEATURE;
@@ -13,6 +13,7 @@ use longshore_store::{Error as StoreError, Registry, Revision};
 use serde_json::Value;
 
 use super::admit::Identity;
+use super::packages;
 
 /// Executions that one worker may have at once, whatever it says of itself: less than a window of frames, so that a cancel always finds room.
 const AT_ONCE_MAX: u64 = 48;
@@ -25,7 +26,9 @@ pub(super) struct Abilities {
     pub(super) at_once: usize,
     pub(super) labels: Vec<Label>,
     pub(super) packages: Vec<WorkerPackage>,
-    /// Operations, of a Longshore; `package.run` among them if it takes its secrets.
+    /// Those that it cannot use: name and version.
+    pub(super) broken: Vec<(String, String)>,
+    /// Operations, of a Longshore, `package.run` among them if it takes its secrets; and what can be asked of the packages of any.
     pub(super) operations: Vec<Operation>,
 }
 
@@ -43,7 +46,7 @@ impl Abilities {
             nodes.filter_map(|node| node.get("type")).filter_map(Value::as_str).map(str::to_owned).collect()
         };
         let installed = register.packages.iter().flatten().filter(|package| package.status == PackageStatus::Installed);
-        let (packages, n_left_out) = WorkerPackage::kept(installed.map(|package| WorkerPackage {
+        let (kept, n_left_out) = WorkerPackage::kept(installed.map(|package| WorkerPackage {
             name: package.name.clone(),
             version: package.version.clone(),
             nodes: nodes_of(&package.name, &package.version),
@@ -55,10 +58,13 @@ impl Abilities {
         let features = &register.capabilities.features;
         let is_longshore = features.iter().any(|feature| feature == longshore_session::FEATURE);
         let names = features.iter().filter_map(|feature| feature.strip_prefix(FEATURE)).filter(|_| is_longshore);
-        let mut operations: Vec<Operation> = names.filter_map(Operation::by_name).collect();
+        let named = names.filter_map(Operation::by_name).filter(|operation| !operation.is_of_packages());
+        let mut operations: Vec<Operation> = named.chain(packages::asked_of(register)).collect();
         operations.sort();
         operations.dedup();
-        Self { at_once: usize::try_from(at_once).unwrap_or(1), labels, packages, operations }
+        let broken = register.packages.iter().flatten().filter(|package| package.status == PackageStatus::Failed);
+        let broken = broken.take(WORKER_PACKAGES_MAX).map(|package| (package.name.clone(), package.version.clone())).collect();
+        Self { at_once: usize::try_from(at_once).unwrap_or(1), labels, packages: kept, broken, operations }
     }
 }
 
@@ -105,6 +111,7 @@ impl Presence {
                 controller: controller.to_owned(),
                 packages: can.packages.clone(),
                 operations: can.operations.iter().map(|operation| operation.name().to_owned()).collect(),
+                contested_since: None,
             })),
             packages: Vec::new(),
             started_at: self.started_at,

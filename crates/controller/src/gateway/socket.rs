@@ -17,12 +17,12 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// The largest frame of a worker that was let in: what the existing scheduler takes.
-pub(super) const FRAME_BYTES_MAX: usize = 16 << 20;
 /// What may be read of somebody who was not let in yet, with everything around the frames.
 pub(super) const STRANGER_BYTES_MAX: u64 = 64 << 10;
 /// Frames that wait for a worker that reads slowly; more than a window's worth and all repeats of it. Then its connection is closed.
 pub(super) const FRAMES_WAITING_MAX: usize = 512;
+/// What is written to a worker and not sent yet, at most.
+const WRITE_BYTES_MAX: usize = 32 << 20;
 /// How long one write may take.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the other end's word may take after ours, when a socket is closed.
@@ -103,14 +103,14 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
     }
 }
 
-/// The WebSocket of a connection that was upgraded.
-pub(super) async fn of<I: AsyncRead + AsyncWrite + Unpin>(io: I, left: Allowance) -> WebSocketStream<Metered<I>> {
+/// The WebSocket of a connection that was upgraded, on which no frame of more than `frame_bytes_max` is taken.
+pub(super) async fn of<I: AsyncRead + AsyncWrite + Unpin>(io: I, left: Allowance, frame_bytes_max: usize) -> WebSocketStream<Metered<I>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(8 << 10)
         .write_buffer_size(0)
-        .max_write_buffer_size(FRAME_BYTES_MAX * 2)
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX));
+        .max_write_buffer_size(WRITE_BYTES_MAX)
+        .max_message_size(Some(frame_bytes_max))
+        .max_frame_size(Some(frame_bytes_max));
     let role = tokio_tungstenite::tungstenite::protocol::Role::Server;
     WebSocketStream::from_raw_socket(Metered { inner: io, left }, role, Some(config)).await
 }

@@ -224,8 +224,10 @@ pub(super) async fn take(app: App, proxy: Proxy, delivery: Delivery) -> (Claimed
         return (Claimed::Over, None);
     };
     let key = (definition.id, execution);
-    let is_dispatched = definition.operation == Operation::PackageRun.name() && !has_secrets(&definition.args);
-    let kept = (!is_dispatched).then(|| Box::new(definition.clone()));
+    // What is about packages goes in the session's own words, which have no place for secrets.
+    let is_of_packages = Operation::by_name(&definition.operation).is_some_and(Operation::is_of_packages);
+    let is_told_in_words = is_of_packages && !has_secrets(&definition.args);
+    let kept = (!is_told_in_words).then(|| Box::new(definition.clone()));
     let job = match Job::try_from(definition) {
         Ok(job) => job,
         Err(error) => {

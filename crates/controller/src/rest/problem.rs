@@ -47,6 +47,7 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::ExitStatus
         | ErrorCode::CommandNotFound
         | ErrorCode::HandlerFailed
+        | ErrorCode::PackageFailed
         | ErrorCode::Cancelled
         | ErrorCode::Expired
         | ErrorCode::DeadLetter

@@ -390,7 +390,8 @@ fn table() -> String {
     }
     text += "\nWorkers attach at `GET /ws/worker`, a WebSocket and no part of the API. The token comes in the first frame and needs `agent:attach`, which only\n\
         `admin` has of these roles (`longshore token generate edge --role admin --permission agent:attach`). One that is limited to targets must be for the\n\
-        worker's host, by name or agent id.\n";
+        worker's host, by name or agent id, and lets it belong to the groups among them and to no others. Where `controller.gateway.tls` is set, a certificate\n\
+        stands for a token.\n";
     text
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct House {
     pub(crate) store: Store,
     pub(crate) key: SigningKey,
     pub(crate) drain: CancellationToken,
+    /// Where it listens with TLS, if it does.
+    pub(crate) secured: Option<std::net::SocketAddr>,
     base: String,
     client: reqwest::Client,
     tasks: JoinSet<()>,
@@ -56,11 +58,12 @@ impl House {
         adjust(&mut config);
         let controller = Controller::bind(config, store.clone()).await.unwrap();
         let base = format!("http://{}", controller.local_addr());
+        let secured = controller.secured_addr();
         let drain = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let ending = drain.clone();
         tasks.spawn(async move { controller.run(ending).await.unwrap() });
-        let house = Self { store, key, drain, base, client: reqwest::Client::new(), tasks };
+        let house = Self { store, key, drain, secured, base, client: reqwest::Client::new(), tasks };
         house.until("ready", async || house.client.get(format!("{}/readyz", house.base)).send().await.unwrap().status() == 200).await;
         house
     }

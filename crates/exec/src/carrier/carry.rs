@@ -127,6 +127,7 @@ async fn perform(errand: Errand, output: Arc<dyn Output>, stops: Stops) -> Finis
         patience: Duration::ZERO,
         drive_patience: Duration::from_millis(errand.drive_patience_ms),
         packages: std::sync::OnceLock::new(),
+        installer: std::sync::OnceLock::new(),
     };
     let stops = Stops { deadline: began + task.job.timeout, ..stops };
     let Call::WorkspaceRun { run, args: _ } = &task.job.call else { return invalid("another operation".into()) };

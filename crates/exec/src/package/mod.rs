@@ -12,6 +12,7 @@ pub mod host;
 mod identity;
 mod install;
 pub(crate) mod job;
+pub(crate) mod management;
 mod manifest;
 mod program;
 mod python;

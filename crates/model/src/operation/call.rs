@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::network::{self, DnsChange, Ping};
-use super::package::PackageRun;
+use super::package::{PackageInstall, PackageRun, PackageUninstall};
 use super::secret;
 use super::template::Template;
 use super::{InterfaceName, NodeName, Operation};
@@ -66,8 +66,14 @@ pub enum Call {
         /// How to run it.
         command: Command,
     },
+    /// `package.install`
+    PackageInstall(PackageInstall),
+    /// `package.list`
+    PackageList,
     /// `package.run`
     PackageRun(PackageRun),
+    /// `package.uninstall`
+    PackageUninstall(PackageUninstall),
     /// `workspace.run`
     WorkspaceRun {
         /// What to do.
@@ -190,7 +196,7 @@ impl Call {
             return Err(CallError::UnknownOperation { nearest: Operation::nearest(&name), name });
         };
         // What a handler gets, it gets word for word: a worker behind a gateway has no facts to put in.
-        if operation != Operation::PackageRun && is_mentioned(&args) {
+        if !operation.is_of_packages() && is_mentioned(&args) {
             Template::parse(operation, args).map(Self::WithFacts)
         } else {
             Self::parse_plain(operation, args)
@@ -229,7 +235,10 @@ impl Call {
                 words.push(script.clone());
                 Ok(Self::CommandShell { script, command: checked(words, cwd, env, max_output, secrets)? })
             }
+            Operation::PackageInstall => PackageInstall::parse(typed(args)?).map(Self::PackageInstall),
+            Operation::PackageList => typed(args).map(|NoArgs {}| Self::PackageList),
             Operation::PackageRun => PackageRun::parse(typed(args)?).map(Self::PackageRun),
+            Operation::PackageUninstall => PackageUninstall::parse(typed(args)?).map(Self::PackageUninstall),
             Operation::WorkspaceRun => {
                 let mut args: Box<WorkspaceArgs> = typed(args)?;
                 if args.steps.is_empty() {
@@ -259,7 +268,10 @@ impl Call {
             Self::NodeUptimeGet => Operation::NodeUptimeGet,
             Self::CommandExec(_) => Operation::CommandExec,
             Self::CommandShell { .. } => Operation::CommandShell,
+            Self::PackageInstall(_) => Operation::PackageInstall,
+            Self::PackageList => Operation::PackageList,
             Self::PackageRun(_) => Operation::PackageRun,
+            Self::PackageUninstall(_) => Operation::PackageUninstall,
             Self::WorkspaceRun { .. } => Operation::WorkspaceRun,
             Self::WithFacts(template) => template.operation(),
         }
@@ -275,7 +287,8 @@ impl Call {
             | Self::NodeMemoryGet
             | Self::NodeOsGet
             | Self::NodeStatusGet
-            | Self::NodeUptimeGet => serde_json::to_value(NoArgs {}),
+            | Self::NodeUptimeGet
+            | Self::PackageList => serde_json::to_value(NoArgs {}),
             Self::NetworkDnsGet { interface } => {
                 serde_json::to_value(DnsGetArgs { interface: interface.as_ref().map(ToString::to_string) })
             }
@@ -290,7 +303,9 @@ impl Call {
                 let (command, cwd, env, secrets) = (script.clone(), cwd.clone(), env.clone(), stored(secrets));
                 serde_json::to_value(ShellArgs { command, cwd, env, max_output: max_output.map(|max| max.to_string()), secrets })
             }
+            Self::PackageInstall(install) => serde_json::to_value(install.args()),
             Self::PackageRun(run) => serde_json::to_value(run.args()),
+            Self::PackageUninstall(uninstall) => serde_json::to_value(uninstall.args()),
             Self::WorkspaceRun { args, run } => serde_json::to_value(WorkspaceArgs { secrets: stored(&run.secrets), ..(**args).clone() }),
             Self::WithFacts(template) => Ok(template.args_json()),
         };
@@ -316,7 +331,10 @@ impl Call {
             | Self::NodeUptimeGet
             | Self::CommandExec(_)
             | Self::CommandShell { .. }
-            | Self::PackageRun(_) => None,
+            | Self::PackageInstall(_)
+            | Self::PackageList
+            | Self::PackageRun(_)
+            | Self::PackageUninstall(_) => None,
         }
     }
 }
@@ -340,7 +358,10 @@ macro_rules! secrets_of {
             | Self::NodeMemoryGet
             | Self::NodeOsGet
             | Self::NodeStatusGet
-            | Self::NodeUptimeGet => None,
+            | Self::NodeUptimeGet
+            | Self::PackageInstall(_)
+            | Self::PackageList
+            | Self::PackageUninstall(_) => None,
         }
     };
 }

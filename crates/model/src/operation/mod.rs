@@ -17,7 +17,7 @@ use schemars::schema_for;
 pub use call::{Call, CallError, Command, Shell, Step, StepLimits, WorkspaceRun, is_sha256};
 pub use names::{DomainName, InterfaceName, NodeName, ParseNameError, Peer, one_host};
 pub use network::{DnsChange, Ping};
-pub use package::{PackageRun, RESOURCE_BINDINGS};
+pub use package::{PackageInstall, PackageRun, PackageUninstall, RESOURCE_BINDINGS};
 pub use secret::{has_secrets, sealing_context, shown_args};
 pub use template::{FillError, Template};
 
@@ -72,8 +72,14 @@ pub enum Operation {
     NodeStatusGet,
     /// `node.uptime.get`
     NodeUptimeGet,
+    /// `package.install`
+    PackageInstall,
+    /// `package.list`
+    PackageList,
     /// `package.run`
     PackageRun,
+    /// `package.uninstall`
+    PackageUninstall,
     /// `workspace.run`
     WorkspaceRun,
 }
@@ -97,7 +103,7 @@ pub struct Spec {
 
 impl Operation {
     /// Every operation, sorted by name.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::CommandExec,
         Self::CommandShell,
         Self::NetworkDnsGet,
@@ -111,7 +117,10 @@ impl Operation {
         Self::NodeOsGet,
         Self::NodeStatusGet,
         Self::NodeUptimeGet,
+        Self::PackageInstall,
+        Self::PackageList,
         Self::PackageRun,
+        Self::PackageUninstall,
         Self::WorkspaceRun,
     ];
 
@@ -223,6 +232,22 @@ impl Operation {
                 timeout: Duration::from_secs(30),
                 retry_safe: true,
             },
+            Self::PackageInstall => Spec {
+                name: "package.install",
+                kind: Kind::Modify,
+                summary: "Install a version of a package on an agent or a worker, from an address that it can reach.",
+                permission: "package:install",
+                timeout: Duration::from_secs(15 * 60),
+                retry_safe: true,
+            },
+            Self::PackageList => Spec {
+                name: "package.list",
+                kind: Kind::Query,
+                summary: "Read which packages an agent or a worker has installed.",
+                permission: "node:read",
+                timeout: Duration::from_secs(30),
+                retry_safe: true,
+            },
             Self::PackageRun => Spec {
                 name: "package.run",
                 kind: Kind::Modify,
@@ -230,6 +255,14 @@ impl Operation {
                 permission: "package:execute",
                 timeout: Duration::from_secs(5 * 60),
                 retry_safe: false,
+            },
+            Self::PackageUninstall => Spec {
+                name: "package.uninstall",
+                kind: Kind::Modify,
+                summary: "Remove a version of a package, or every version, from an agent or a worker.",
+                permission: "package:install",
+                timeout: Duration::from_secs(5 * 60),
+                retry_safe: true,
             },
             Self::WorkspaceRun => Spec {
                 name: "workspace.run",
@@ -239,6 +272,28 @@ impl Operation {
                 timeout: Duration::from_secs(30 * 60),
                 retry_safe: false,
             },
+        }
+    }
+
+    /// Whether it is about packages: a worker of any kind is asked for it in the words of the session, and no fact of a host is put into its arguments.
+    #[must_use]
+    pub const fn is_of_packages(self) -> bool {
+        match self {
+            Self::PackageInstall | Self::PackageList | Self::PackageRun | Self::PackageUninstall => true,
+            Self::CommandExec
+            | Self::CommandShell
+            | Self::NetworkDnsGet
+            | Self::NetworkDnsSet
+            | Self::NetworkPingRun
+            | Self::NodeDiskGet
+            | Self::NodeHostnameGet
+            | Self::NodeHostnameSet
+            | Self::NodeLoadGet
+            | Self::NodeMemoryGet
+            | Self::NodeOsGet
+            | Self::NodeStatusGet
+            | Self::NodeUptimeGet
+            | Self::WorkspaceRun => false,
         }
     }
 
@@ -276,8 +331,11 @@ impl Operation {
             | Self::NodeMemoryGet
             | Self::NodeOsGet
             | Self::NodeStatusGet
-            | Self::NodeUptimeGet => schema_for!(args::NoArgs),
+            | Self::NodeUptimeGet
+            | Self::PackageList => schema_for!(args::NoArgs),
+            Self::PackageInstall => schema_for!(args::PackageInstallArgs),
             Self::PackageRun => schema_for!(args::PackageArgs),
+            Self::PackageUninstall => schema_for!(args::PackageUninstallArgs),
             Self::WorkspaceRun => schema_for!(args::WorkspaceArgs),
         }
         .to_value()
@@ -299,7 +357,10 @@ impl Operation {
             Self::NodeOsGet => schema_for!(result::OsResult),
             Self::NodeStatusGet => schema_for!(result::StatusResult),
             Self::NodeUptimeGet => schema_for!(result::UptimeResult),
+            Self::PackageInstall => schema_for!(result::PackageInstallResult),
+            Self::PackageList => schema_for!(result::PackagesResult),
             Self::PackageRun => schema_for!(result::PackageResult),
+            Self::PackageUninstall => schema_for!(result::PackageUninstallResult),
             Self::WorkspaceRun => schema_for!(result::WorkspaceResult),
         }
         .to_value()

@@ -1,12 +1,12 @@
-//! `package.run`: which node of which package, and what its handler gets.
+//! Packages: which is installed or removed, and which node of which is run, with what its handler gets.
 
 use serde_json::{Map, Value};
 
-use super::call::{CallError, fault, stored};
+use super::call::{CallError, fault, is_sha256, stored};
 use super::secret;
-use crate::limits::{PACKAGE_NAME_BYTES_MAX, PARAMETERS_BYTES_MAX, PARAMETERS_DEPTH_MAX};
+use crate::limits::{PACKAGE_NAME_BYTES_MAX, PACKAGE_URL_BYTES_MAX, PARAMETERS_BYTES_MAX, PARAMETERS_DEPTH_MAX};
 use crate::unit::ByteSize;
-use crate::wire::args::PackageArgs;
+use crate::wire::args::{PackageArgs, PackageInstallArgs, PackageUninstallArgs};
 use crate::wire::secret::Secrets;
 
 /// Where handlers find what they are bound to, secrets among it, in their parameters: the name that packages for the existing worker know.
@@ -29,15 +29,7 @@ pub struct PackageRun {
 
 impl PackageRun {
     pub(super) fn parse(PackageArgs { package, version, node, parameters, secrets }: PackageArgs) -> Result<Self, CallError> {
-        if !is_package_name(&package) {
-            let what = format!(
-                "is not a package's name: words of a-z and 0-9 with one of `._-` between them, {PACKAGE_NAME_BYTES_MAX} bytes at most"
-            );
-            return Err(fault("/args/package", what));
-        }
-        if version.as_deref().is_some_and(|version| !is_version(version)) {
-            return Err(fault("/args/version", "is not a version, such as `1.2.0`"));
-        }
+        check_identity(&package, version.as_deref())?;
         if !is_node_type(&node) {
             let what = format!("is not a node's type: letters, digits and `_.-`, {PACKAGE_NAME_BYTES_MAX} bytes at most");
             return Err(fault("/args/node", what));
@@ -70,6 +62,76 @@ fn check_bindings(parameters: &Map<String, Value>, secrets: &Secrets) -> Result<
         Some(name) => Err(fault("/args/secrets", format!("{name:?} is in `parameters.{RESOURCE_BINDINGS}`, too"))),
         None => Ok(()),
     }
+}
+
+/// What `package.install` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageInstall {
+    /// The package that it must be.
+    pub package: String,
+    /// The version that it must have.
+    pub version: String,
+    /// Where its archive is: `http`, `https` or `file`, at most [`PACKAGE_URL_BYTES_MAX`].
+    pub url: String,
+    /// SHA-256 that the archive must have, 64 lower-case hex digits.
+    pub sha256: Option<String>,
+}
+
+impl PackageInstall {
+    pub(super) fn parse(PackageInstallArgs { package, version, url, sha256 }: PackageInstallArgs) -> Result<Self, CallError> {
+        check_identity(&package, Some(&version))?;
+        let rest = ["http://", "https://", "file://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        if url.len() > PACKAGE_URL_BYTES_MAX || rest.is_none_or(str::is_empty) || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let what = format!("is not an address: `http://…`, `https://…` or `file://…`, {PACKAGE_URL_BYTES_MAX} bytes at most");
+            return Err(fault("/args/url", what));
+        }
+        // Everybody who may read the job would read it.
+        if rest.is_some_and(|rest| rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))) {
+            return Err(fault("/args/url", "has a user or a password in it, which is kept nowhere secret"));
+        }
+        if sha256.as_deref().is_some_and(|sha256| !is_sha256(sha256)) {
+            return Err(fault("/args/sha256", "is not a digest: 64 digits of 0-9 and a-f"));
+        }
+        Ok(Self { package, version, url, sha256 })
+    }
+
+    pub(super) fn args(&self) -> PackageInstallArgs {
+        let Self { package, version, url, sha256 } = self.clone();
+        PackageInstallArgs { package, version, url, sha256 }
+    }
+}
+
+/// What `package.uninstall` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageUninstall {
+    /// The package.
+    pub package: String,
+    /// Its version; every version unless given.
+    pub version: Option<String>,
+}
+
+impl PackageUninstall {
+    pub(super) fn parse(PackageUninstallArgs { package, version }: PackageUninstallArgs) -> Result<Self, CallError> {
+        check_identity(&package, version.as_deref())?;
+        Ok(Self { package, version })
+    }
+
+    pub(super) fn args(&self) -> PackageUninstallArgs {
+        let Self { package, version } = self.clone();
+        PackageUninstallArgs { package, version }
+    }
+}
+
+fn check_identity(package: &str, version: Option<&str>) -> Result<(), CallError> {
+    if !is_package_name(package) {
+        let what =
+            format!("is not a package's name: words of a-z and 0-9 with one of `._-` between them, {PACKAGE_NAME_BYTES_MAX} bytes at most");
+        return Err(fault("/args/package", what));
+    }
+    if version.is_some_and(|version| !is_version(version)) {
+        return Err(fault("/args/version", "is not a version, such as `1.2.0`"));
+    }
+    Ok(())
 }
 
 /// `^[a-z0-9]+([._-][a-z0-9]+)*$`
@@ -146,6 +208,44 @@ mod tests {
             let refusal = with(bindings, "key").unwrap();
             assert!(refusal.starts_with(expected) && !refusal.contains("hunter2"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_installed_or_removed_survives_its_text_and_is_refused_by_field() {
+        let digest = "0".repeat(64);
+        let install = json!({"package": "p", "version": "1.0.0", "url": "https://packages.example/p.zip?a=b@c", "sha256": digest});
+        assert_eq!(Call::parse("package.install", install.clone()).unwrap().args_json(), install);
+        for args in [json!({"package": "p"}), json!({"package": "p", "version": "1.0.0"})] {
+            assert_eq!(Call::parse("package.uninstall", args.clone()).unwrap().args_json(), args);
+        }
+        assert_eq!(Call::parse("package.list", json!({})).unwrap().args_json(), json!({}));
+        let with = |field: &str, value: serde_json::Value| {
+            let mut args = install.clone();
+            args[field] = value;
+            Call::parse("package.install", args).unwrap_err().to_string()
+        };
+        let long = format!("https://{}", "x".repeat(4096));
+        for (field, value) in [
+            ("package", "../victim"),
+            ("version", "../1"),
+            ("version", ""),
+            ("url", ""),
+            ("url", "p.zip"),
+            ("url", "ftp://host/p.zip"),
+            ("url", "https://"),
+            ("url", "https://host/a b"),
+            ("url", "https://host/\n"),
+            ("url", "https://user:secret@host/p.zip"),
+            ("url", long.as_str()),
+            ("sha256", "abc"),
+            ("sha256", ""),
+        ] {
+            let said = with(field, json!(value));
+            assert!(said.starts_with(&format!("/args/{field}")), "{field} {value:?}: {said}");
+        }
+        assert!(
+            Call::parse("package.uninstall", json!({"package": "-"})).is_err() && Call::parse("package.list", json!({"a": 1})).is_err()
+        );
     }
 
     #[test]

@@ -180,7 +180,10 @@ fn place_of(operation: Operation, pointer: &str) -> Place {
         | Operation::NodeOsGet
         | Operation::NodeStatusGet
         | Operation::NodeUptimeGet
-        | Operation::PackageRun => false,
+        | Operation::PackageInstall
+        | Operation::PackageList
+        | Operation::PackageRun
+        | Operation::PackageUninstall => false,
     };
     if is_script { Place::Script } else { Place::Word }
 }

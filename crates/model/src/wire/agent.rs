@@ -71,9 +71,14 @@ pub struct AttachedWorker {
     /// What it has installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<WorkerPackage>,
-    /// The names of the operations that it performs, `package.run` among them where that may have secrets. None for a worker that is no Longshore.
+    /// The names of the operations that it performs, `package.run` among them where that may have secrets. A worker that is no Longshore has
+    /// its packages managed, and does no other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<String>,
+    /// Since when several workers take its instance id from each other: each needs one of its own. By the controller's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub contested_since: Option<jiff::Timestamp>,
 }
 
 impl AttachedWorker {

@@ -38,6 +38,33 @@ pub struct ExecArgs {
     pub secrets: Secrets,
 }
 
+/// `package.install`: a version of a package, from an address that the host itself can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackageInstallArgs {
+    /// The package's name: an archive of another one is refused.
+    pub package: String,
+    /// Its version: an archive of another one is refused.
+    pub version: String,
+    /// Where its archive is, such as `https://packages.example/p-1.0.0.zip`; `http`, `https` and `file`. Where the host wants a signature, it is fetched from
+    /// the same address with `.minisig` after its path.
+    pub url: String,
+    /// SHA-256 that the archive must have, 64 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// `package.uninstall`: a package that is not to be there any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackageUninstallArgs {
+    /// The package's name.
+    pub package: String,
+    /// Its version; every version unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
 /// `package.run`: a node of a package that an agent or a worker has installed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

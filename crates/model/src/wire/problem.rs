@@ -63,6 +63,7 @@ error_codes! {
     TimedOut = "timed_out", "the work's time was up", "The whole process tree was stopped at the job's `timeout`. Give it more with `--timeout`.";
     ExitStatus = "exit_status", "the program said it failed", "It exited with a status other than 0 or was ended by a signal; `longshore job logs ID` shows its output.";
     HandlerFailed = "handler_failed", "the package's handler said it failed", "The message has the handler's own words; `longshore job logs ID` shows what it told on the way.";
+    PackageFailed = "package_failed", "the package was not installed or removed", "What was there before is there still. The message has the host's own words: an archive that cannot be fetched, whose digest or signature is not the one that is asked for, or that holds something else.";
     CommandNotFound = "command_not_found", "the program is not on the host", "No such file on the agent's `PATH`, or it is not executable.";
     Cancelled = "cancelled", "somebody cancelled it", "`cancel_verified` says whether every process is known to be gone.";
     Expired = "expired", "it was not started in time", "Nothing ran and nothing will. Submit again, with a longer `expires_in` if the agents are busy.";

@@ -34,6 +34,70 @@ pub struct PackageResult {
     pub artifacts: Vec<serde_json::Value>,
 }
 
+/// `package.install`. What the host does not say is absent: a worker of the existing kind says little.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PackageInstallResult {
+    /// The package.
+    pub package: String,
+    /// The version that is there now.
+    pub version: String,
+    /// `new`, `replaced` in place of another archive of that version, or `unchanged`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    /// SHA-256 of its archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The key that vouched for it, where one is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
+    /// What of it will not work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+/// `package.uninstall`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PackageUninstallResult {
+    /// The package.
+    pub package: String,
+    /// Versions that are gone, as far as the host says which; what runs from one goes on.
+    pub removed: Vec<String>,
+    /// Versions that stay, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptPackage>,
+}
+
+/// A version of a package that could not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptPackage {
+    /// Which.
+    pub version: String,
+    /// Why.
+    pub why: String,
+}
+
+/// `package.list`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PackagesResult {
+    /// What is there, by name and version.
+    pub packages: Vec<PackageEntry>,
+}
+
+/// A package of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PackageEntry {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The types of its nodes, where its manifest is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// Why it cannot be used, if it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// `node.disk.get`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DisksResult {

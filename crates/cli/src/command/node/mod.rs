@@ -1,6 +1,7 @@
 //! `longshore node`: the common reads and writes of hosts. Each submits its operation, waits for the answers, and shows a table of hosts.
 
 mod ask;
+mod package;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ use crate::failure::Failure;
 /// Ask hosts, or change them, and see the answers as a table.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "Examples\n  longshore node disk --target _all\n  longshore node dns get --target group:web\n  longshore node exec --target web-01 -- systemctl is-active nginx\n  longshore node exec --target web-01 --timeout 6h --wait 5m -- ./backup"
+    after_help = "Examples\n  longshore node disk --target _all\n  longshore node dns get --target group:web\n  longshore node package install my-package@1.0.0 https://packages.example/my-package-1.0.0.zip --target _all\n  longshore node exec --target web-01 -- systemctl is-active nginx\n  longshore node exec --target web-01 --timeout 6h --wait 5m -- ./backup"
 )]
 pub(crate) enum Node {
     /// System, uptime, load, memory and disks.
@@ -43,6 +44,9 @@ pub(crate) enum Node {
     /// Name servers and search domains.
     #[command(subcommand)]
     Dns(Dns),
+    /// What is installed of packages; `install` and `uninstall` change it.
+    #[command(subcommand)]
+    Package(package::Package),
     /// Send ICMP echo packets to an address, from the host.
     Ping(Ping),
     /// Run a program with its arguments, without a shell.
@@ -175,6 +179,7 @@ impl Node {
             Self::Os(ask) => ask.perform::<OsResult>(app, Operation::NodeOsGet, &nothing).await,
             Self::Hostname(hostname) => hostname.perform(app).await,
             Self::Dns(dns) => dns.perform(app).await,
+            Self::Package(package) => package.perform(app).await,
             Self::Ping(ping) => ping.perform(app).await,
             Self::Exec(Exec { ask, surroundings, words }) => {
                 let (ask, Surroundings { cwd, max_output, secrets, .. }, env) = surroundings.around(ask)?;

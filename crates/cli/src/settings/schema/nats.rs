@@ -235,7 +235,7 @@ pub(crate) struct Objects {
     pub(crate) max_bytes: ByteSize,
 }
 
-fn size(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn size(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["string", "integer"] })
 }
 

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Attachment, Knock, Reply};
+use crate::gateway::DENIED;
 use crate::gateway::admit::{self, Admitted};
 use crate::gateway::presence::Abilities;
 use crate::gateway::socket::{Heard, Out};
@@ -14,11 +15,16 @@ impl Attachment {
     pub(super) fn greeted(&mut self, (knock, reply): (Knock, Reply)) {
         let Knock { greeting, admitted, line } = knock;
         let now = self.now();
-        let greeted = self.admission(&admitted, now.wall).and_then(|admission| self.session.greet(&greeting, admission, Socket::New, now));
+        let admission = self.may_supersede(&admitted).and_then(|()| self.admission(&admitted, now.wall));
+        let greeted = admission.and_then(|admission| self.session.greet(&greeting, admission, Socket::New, now));
         let joined = greeted.map(|binding| {
             if let Some(identity) = admitted.identity {
+                if self.line.is_some() && self.is_registered {
+                    self.superseded();
+                }
                 (self.identity, self.is_registered) = (identity, false);
             }
+            self.shown = admitted.shown;
             let earlier = self.line.replace((binding, line));
             // What is still to be said to the earlier connection is its end.
             while let Some(output) = self.session.next_output() {
@@ -85,7 +91,9 @@ impl Attachment {
             Output::Opened { resumed } => self.opened(resumed),
             Output::Registered(register) => {
                 self.can = Abilities::of(&register);
+                self.leave_groups();
                 (self.is_registered, self.is_longshore) = (true, self.session.is_longshore());
+                self.packages_seen(&register);
                 (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
             }
             Output::Heartbeat(heartbeat) => self.heard_of(&heartbeat),
@@ -124,10 +132,28 @@ impl Attachment {
         }
     }
 
+    /// Whether a worker may begin anew where another connection has the session: not as often as two of them would like.
+    fn may_supersede(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        if admitted.identity.is_none() || self.line.is_none() {
+            return Ok(());
+        }
+        let Some(wait) = self.app.gateway.contests.wait(&self.instance, Instant::now()) else { return Ok(()) };
+        let reason = "several workers have this instance id and take it from each other: give each one of its own";
+        let retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        Err(Refusal { retry_after_ms, ..Refusal::new(DENIED, reason) })
+    }
+
     /// What somebody who was let in gets. A session that goes on outlives the token that it began with no more than any other.
     fn admission(&self, admitted: &Admitted, at: jiff::Timestamp) -> Result<Admission, Refusal> {
         if admitted.identity.is_some() {
             return Ok(admitted.admission.clone());
+        }
+        // What it got for its session is not worth more than its key.
+        if self.identity.certificate.is_some() && self.identity.certificate != admitted.shown {
+            return Err(Refusal::new(
+                code::MTLS_REQUIRED,
+                "the session began with a certificate: go on with it over a connection that shows the same",
+            ));
         }
         if self.identity.until.is_some_and(|until| until <= at) {
             return Err(Refusal::new(code::SESSION_TOKEN, "the token that the session began with has expired"));
@@ -136,10 +162,20 @@ impl Attachment {
         Ok(admit::admission(&self.app, session, (tenant, &self.instance), self.identity.until, at))
     }
 
+    /// What lets a worker in says which groups it may belong to; the others it does not.
+    fn leave_groups(&mut self) {
+        let identity = &self.identity;
+        let left: Vec<_> = self.can.labels.extract_if(.., |label| !identity.may_join(label)).map(|label| label.to_string()).collect();
+        if !left.is_empty() {
+            let (agent, by) = (self.agent(), &self.identity.subject);
+            tracing::warn!(agent.id = %agent, by, groups = left.join(", "), "a worker does not belong to groups that its token or certificate does not name");
+        }
+    }
+
     fn greeted_again(&mut self, greeting: &Greeting) {
         let Some((binding, _)) = &self.line else { return };
         let (binding, now) = (*binding, self.now());
-        let greeted = admit::judge(&self.app, greeting, now.wall).and_then(|admitted| {
+        let greeted = admit::judge(&self.app, greeting, self.shown.as_ref(), now.wall).and_then(|admitted| {
             let admission = self.admission(&admitted, now.wall)?;
             self.session.greet(greeting, admission, Socket::Same(binding), now)?;
             Ok(admitted.identity)

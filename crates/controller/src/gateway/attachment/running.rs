@@ -16,10 +16,11 @@ use longshore_store::{Delivery, Fence, Lease};
 use tokio::time::Instant;
 
 use super::words::interrupted;
-use super::{Aside, Attachment, Done, PAUSE};
+use super::{Aside, Attachment, Done, OURS, PAUSE, UNSTORED};
 use crate::app::App;
 use crate::gateway::frames::{self, Task};
 use crate::gateway::logs::{Log, Source};
+use crate::gateway::packages::{self, Command};
 use crate::gateway::presence::Abilities;
 use crate::gateway::ticket::Pass;
 use crate::gateway::work::{self, Attempt, Claimed, End, Ending, Key, Taken};
@@ -65,6 +66,11 @@ impl Running {
         self.dispatches.iter().any(|id| id == name) || self.attempt.task.id() == name
     }
 
+    /// Whether it was handed out.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.dispatches.is_empty()
+    }
+
     pub(super) fn say_again_at(&mut self, at: Instant) {
         self.say_at = Some(at);
     }
@@ -81,7 +87,11 @@ impl Running {
     }
 
     pub(super) fn is_doubted_for(&self, patience: Duration) -> bool {
-        self.is_in_doubt && !self.is_ending && self.doubted_at.is_some_and(|since| since.elapsed() >= patience)
+        // A worker says nothing of commands for its packages when it says what it has under way.
+        self.is_in_doubt
+            && !self.is_ending
+            && !packages::is_managing(&self.job.call)
+            && self.doubted_at.is_some_and(|since| since.elapsed() >= patience)
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -103,7 +113,7 @@ impl Attachment {
         // What is known already is at its beginning; as much again as can be taken is enough.
         let wanted = (self.claiming.len() + self.running.len() + self.later.len() + self.can.at_once).min(INBOX_MAX);
         let (work, agent) = (self.app.store.work.clone(), self.agent());
-        self.tasks.spawn(async move {
+        self.spawn(Done::Inbox(Err(OURS)), async move {
             let read = async {
                 let (mut all, mut after) = (Vec::new(), 0);
                 loop {
@@ -135,7 +145,7 @@ impl Attachment {
         }
         self.claiming.insert(key);
         let (app, proxy) = (self.app.clone(), self.proxy());
-        self.tasks.spawn(async move {
+        self.spawn(Done::Claimed(key, Claimed::Later(UNSTORED), None), async move {
             let (claimed, lease) = work::take(app, proxy, delivery).await;
             Done::Claimed(key, claimed, lease)
         });
@@ -179,7 +189,8 @@ impl Attachment {
             also: Vec::new(),
             job,
         };
-        if is_new || (self.is_longshore && cancelled_by.is_none()) {
+        let may_repeat = self.is_longshore || packages::is_managing(&running.job.call);
+        if is_new || (may_repeat && cancelled_by.is_none()) {
             running.say_at = Some(at);
         }
         if !is_new {
@@ -214,8 +225,17 @@ impl Attachment {
     fn dispatch(&mut self, key: Key, at: Instant) {
         let hostname = self.identity.hostname.clone();
         let now = self.now();
+        let must_wait = self.is_package_busy(key);
         let Some(running) = self.running.get_mut(&key) else { return };
         running.say_at = None;
+        if must_wait {
+            running.say_at = Some(at + PAUSE);
+            return;
+        }
+        if running.job.call == Call::PackageList {
+            let end = packages::list(&self.can.packages, &self.can.broken);
+            return self.conclude(key, Ending::Answer { end, cancel_verified: None }, None);
+        }
         let message = match message(running, &self.can, &self.app, (self.identity.agent, &hostname)) {
             Ok(message) => message,
             Err(failure) => return self.conclude(key, ended(Outcome::Skipped, failure), None),
@@ -238,6 +258,16 @@ impl Attachment {
     }
 }
 
+impl Attachment {
+    /// Whether another command for the same package is under way: an event of packages does not say which one it is for.
+    fn is_package_busy(&self, key: Key) -> bool {
+        let package = |running: &Running| Command::of(&running.job.call).map(|command| command.package().to_owned());
+        let Some(wanted) = self.running.get(&key).and_then(package) else { return false };
+        let is_asked = |one: &Running| one.is_asked() && !one.is_ending && package(one).as_ref() == Some(&wanted);
+        self.running.iter().any(|(other, one)| *other != key && is_asked(one))
+    }
+}
+
 /// What a worker is handed for an attempt, or why it cannot do it.
 fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname): (AgentId, &str)) -> Result<Message, Failure> {
     let unable = |message: String| Failure { code: ErrorCode::Unsupported, message };
@@ -255,6 +285,9 @@ fn message(running: &mut Running, can: &Abilities, app: &App, (agent, hostname):
         }
     }
     let operation = job.call.operation();
+    if let Some(command) = Command::of(&job.call).filter(|_| can.operations.contains(&operation)) {
+        return Ok(command.message(task));
+    }
     let Some(definition) = running.definition.as_deref().filter(|_| can.operations.contains(&operation)) else {
         return Err(unable(format!("the worker on {hostname} does not perform {}", operation.name())));
     };

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::running::Running;
 use super::words::interrupted;
-use super::{Attachment, Done, PAUSE};
+use super::{Attachment, Beat, Done, OURS, PAUSE};
 use crate::gateway::frames::Task;
+use crate::gateway::packages;
 use crate::gateway::presence::{self, Load};
 use crate::gateway::work::{Ending, Key};
 
@@ -33,7 +34,7 @@ impl Attachment {
             let is_longshore = self.is_longshore;
             let is_there = |running: &&mut Running| running.is_delivered && !running.is_ending && running.cancelled_by.is_none();
             for running in self.running.values_mut().filter(is_there) {
-                if is_longshore {
+                if is_longshore || packages::is_managing(&running.job.call) {
                     running.say_again_at(Instant::now());
                 } else {
                     running.doubt();
@@ -100,8 +101,19 @@ impl Attachment {
         (self.beat_due, self.inbox_due) = (Instant::now(), Instant::now());
     }
 
+    /// Its session ends since somebody has come with the same instance.
+    pub(super) fn superseded(&mut self) {
+        let at = Instant::now();
+        if self.app.gateway.contests.note(&self.instance, at, self.app.now()) {
+            let (agent, instance, hostname) = (self.agent(), &self.instance, &self.identity.hostname);
+            tracing::warn!(agent.id = %agent, instance, hostname, "several workers have one instance id and take it from each other: give each one of its own");
+            self.beat_due = at;
+        }
+    }
+
     /// Another controller speaks for the worker now.
     pub(super) fn give_way(&mut self) {
+        self.superseded();
         tracing::info!(agent.id = %self.agent(), "the worker is attached to another controller");
         self.session.reset(&Refusal::new(code::STALE_BINDING, "superseded session"), self.now());
         self.perform();
@@ -114,9 +126,12 @@ impl Attachment {
         let load = Load { running: self.running.len(), is_drained: self.is_drained };
         let controller = self.app.config.gateway.name.clone().unwrap_or_else(|| self.app.config.listen.to_string());
         let tenant = &self.app.config.gateway.tenant;
-        let heartbeat = self.presence.heartbeat(&self.identity, (tenant, &self.instance), &self.can, load, &controller);
+        let mut heartbeat = self.presence.heartbeat(&self.identity, (tenant, &self.instance), &self.can, load, &controller);
+        if let Some(worker) = &mut heartbeat.worker {
+            worker.contested_since = self.app.gateway.contests.since(&self.instance, at);
+        }
         let (registry, last) = (self.app.store.registry.clone(), self.presence.last);
-        self.tasks.spawn(async move { Done::Told(presence::beat(&*registry, heartbeat, last).await) });
+        self.spawn(Done::Told(Beat::Failed(OURS)), async move { Done::Told(presence::beat(&*registry, heartbeat, last).await) });
     }
 
     pub(super) fn leave(&mut self) {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use longshore_model::job::Job;
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::Failure;
+use longshore_session::control::Register;
 use longshore_session::{Binding, Envelope, codec};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{ASIDE_COST_UNITS, ASIDE_UNIT_BYTES, Aside, Attachment, Done, UNSTORED};
 use crate::gateway::frames::{self, Task, Word};
-use crate::gateway::socket::FRAME_BYTES_MAX;
+use crate::gateway::packages::{self, Command};
 use crate::gateway::work::{self, Ending, Key, Wanted};
 
 impl Attachment {
@@ -23,13 +24,17 @@ impl Attachment {
         if !is_current || !self.is_open() || !may_be_word(text) {
             return false;
         }
-        let Ok(envelope) = codec::decode(text.as_bytes(), FRAME_BYTES_MAX) else { return false };
+        let Ok(envelope) = codec::decode(text.as_bytes(), self.app.config.gateway.frame_bytes_max) else { return false };
         let is_its_own = envelope.sender.id == self.instance && envelope.tenant == self.app.config.gateway.tenant;
-        if !frames::is_word(&envelope) || !is_its_own {
+        let is_event = envelope.kind == packages::EVENT;
+        if !(frames::is_word(&envelope) || is_event) || !is_its_own {
             return false;
         }
         if self.aside.contains(&envelope.id) {
             return true;
+        }
+        if is_event {
+            return self.package_event(&envelope, binding, text);
         }
         let by_corr = |corr: &str| self.running.values().find(|running| running.is_called(corr)).map(|running| running.attempt.task);
         let (task, word) = match frames::word(&envelope, by_corr) {
@@ -39,14 +44,45 @@ impl Attachment {
                 return false;
             }
         };
-        let units = u32::try_from(text.len() / ASIDE_UNIT_BYTES + ASIDE_COST_UNITS).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.aside_room).try_acquire_many_owned(units) else {
-            // Not acknowledged, so it is said again.
-            tracing::debug!(agent.id = %self.agent(), "a worker says more than can be stored in time");
-            return true;
-        };
-        let frame = Aside { binding, id: envelope.id, text: text.clone(), _room: room };
+        // What finds no room is not acknowledged, so it is said again.
+        let Some(frame) = self.set_aside(binding, envelope.id, text) else { return true };
         self.said(task, word, frame)
+    }
+
+    fn set_aside(&self, binding: Binding, id: String, text: &Utf8Bytes) -> Option<Aside> {
+        let units = u32::try_from(text.len() / ASIDE_UNIT_BYTES + ASIDE_COST_UNITS).unwrap_or(u32::MAX);
+        match Arc::clone(&self.aside_room).try_acquire_many_owned(units) {
+            Ok(room) => Some(Aside { binding, id, text: text.clone(), _room: room }),
+            Err(_) => {
+                tracing::debug!(agent.id = %self.agent(), "a worker says more than can be stored in time");
+                None
+            }
+        }
+    }
+
+    /// What a worker says of its packages: the answer to the command that it is for, if there is one; true if its frame is kept until that is stored.
+    fn package_event(&mut self, envelope: &Envelope, binding: Binding, text: &Utf8Bytes) -> bool {
+        let Some(event) = packages::Event::read(envelope) else { return false };
+        let asked = self.running.iter().filter(|(_, running)| !running.is_ending && running.is_asked());
+        let Some((key, end)) = asked.filter_map(|(key, running)| Some((*key, event.ends(Command::of(&running.job.call)?)?))).next() else {
+            return false;
+        };
+        tracing::info!(agent.id = %self.agent(), job.id = %key.0, package = event.name, outcome = ?end.outcome, "a worker's packages were changed as asked");
+        let Some(frame) = self.set_aside(binding, envelope.id.clone(), text) else { return true };
+        self.conclude(key, Ending::Answer { end, cancel_verified: None }, Some(frame));
+        true
+    }
+
+    /// A worker that says nothing of its commands shows what came of them in what it registers.
+    pub(super) fn packages_seen(&mut self, register: &Register) {
+        if self.is_longshore {
+            return;
+        }
+        let asked = self.running.iter().filter(|(_, running)| !running.is_ending && running.is_asked());
+        let ended: Vec<_> = asked.filter_map(|(key, running)| Some((*key, Command::of(&running.job.call)?.seen_in(register)?))).collect();
+        for (key, end) in ended {
+            self.conclude(key, Ending::Answer { end, cancel_verified: None }, None);
+        }
     }
 
     /// Takes a worker's word on a task; true if its frame is kept until that is stored.
@@ -103,7 +139,7 @@ impl Attachment {
                 };
                 self.aside.insert(frame.id.clone());
                 let (app, proxy) = (self.app.clone(), self.proxy());
-                self.tasks.spawn(async move {
+                self.spawn(Done::Settled { key: None, frame: None, is_stored: false }, async move {
                     let is_stored = match work::look_up(&app, &proxy, task).await {
                         Some(Some((job, attempt))) => work::conclude(&app, &proxy, &job, attempt, ending(&job)).await,
                         Some(None) => true,
@@ -125,7 +161,8 @@ impl Attachment {
         }
         let (app, job, attempt) = (self.app.clone(), running.job.clone(), running.attempt);
         let (log, lease, fence) = (running.log.take(), running.lease.take(), running.fence.take());
-        self.tasks.spawn(async move {
+        // What could not be stored is said again by its worker, and taken up then; or after a while, if there was nothing to say.
+        self.spawn(Done::Settled { key: Some(key), frame: None, is_stored: false }, async move {
             // Output first, so that whoever sees the end has seen everything before it.
             if let Some(log) = log {
                 log.close().await;
@@ -172,6 +209,10 @@ impl Attachment {
     }
 
     pub(super) fn settled(&mut self, key: Option<Key>, frame: Option<Aside>, is_stored: bool) {
+        if frame.is_none() && !is_stored {
+            // Its frame went with a fault of ours, or there was none: whatever is said again is looked at again.
+            self.aside.clear();
+        }
         let mut frames: Vec<Aside> = frame.into_iter().collect();
         if let Some(key) = key
             && let Some(running) = self.running.remove(&key)
@@ -229,13 +270,13 @@ impl Attachment {
 
     pub(super) fn look_at(&mut self, task: Task) {
         let app = self.app.clone();
-        self.tasks.spawn(async move { Done::Looked(task, work::wanted(&app, task).await) });
+        self.spawn(Done::Looked(task, Wanted::GoesOn), async move { Done::Looked(task, work::wanted(&app, task).await) });
     }
 }
 
 /// Whether a frame may end a task: quickly, since most are others. A text with escapes may say anything.
 fn may_be_word(text: &str) -> bool {
-    text.contains("biz.exec.") || text.contains("\\u")
+    text.contains("biz.exec.") || text.contains(packages::EVENT) || text.contains("\\u")
 }
 
 pub(super) fn interrupted(hostname: &str, why: &str) -> Failure {

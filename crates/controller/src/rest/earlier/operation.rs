@@ -9,7 +9,7 @@ use super::wire::CreateJob;
 use crate::app::Error;
 
 /// Every earlier name that we have an operation for. Where an operation has two, the first is the one that is shown.
-const NAMES: [(&str, Operation); 16] = [
+const NAMES: [(&str, Operation); 19] = [
     ("command.exec.execute", Operation::CommandExec),
     ("command.shell.execute", Operation::CommandShell),
     ("network.dns.get", Operation::NetworkDnsGet),
@@ -25,7 +25,10 @@ const NAMES: [(&str, Operation); 16] = [
     ("node.status.get", Operation::NodeStatusGet),
     ("node.uptime.get", Operation::NodeUptimeGet),
     // They came after them, and have the one name.
+    ("package.install", Operation::PackageInstall),
+    ("package.list", Operation::PackageList),
     ("package.run", Operation::PackageRun),
+    ("package.uninstall", Operation::PackageUninstall),
     ("workspace.run", Operation::WorkspaceRun),
 ];
 
@@ -92,7 +95,10 @@ fn arguments(operation: Operation, mut data: Map<String, Value>) -> (Map<String,
         | Operation::NodeOsGet
         | Operation::NodeStatusGet
         | Operation::NodeUptimeGet
+        | Operation::PackageInstall
+        | Operation::PackageList
         | Operation::PackageRun
+        | Operation::PackageUninstall
         | Operation::WorkspaceRun => (data, None),
     }
 }

@@ -111,6 +111,33 @@ async fn a_token_for_one_host_does_not_take_over_the_worker_of_another() {
 }
 
 #[tokio::test]
+async fn a_worker_belongs_to_no_group_that_its_token_does_not_name() {
+    let house = House::start().await;
+    let rows: [(&[&str], Value); 4] = [
+        (&["edge-01"], json!([])),
+        (&["edge-01", "group:web"], json!(["group:web.dev"])),
+        (&["edge-01", "_any@group:prod", "group:web.dev.us"], json!(["group:prod"])),
+        (&["_all"], json!(["group:prod", "group:web.dev"])),
+    ];
+    for (targets, expected) in rows {
+        let grant = Grant {
+            permissions: Some(vec!["agent:attach".to_owned()]),
+            targets: Some(targets.iter().map(|target| (*target).to_owned()).collect()),
+            ..Grant::new("w", &["admin"])
+        };
+        let token = token::issue(&house.key, &grant, Timestamp::now());
+        let mut worker = RawWorker::dial(&house, "w-1").await;
+        worker.attach_with(&token, "edge-01", &["group:web.dev", "group:prod"]).await;
+        house
+            .until(&format!("the groups of {targets:?}"), async || {
+                let labels = &house.get("/api/v1/agents").await["items"][0]["labels"];
+                *labels == expected || (labels.is_null() && expected == json!([]))
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn the_workers_of_another_tenant_are_refused() {
     let house = House::on(memory::open(memory::MemoryOptions::default()), |config| config.gateway.tenant = "other".to_owned()).await;
     let token = house.attach_token();
@@ -180,6 +207,31 @@ async fn a_newer_connection_of_the_same_worker_closes_the_earlier_one() {
 }
 
 #[tokio::test]
+async fn workers_that_take_one_instance_from_each_other_are_told_of() {
+    let house = House::start().await;
+    let mut last = house.worker("w-1", "edge-01").await;
+    let contested = async || !house.get("/api/v1/agents").await["items"][0]["worker"]["contested_since"].is_null();
+    for _ in 0..3 {
+        assert!(!contested().await);
+        let next = house.worker("w-1", "edge-01").await;
+        last.closed().await;
+        last = next;
+    }
+    house.until("it is told", contested).await;
+    // From here on it goes back and forth only so often.
+    let mut next = RawWorker::dial(&house, "w-1").await;
+    next.handshake(&house.attach_token(), "edge-01").await;
+    let reset = next.next().await;
+    assert_eq!(reset["payload"]["code"], "E.SESSION.DENIED", "{reset}");
+    let wait = reset["payload"]["retry_after_ms"].as_u64().unwrap();
+    assert!((1..=10_000).contains(&wait), "{reset}");
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = last.dispatched().await;
+    last.finish(&dispatch, "SUCCEEDED", json!({})).await;
+    house.ends_as(id, "completed").await;
+}
+
+#[tokio::test]
 async fn a_worker_that_says_nothing_any_more_is_lost_and_back_when_it_attaches_again() {
     let options = memory::MemoryOptions { registry_ttl: Duration::from_millis(400), ..memory::MemoryOptions::default() };
     let house = House::on(memory::open(options), |config| {
@@ -214,4 +266,69 @@ async fn who_attached_a_worker_and_who_was_refused_is_in_the_audit_trail() {
             ends.contains(&(json!("workers"), json!(["edge-01"]), json!(101))) && ends.iter().any(|end| end.2 == 401)
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_off_takes_nobody() {
+    let house = House::on(super::work::memory(), |config| config.gateway.is_on = false).await;
+    let refused = RawWorker::try_dial(&house, "w-1").await.err().expect("nobody is let in");
+    assert!(refused.to_string().contains("404"), "{refused}");
+    let response = house.bare(reqwest::Method::GET, "/ws/worker").send().await.unwrap();
+    assert!(response.text().await.unwrap().contains("controller.gateway.enabled"));
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_when_to_come_back() {
+    let house = House::on(super::work::memory(), |config| config.gateway.workers_max = 1).await;
+    let _first = house.worker("w-1", "edge-01").await;
+    let mut second = RawWorker::dial(&house, "w-2").await;
+    second.handshake(&house.attach_token(), "edge-02").await;
+    let reset = second.next().await;
+    assert_eq!((&reset["payload"]["code"], &reset["payload"]["retry_after_ms"]), (&json!("E.SESSION.DENIED"), &json!(30_000)), "{reset}");
+    // Who has a place may come again.
+    house.worker("w-1", "edge-01").await;
+}
+
+#[tokio::test]
+async fn the_session_of_a_worker_that_stays_away_is_forgotten() {
+    let house = House::on(super::work::memory(), |config| config.gateway.detached_max = Duration::from_millis(100)).await;
+    let mut worker = RawWorker::dial(&house, "w-1").await;
+    let accept = worker.attach(&house.attach_token(), "edge-01").await;
+    worker.cut();
+    house
+        .until("it is forgotten", async || {
+            let shown = house.request(reqwest::Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+            shown.contains("longshore_attached_workers 0")
+        })
+        .await;
+    let (code, _) = refusal(&house, async |worker: &mut RawWorker| drop(worker.ask("control.resume", resume(&accept)).await)).await;
+    assert_eq!(code, "E.SESSION.UNKNOWN");
+    house.worker("w-1", "edge-01").await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_too_old_begins_with_a_handshake() {
+    let house = House::on(super::work::memory(), |config| config.gateway.session_lifetime = Duration::ZERO).await;
+    let mut worker = RawWorker::dial(&house, "w-1").await;
+    let accept = worker.attach(&house.attach_token(), "edge-01").await;
+    let (code, _) = refusal(&house, async |worker: &mut RawWorker| drop(worker.ask("control.resume", resume(&accept)).await)).await;
+    assert_eq!(code, "E.SESSION.INVALID_TOKEN");
+    house.worker("w-1", "edge-01").await;
+}
+
+#[tokio::test]
+async fn a_frame_larger_than_the_gateway_takes_ends_the_connection_alone() {
+    let house = House::on(super::work::memory(), |config| config.gateway.frame_bytes_max = 128 << 10).await;
+    let mut worker = RawWorker::dial(&house, "w-1").await;
+    let accept = worker.attach(&house.attach_token(), "edge-01").await;
+    let fits = worker.envelope("ext.vendor.words", json!({"text": "x".repeat(100 << 10)}));
+    worker.send(&fits).await;
+    house.knows("edge-01", "ready").await;
+    let large = worker.envelope("ext.vendor.words", json!({"text": "x".repeat(200 << 10)}));
+    worker.try_send(tokio_tungstenite::tungstenite::Message::text(large.to_string())).await;
+    worker.closed().await;
+    let mut again = RawWorker::dial(&house, "w-1").await;
+    let id = again.ask("control.resume", resume(&accept)).await;
+    again.acked(&id).await;
+    assert_eq!(again.until("control.session.accept").await["payload"]["resumed"], true);
 }

@@ -79,6 +79,75 @@ async fn a_request_that_asks_for_no_websocket_is_told_so() {
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("it is cut off").unwrap();
 }
 
+/// A connection that asked for an upgrade with these headers beside the usual ones, and the head of the answer.
+async fn upgraded(house: &House, more: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(house.address()).await.unwrap();
+    let head = format!(
+        "GET /ws/worker HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+    );
+    // A refusal may come before everything was said.
+    let _not_all_is_read = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match tokio::time::timeout(Duration::from_secs(20), stream.read(&mut byte)).await.expect("it answers") {
+            Ok(1) => answer.push(byte[0]),
+            _ => break,
+        }
+    }
+    (stream, String::from_utf8(answer).unwrap())
+}
+
+#[tokio::test]
+async fn nothing_is_compressed_and_frames_with_what_was_not_agreed_end_the_connection() {
+    let house = House::on(memory(), |config| config.gateway.greeting_within = Duration::from_secs(60)).await;
+    let masked = |first: u8| [&[first, 0x80 | 2, 0, 0, 0, 0][..], b"{}"].concat();
+    // Text with each of the reserved bits, an opcode that is none, a frame that is not masked, and the continuation of nothing.
+    for frame in [masked(0xc1), masked(0xa1), masked(0x91), masked(0x83), [&[0x81, 2][..], b"{}"].concat(), masked(0x80)] {
+        let (mut stream, answer) = upgraded(&house, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        assert!(!answer.to_lowercase().contains("sec-websocket-extensions"), "{answer}");
+        stream.write_all(&frame).await.unwrap();
+        let mut rest = Vec::new();
+        let _reset_is_an_end_too =
+            tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("it is cut off");
+    }
+    house.worker("w-1", "edge-01").await;
+}
+
+#[tokio::test]
+async fn a_flood_of_headers_at_the_upgrade_is_refused() {
+    let house = House::start().await;
+    for more in [(0..5_000).map(|n| format!("X-{n}: x\r\n")).collect::<String>(), format!("X: {}\r\n", "x".repeat(1 << 20))] {
+        let (_stream, answer) = upgraded(&house, &more).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    house.worker("w-1", "edge-01").await;
+}
+
+#[tokio::test]
+async fn a_worker_tells_nothing_of_tasks_that_it_was_not_handed() {
+    let house = House::start().await;
+    let mut own = house.worker("w-1", "edge-01").await;
+    let mut other = house.worker("w-2", "edge-02").await;
+    let id = house.run_package("edge-01", json!({})).await;
+    let dispatch = own.dispatched().await;
+    let task = &dispatch["payload"];
+    let tell = async |worker: &mut RawWorker, text: &str| {
+        let chunks = json!([{"channel": "stdout", "index": 0, "text": text}]);
+        let payload = json!({"run_id": task["run_id"], "task_id": task["task_id"], "chunks": chunks});
+        let frame = worker.numbered("biz.exec.feedback", payload, &dispatch);
+        worker.say(&frame).await;
+    };
+    tell(&mut other, "of another\n").await;
+    tell(&mut own, "its own\n").await;
+    own.finish(&dispatch, "SUCCEEDED", json!({})).await;
+    house.ends_as(id, "completed").await;
+    let log = house.request(reqwest::Method::GET, &format!("/api/v1/jobs/{id}/logs")).send().await.unwrap().text().await.unwrap();
+    assert!(log.contains("its own") && !log.contains("of another"), "{log}");
+}
+
 #[tokio::test]
 async fn a_frame_that_is_none_ends_the_connection_and_the_session_goes_on() {
     let house = House::start().await;

@@ -4,6 +4,8 @@ mod attach;
 mod broker;
 mod hostile;
 mod live;
+mod packages;
 mod raw;
 mod restart;
+mod tls;
 mod work;

@@ -6,6 +6,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp;
 use longshore_controller::token::{self, Grant};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -20,8 +21,12 @@ pub(crate) const PACKAGE: &str = "example.pkg";
 /// Its node.
 pub(crate) const NODE: &str = "example.echo";
 
+/// A connection, whatever it runs over.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 pub(crate) struct RawWorker {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Duplex>>,
     pub(crate) instance: String,
     pub(crate) tenant: String,
     n_frames: u64,
@@ -95,7 +100,12 @@ impl RawWorker {
 
     pub(crate) async fn try_dial(house: &House, instance: &str) -> Result<Self, Error> {
         let stream = TcpStream::connect(house.address()).await.unwrap();
-        let (socket, _) = tokio_tungstenite::client_async(format!("ws://{}/ws/worker", house.address()), stream).await?;
+        Self::over(Box::new(stream), instance).await
+    }
+
+    /// Over a connection that is there.
+    pub(crate) async fn over(stream: Box<dyn Duplex>, instance: &str) -> Result<Self, Error> {
+        let (socket, _) = tokio_tungstenite::client_async("ws://controller/ws/worker", stream).await?;
         let (instance, tenant) = (instance.to_owned(), "default".to_owned());
         Ok(Self { socket, instance, tenant, n_frames: 0, number: 0, received: 0 })
     }
@@ -139,7 +149,7 @@ impl RawWorker {
     pub(crate) async fn register(&mut self, features: &[&str]) -> String {
         let payload = json!({
             "capabilities": {"concurrency": {"max_parallel": 4}, "runtimes": ["python"], "features": features},
-            "payload_types": ["biz.exec.dispatch"],
+            "payload_types": ["biz.exec.dispatch", "biz.pkg.install", "biz.pkg.uninstall"],
             "packages": [{"name": PACKAGE, "version": "1.0.0", "status": "installed"}, {"name": PACKAGE, "version": "1.10.0", "status": "installed"}],
             "manifests": [{"name": PACKAGE, "version": "1.10.0", "manifest": {"nodes": [{"type": NODE}]}}],
         });

@@ -203,7 +203,7 @@ async fn a_package_that_nobody_has_is_refused_when_it_is_asked_for() {
     }
     let response = house.post("/api/v1/jobs", &json!({"operation": "node.hostname.get", "target": "edge-01"})).await;
     let problem: Value = response.json().await.unwrap();
-    assert!(problem["detail"].as_str().unwrap().contains("runs nodes of packages, and nothing else"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("runs nodes of packages, and does not do this"), "{problem}");
     // And nothing else goes to a worker because everybody is meant.
     let job = house.submit(json!({"target": "_all"})).await;
     assert_eq!(job.executions.len(), 1);
