@@ -268,7 +268,11 @@ fn arguments(operation: Operation) -> Value {
         Operation::NetworkDnsSet => json!({"servers": ["192.0.2.53"]}),
         Operation::NetworkPingRun => json!({"address": "192.0.2.1"}),
         Operation::NodeHostnameSet => json!({"hostname": "web-02"}),
+        Operation::PackageInstall => {
+            json!({"package": "example.pkg", "version": "1.0.0", "url": "https://packages.example/example.zip", "sha256": "0".repeat(64)})
+        }
         Operation::PackageRun => json!({"package": "example.pkg", "node": "echo"}),
+        Operation::PackageUninstall => json!({"package": "example.pkg"}),
         Operation::WorkspaceRun => json!({"steps": ["true"]}),
         Operation::NetworkDnsGet
         | Operation::NodeDiskGet
@@ -277,7 +281,8 @@ fn arguments(operation: Operation) -> Value {
         | Operation::NodeMemoryGet
         | Operation::NodeOsGet
         | Operation::NodeStatusGet
-        | Operation::NodeUptimeGet => json!({}),
+        | Operation::NodeUptimeGet
+        | Operation::PackageList => json!({}),
     }
 }
 
