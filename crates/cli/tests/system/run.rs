@@ -77,6 +77,63 @@ async fn a_directory_is_uploaded_built_and_its_results_come_back() {
 }
 
 #[tokio::test]
+async fn odd_directories_are_run_in_and_what_cannot_be_used_is_refused_before_anything_is_sent() {
+    let fleet = Fleet::start(1).await;
+    let user = User::of(&fleet);
+    let place = user.dir.path();
+    std::fs::create_dir(place.join("empty")).unwrap();
+    std::fs::create_dir(place.join("odd")).unwrap();
+    let name = "line\nbreak \u{1b}[2J \u{202e} \u{e9}";
+    std::fs::write(place.join("odd").join(name), "x").unwrap();
+    std::os::unix::fs::symlink("odd", place.join("link")).unwrap();
+    std::fs::write(place.join("file"), "x").unwrap();
+
+    for (words, why) in [
+        (&["missing", "--", "true"][..], "missing cannot be uploaded"),
+        (&["file", "--", "true"], "it is not a directory"),
+        (&["empty", "--out", "file", "--", "true"], "file is not a directory"),
+        (&["empty", "--out", "file/below", "--", "true"], "file is not a directory"),
+    ] {
+        let refused = user.runs(words).await;
+        assert!(refused.status.code() == Some(125) && text(&refused.stderr).contains(why), "{words:?}: {}", text(&refused.stderr));
+    }
+    let listed = user.data(&["job", "list"]).await;
+    assert_eq!(listed["items"], serde_json::json!([]), "nothing was sent");
+
+    let empty = user.runs(&["empty", "--out", "of-empty", "--", "ls -A"]).await;
+    assert_eq!((empty.status.code(), text(&empty.stdout).as_str()), (Some(0), ""), "{}", text(&empty.stderr));
+    assert!(place.join("of-empty/result.json").exists());
+    let odd = user.runs(&["link", "--out", "of-odd", "--", "for f in *; do echo y >> \"$f\"; done"]).await;
+    assert_eq!(odd.status.code(), Some(0), "{}", text(&odd.stderr));
+    assert_eq!(std::fs::read_to_string(place.join("of-odd").join(name)).unwrap(), "xy\n");
+    assert!(!text(&odd.stderr).contains(['\u{1b}', '\u{202e}']), "names steer no terminal: {:?}", text(&odd.stderr));
+
+    // What is stored already is not sent again: then it would be stored under another number.
+    let pieces = async || {
+        let all = fleet.nats.stored_subjects().await.into_iter().map(|(_, subject)| subject);
+        all.filter(|subject| subject.starts_with("$O.objects.C.")).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = pieces().await;
+    let again = user.runs(&["odd", "--out", "of-odd", "--", "true"]).await;
+    assert_eq!(again.status.code(), Some(0), "{}", text(&again.stderr));
+    assert!(!before.is_empty() && before.is_subset(&pieces().await));
+
+    // Nobody followed it; its results are there all the same.
+    let detached = user.runs(&["odd", "--detach", "--", "echo made > made"]).await;
+    let id = text(&detached.stdout).trim().to_owned();
+    assert_eq!(user.types(&["job", "wait", &id]).await.status.code(), Some(0));
+    for _ in 0..2 {
+        let fetched = user.types(&["job", "artifacts", &id, "--out", "fetched"]).await;
+        assert_eq!(fetched.status.code(), Some(0), "{}", text(&fetched.stderr));
+        assert_eq!(std::fs::read_to_string(place.join("fetched/made")).unwrap(), "made\n");
+    }
+    let refused = user.types(&["job", "artifacts", &id, "--out", "file"]).await;
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    let left: Vec<_> = std::fs::read_dir(place.join("fetched")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+#[tokio::test]
 async fn errors_tell_what_to_do_and_exit_codes_tell_what_happened() {
     let fleet = Fleet::start(1).await;
     let user = User::of(&fleet);

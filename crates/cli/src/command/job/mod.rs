@@ -1,6 +1,7 @@
 //! `longshore job`: submit, follow and manage jobs.
 
 mod answers;
+mod artifacts;
 mod audience;
 mod change;
 mod detach;
@@ -43,6 +44,8 @@ pub(crate) enum Job {
     Show(show::Show),
     /// The result of one host, whatever its size.
     Result(result::ResultOf),
+    /// Fetch what a workspace job brought back.
+    Artifacts(artifacts::Artifacts),
     /// A job's output.
     Logs(logs::Logs),
     /// What happens to jobs, a line as it happens.
@@ -88,6 +91,7 @@ impl Job {
             Self::List(list) => list.perform(app).await,
             Self::Show(show) => show.perform(app).await,
             Self::Result(result) => result.perform(app).await,
+            Self::Artifacts(artifacts) => artifacts.perform(app).await,
             Self::Logs(logs) => logs.perform(app).await,
             Self::Watch(watch) => watch.perform(app).await,
             Self::Wait(wait) => wait.perform(app).await,

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use indicatif::HumanBytes;
 use longshore_client::{ArtifactArchive, ArtifactFile, ArtifactList, Client, JobId};
 use longshore_exec::bundle::{Limits, unpack};
+use tokio_util::sync::CancellationToken;
 
 use super::hosts;
 use super::progress::Progress;
@@ -33,8 +34,28 @@ pub(crate) enum Layout {
     ByHost,
 }
 
-/// Fetches what `id` brought back into `into`. What arrived of some hosts is put there also if that of others does not arrive.
-pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path, layout: Layout) -> Result<(), Failure> {
+/// Whether results could be put there, as far as that can be known before there are any.
+pub(crate) fn is_usable(into: &Path) -> Result<(), Failure> {
+    let refused = |why: String| Failure::new(Exit::Usage, format!("results cannot be put into {}", into.display())).because(why);
+    let absolute = std::path::absolute(into).map_err(|error| refused(error.to_string()))?;
+    // What is missing is made; where, has to be there and writable.
+    let Some(there) = absolute.ancestors().find(|path| fs::symlink_metadata(path).is_ok()) else { return Ok(()) };
+    if !there.is_dir() {
+        return Err(refused(format!("{} is not a directory", there.display())).hint("another place:     --out DIR"));
+    }
+    rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| refused(format!("{}: {error}", there.display())).hint("another place:     --out DIR"))
+}
+
+/// Fetches what `id` brought back into `into`. What arrived of some hosts is put there also if that of others does not arrive. Ends soon after
+/// `stop`, and leaves nothing half done then.
+pub(crate) async fn collect(
+    app: &App,
+    client: &Client,
+    id: JobId,
+    (into, layout): (&Path, Layout),
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
     let list = client.artifacts(id).await?;
     if list.archives.is_empty() {
         app.out.say("nothing was changed, so nothing came back");
@@ -53,10 +74,14 @@ pub(crate) async fn collect(app: &App, client: &Client, id: JobId, into: &Path, 
             Layout::Flat => tree.clone(),
             Layout::ByHost => tree.join(place),
         };
-        let got = match download(app, client, id, archive, &packed).await {
-            Ok(()) => open_archive(packed, to).await,
-            Err(failure) => Err(failure),
+        let got = match stop.run_until_cancelled(download(app, client, id, archive, &packed)).await {
+            Some(Ok(())) => open_archive(packed, to, stop.clone()).await,
+            Some(Err(failure)) => Err(failure),
+            None => return Err(interrupted()),
         };
+        if stop.is_cancelled() {
+            return Err(interrupted());
+        }
         match got {
             Ok(()) => fetched.push((archive, place)),
             // What there is of it is aside, and goes with it.
@@ -104,12 +129,29 @@ fn tell(app: &App, list: &ArtifactList, into: &Path) {
     }
 }
 
+fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "the results were not fetched").because("interrupted")
+}
+
+/// Reads until it is told to stop.
+struct Stoppable {
+    file: fs::File,
+    stop: CancellationToken,
+}
+
+impl io::Read for Stoppable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() { Err(io::Error::other("interrupted")) } else { self.file.read(buffer) }
+    }
+}
+
 /// Unpacks `packed` into `to`, which may be there, and removes it.
-async fn open_archive(packed: PathBuf, to: PathBuf) -> Result<(), Failure> {
+async fn open_archive(packed: PathBuf, to: PathBuf, stop: CancellationToken) -> Result<(), Failure> {
     let work = move || {
         let failed = |error: io::Error| Failure::new(Exit::Failed, "the results cannot be unpacked").caused_by(&error);
         fs::create_dir_all(&to).map_err(failed)?;
-        let unpacked = unpack(fs::File::open(&packed).map_err(failed)?, &to, Limits::default());
+        let file = fs::File::open(&packed).map_err(failed)?;
+        let unpacked = unpack(Stoppable { file, stop }, &to, Limits::default());
         let _ = fs::remove_file(&packed);
         unpacked.map(drop).map_err(|error| {
             // Half of a host's results must not look like all of them; what is closed to us is removed with the directory around it.
@@ -231,6 +273,29 @@ fn merge(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_in_the_way_of_results_is_named_before_anything_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
+        std::os::unix::fs::symlink(".", dir.path().join("link")).unwrap();
+        for (out, why) in [
+            ("", None),
+            ("new/below", None),
+            ("link", None),
+            ("file", Some("file is not a directory")),
+            ("file/below", Some("file is not a directory")),
+            ("dangling", Some("dangling is not a directory")),
+        ] {
+            let refused = is_usable(&dir.path().join(out)).err().map(|failure| failure.text());
+            match (why, refused) {
+                (None, None) => {}
+                (Some(why), Some(refused)) if refused.contains(why) => {}
+                other => panic!("{out}: {other:?}"),
+            }
+        }
+    }
+
     fn put(root: &Path, path: &str, content: &str) {
         let path = root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -261,7 +326,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (packed, to) = (dir.path().join("archive"), dir.path().join("tree"));
             fs::write(&packed, zstd::encode_all(tar.into_inner().unwrap().as_slice(), 1).unwrap()).unwrap();
-            let refused = open_archive(packed, to).await.unwrap_err().text();
+            let refused = open_archive(packed, to, CancellationToken::new()).await.unwrap_err().text();
             assert!(refused.contains(&format!("{name:?}")), "{refused}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
         }

@@ -11,12 +11,13 @@ mod upload;
 use std::path::PathBuf;
 
 use clap::Args;
-use collect::Layout;
-use longshore_client::{Client, JobRequest, JobView, RetryRequest};
+pub(crate) use collect::{Layout, collect, is_usable};
+use longshore_client::{Client, JobId, JobRequest, JobView, RetryRequest};
 use longshore_model::unit::{ByteSize, Span};
 use longshore_model::wire::args::{ExecArgs, StepArgs, WorkspaceArgs};
 use longshore_model::wire::secret::Secrets;
 use tokio::signal::unix::Signal;
+use tokio_util::sync::CancellationToken;
 
 use super::job::{Audience, fresh_key, goes_on, in_our_words, interrupts, until};
 use crate::app::App;
@@ -103,6 +104,9 @@ impl Run {
     async fn go(self, app: &App) -> Result<Exit, Failure> {
         // Before anything is asked or sent.
         let secrets = self.secrets.read()?;
+        if self.dir.is_some() && !self.detach {
+            is_usable(&self.out)?;
+        }
         let client = app.client()?;
         let operation = if self.is_steps() { "workspace.run" } else { "command.exec" };
         // Before signals are caught, so that Ctrl-C ends the question.
@@ -142,34 +146,52 @@ impl Run {
         if self.detach {
             app.out.item(job, |_| id.to_string(), || id.to_string())?;
             app.out.suggest(format!("follow it with     longshore job logs -f {}", id.short()));
+            self.say_where_results_are(app, id);
             return Ok(Exit::Done);
         }
         let unfinished = |failure: Failure| failure.hint(goes_on(id));
         match follow::follow(app, client, job, interrupts).await.map_err(unfinished)? {
             follow::Followed::Ended => {}
-            follow::Followed::Detached => return Ok(Exit::Interrupted),
+            follow::Followed::Detached => {
+                self.say_where_results_are(app, id);
+                return Ok(Exit::Interrupted);
+            }
         }
+        let stop = CancellationToken::new();
         let finishing = async {
-            let job = until(app, client, id, None).await.map_err(unfinished)?;
-            self.finish(app, client, &job)
-                .await
-                .map_err(|failure| failure.hint(format!("the job itself has ended:     longshore job show {id}")))
+            let ended = stop.run_until_cancelled(until(app, client, id, None)).await;
+            let Some(job) = ended.transpose().map_err(unfinished)? else { return Ok(Exit::Interrupted) };
+            self.finish(app, client, &job, &stop).await.map_err(|failure| {
+                let failure = failure.hint(format!("the job itself has ended:     longshore job show {id}"));
+                if self.dir.is_some() { failure.hint(format!("fetch its results:     longshore job artifacts {id}")) } else { failure }
+            })
         };
+        let mut finishing = std::pin::pin!(finishing);
         tokio::select! {
-            exit = finishing => exit,
+            exit = &mut finishing => exit,
             _ = interrupts.recv() => {
+                stop.cancel();
+                // Removes what it had begun with.
+                let _interrupted = finishing.await;
                 app.out.say(format!("\ninterrupted; what became of it is in     longshore job show {id}"));
+                self.say_where_results_are(app, id);
                 Ok(Exit::Interrupted)
             }
         }
     }
 
-    async fn finish(&self, app: &App, client: &Client, job: &JobView) -> Result<Exit, Failure> {
+    fn say_where_results_are(&self, app: &App, id: JobId) {
+        if self.dir.is_some() {
+            app.out.suggest(format!("its results, when it has ended:     longshore job artifacts {}", id.short()));
+        }
+    }
+
+    async fn finish(&self, app: &App, client: &Client, job: &JobView, stop: &CancellationToken) -> Result<Exit, Failure> {
         let exit = end::exit(job);
         if self.dir.is_some() {
             // By who was asked, so that the same command always puts things into the same places.
             let layout = if self.audience.is_many() { Layout::ByHost } else { Layout::Flat };
-            collect::collect(app, client, job.id, &self.out, layout).await?;
+            collect(app, client, job.id, (&self.out, layout), stop).await?;
         } else if let Some(source) = &self.source {
             app.out.say(format!("results are where the job ran, in {source}/results of the agent's jobs directory"));
         }
