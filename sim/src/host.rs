@@ -201,12 +201,13 @@ impl SimNotes {
 }
 
 impl Notes for SimNotes {
-    fn note(&self, key: Key, entry: &Entry) {
+    fn note(&self, key: Key, entry: &Entry) -> bool {
         let mut entry = entry.clone();
         if self.world.is(Bug::NotedAnswerLost) {
             entry.answer = None;
         }
         self.change(|entries| drop(entries.insert(key, entry)));
+        true
     }
 
     fn forget(&self, key: Key) {

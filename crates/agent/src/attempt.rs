@@ -110,7 +110,7 @@ impl Worker {
         if let (Some(secrets), Ok(opened)) = (job.call.secrets_mut(), &mut self.checked) {
             *secrets = std::mem::take(opened);
         }
-        let work = work(self.ctx.clone(), self.key, job, (attempt, fence), cancel.clone());
+        let work = work(self.ctx.clone(), self.key, job, (attempt, fence, self.claim.token()), cancel.clone());
         tokio::pin!(work);
         let mut extend = tokio::time::interval(self.claim.extend_every());
         extend.reset();
@@ -238,7 +238,7 @@ impl Worker {
         };
         if attempt.is_the_only_one || answer.result_object.is_some() {
             // Nobody will try again, or storing it takes a while: if we are killed right here, the next start must know that it was done.
-            self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
+            self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()), unbegun: None });
         }
         let settled = self.answer(answer).await;
         drop(archive);
@@ -278,11 +278,17 @@ impl Worker {
 }
 
 /// The work itself: bundle, execution, output. Ends soon after `cancel`.
-async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (Attempt, Option<Revision>), cancel: CancellationToken) -> Finished {
+async fn work(
+    ctx: Arc<Context>,
+    key: Key,
+    job: Job,
+    (attempt, fence, token): (Attempt, Option<Revision>, Option<String>),
+    cancel: CancellationToken,
+) -> Finished {
     if let Some(left) = attempt.left {
         return resumption::work(&ctx, key, left, cancel).await;
     }
-    let attempt = attempt.number;
+    let Attempt { number: attempt, is_the_only_one, .. } = attempt;
     // The facts are the host's, and will be the same in a moment: nothing that they spoil is tried again.
     let job = match ctx.facts.fill(job) {
         Ok(job) => job,
@@ -306,6 +312,11 @@ async fn work(ctx: Arc<Context>, key: Key, job: Job, (attempt, fence): (Attempt,
             }
         }
     };
+    // From here on it has begun: whoever finds the note must not begin it again. So what cannot be noted is not begun.
+    if is_the_only_one && !ctx.journal.note(key, &Entry { token, answer: None, unbegun: None }) {
+        let message = "nothing was started: the agent could not write to its state directory".to_owned();
+        return unfetched(Failure { code: ErrorCode::HostFault, message }, true);
+    }
     let source = output::Source { job: job.id, execution: key.1, agent: ctx.config.id, attempt };
     let (sink, sending) = ctx.spools.open(source);
     let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());

@@ -34,7 +34,7 @@ use crate::dispatcher::Key;
 use crate::facts::Known;
 use crate::heartbeat::Load;
 use crate::host::{Host, Notes};
-use crate::journal::Entry;
+use crate::journal::{Entry, Unbegun};
 use crate::outbox::Outbox;
 use crate::output::Spools;
 use crate::trust;
@@ -174,7 +174,7 @@ impl Worker {
                             None => return Settled::Done,
                         },
                     };
-                    if let Some(revision) = self.start(attempt, standing.revision).await {
+                    if let Some(revision) = self.start(job, attempt, standing.revision).await {
                         if attempt > 1 && !self.is_still_wanted(attempt).await {
                             if let Some(fence) = fence {
                                 fence.end(job).await;
@@ -344,9 +344,10 @@ impl Worker {
     }
 
     /// Records the claim. Gives its revision if it is ours.
-    async fn start(&mut self, attempt: u32, after: Revision) -> Option<Revision> {
-        // Noted first: if we are killed right after the ledger has it, the next start gives the work back at once.
-        self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None });
+    async fn start(&mut self, job: &Job, attempt: u32, after: Revision) -> Option<Revision> {
+        // Noted first: if we are killed right after the ledger has it, the next start gives the work back at once, or begins it.
+        let unbegun = (job.retry.max_attempts() == 1).then(|| Unbegun { attempt, place: self.ctx.executor.process().place });
+        self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: None, unbegun });
         let (agent, hostname, delivery) = (self.ctx.config.id, self.ctx.config.hostname(), self.claim.delivery());
         let kind = EventKind::Started { attempt, agent, hostname, delivery };
         let event = Event { schema: SCHEMA, at: self.ctx.now(), kind };
@@ -397,7 +398,7 @@ impl Worker {
                 Err(error) if error.is_retryable() => {
                     if !noted {
                         // From here on the answer survives us.
-                        self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
+                        self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()), unbegun: None });
                         noted = true;
                     }
                     if self.broker_fault("storing an answer", &error).await.is_none() {
@@ -406,7 +407,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::error!(job.id = %answer.job, %error, "the answer cannot be stored");
-                    self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()) });
+                    self.ctx.journal.note(self.key, &Entry { token: self.claim.token(), answer: Some(answer.clone()), unbegun: None });
                     // When the work is offered again it must not be taken for interrupted: it was done.
                     self.ctx.owed.lock().expect("no holder of this lock panics").insert(self.key, answer);
                     return Settled::Done;

@@ -58,8 +58,9 @@ pub trait Host: Send + Sync {
 
 /// Keeps what an agent has in hand for its next process.
 pub trait Notes: Send + Sync {
-    /// Notes an execution, replacing what was noted of it. Does not fail: the notes make recovery quick, not possible.
-    fn note(&self, key: Key, entry: &Entry);
+    /// Notes an execution, replacing what was noted of it; true if it is noted. The notes make recovery quick, not possible: whoever does not rely on
+    /// what was noted before need not look.
+    fn note(&self, key: Key, entry: &Entry) -> bool;
 
     /// Forgets an execution. Safe to repeat.
     fn forget(&self, key: Key);
@@ -135,8 +136,8 @@ impl Host for ThisHost {
 }
 
 impl Notes for Journal {
-    fn note(&self, key: Key, entry: &Entry) {
-        Journal::note(self, key, entry);
+    fn note(&self, key: Key, entry: &Entry) -> bool {
+        Journal::note(self, key, entry)
     }
 
     fn forget(&self, key: Key) {

@@ -36,6 +36,19 @@ pub struct Entry {
     /// The answer, from the moment the work has ended until the ledger has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
+    /// An attempt that is recorded as started, or about to be, while nothing of it has been done yet. Only said of what may not be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unbegun: Option<Unbegun>,
+}
+
+/// An attempt that nothing has been done of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unbegun {
+    /// Which, from 1.
+    pub attempt: u32,
+    /// The boot and the directory of whoever says so: a file that comes back after a power cut, or with a copy of a host, may be older than what
+    /// was done since.
+    pub place: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,20 +88,23 @@ impl Journal {
     }
 
     /// Notes an execution, replacing what was noted of it. A fault is reported to the log only: the journal makes recovery quick, not possible.
-    pub(crate) fn note(&self, key: Key, entry: &Entry) {
-        self.record(key, Some(entry));
+    /// True if it is noted.
+    pub(crate) fn note(&self, key: Key, entry: &Entry) -> bool {
+        self.record(key, Some(entry))
     }
 
     /// Safe to repeat.
     pub(crate) fn forget(&self, key: Key) {
-        self.record(key, None);
+        let _found_and_settled_again_by_the_next = self.record(key, None);
     }
 
-    fn record(&self, key: Key, entry: Option<&Entry>) {
+    fn record(&self, key: Key, entry: Option<&Entry>) -> bool {
         let mut state = self.state.lock().expect("no holder of this lock panics");
-        if let Err(error) = state.append(key, entry).and_then(|()| state.shorten(&self.path)) {
+        let written = state.append(key, entry).and_then(|()| state.shorten(&self.path));
+        if let Err(error) = &written {
             tracing::warn!(%error, job.id = %key.0, "could not write to the journal");
         }
+        written.is_ok()
     }
 
     /// What an earlier process had in hand. What cannot be read is left out: the broker's time-outs stand in for it.
@@ -185,7 +201,7 @@ mod tests {
     }
 
     fn entry(token: &str) -> Entry {
-        Entry { token: Some(token.to_owned()), answer: None }
+        Entry { token: Some(token.to_owned()), answer: None, unbegun: None }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use conditions::Thresholds;
 pub use dispatcher::Key;
 pub use facts::FactsPolicy;
 pub use host::{Host, Notes};
-pub use journal::Entry;
+pub use journal::{Entry, Unbegun};
 pub use packages::PackagesConfig;
 
 /// What an agent needs to know.

@@ -16,7 +16,7 @@ use crate::execution::Context;
 use crate::host::{Host, Notes};
 use crate::journal::Entry;
 use crate::outbox::Outbox;
-use crate::resumption::{self, Kept};
+use crate::resumption::{self, Kept, Remains};
 
 /// Between tries to store an earlier process's answer.
 const OWED_PAUSE: Duration = Duration::from_secs(2);
@@ -32,15 +32,20 @@ pub(crate) async fn recover(
     let (mut owed, mut kept) = (BTreeMap::new(), Vec::new());
     let mut running: BTreeMap<Key, Vec<Resumable>> = BTreeMap::new();
     host.resumable().into_iter().for_each(|left| running.entry((left.job, left.execution)).or_default().push(left));
-    for (key, Entry { token, answer }) in journal.left_behind() {
+    let place = host.process().place;
+    for (key, Entry { token, answer, unbegun }) in journal.left_behind() {
         let mut unwanted = running.remove(&key).unwrap_or_default();
+        let remains = match unbegun.filter(|unbegun| unbegun.place == place) {
+            Some(unbegun) if unwanted.is_empty() => Remains::Unbegun(unbegun.attempt),
+            Some(_) | None => Remains::Attempts(&unwanted),
+        };
         // One that has an answer has ended, whatever else is there.
         if answer.is_none()
             && kept.len() < config.max_jobs
-            && let Some((at, found)) = resumption::find(config, store, &unwanted, token.as_deref()).await
+            && let Some(found) = resumption::find(config, store, key, remains, token.as_deref()).await
         {
             tracing::info!(job.id = %key.0, attempt = found.attempt.number, "going on with work that an earlier process began");
-            unwanted.remove(at);
+            unwanted.retain(|left| Some(*left) != found.attempt.left);
             kept.push(found);
         }
         discard(host, unwanted).await;

@@ -1,4 +1,5 @@
-//! Work that an earlier process of this agent began and that outlived it: found in the ledger, and gone on with.
+//! Work that an earlier process of this agent began and that outlived it: found in the ledger, and gone on with. So is an attempt whose start is
+//! recorded and of which that process did not get to do anything, where no other may be started in its place.
 //!
 //! The invariant guarded here: only the newest attempt, started by this agent and not answered, is gone on with; it is not started again,
 //! and records nothing but its end.
@@ -22,7 +23,7 @@ use crate::attempt::{Attempt, unfetched};
 use crate::claims::Claim;
 use crate::dispatcher::Key;
 use crate::execution::{Context, Settled, Signals, Worker};
-use crate::{output, turn};
+use crate::{output, trust, turn};
 
 /// Between tries while the broker is away.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -32,15 +33,28 @@ pub(crate) struct Kept {
     pub(crate) key: Key,
     pub(crate) attempt: Attempt,
     job: Job,
+    /// What it is to be run with, if it has not begun.
+    secrets: Secrets,
     lease: Box<dyn Lease>,
 }
 
-/// Which of these attempts at one execution is still this agent's, if any; `token` is what was noted of its claim.
-pub(crate) async fn find(config: &Config, store: &Store, left: &[Resumable], token: Option<&str>) -> Option<(usize, Kept)> {
-    let key = left.first().map(|left| (left.job, left.execution))?;
+/// What an earlier process left of an execution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Remains<'a> {
+    /// These attempts.
+    Attempts(&'a [Resumable]),
+    /// Nothing of this attempt, of which it had done nothing.
+    Unbegun(u32),
+}
+
+/// What of one execution is still this agent's, if anything; `token` is what was noted of its claim.
+pub(crate) async fn find(config: &Config, store: &Store, key: Key, remains: Remains<'_>, token: Option<&str>) -> Option<Kept> {
+    if matches!(remains, Remains::Attempts([])) {
+        return None;
+    }
     let until = Instant::now() + store.work.lease_duration() / 4;
     loop {
-        match look(config, store, key, left, token).await {
+        match look(config, store, key, remains, token).await {
             Err(error) if error.is_retryable() && Instant::now() < until => tokio::time::sleep(PAUSE).await,
             Err(error) => {
                 tracing::warn!(%error, job.id = %key.0, "whose the work of an earlier process is cannot be read");
@@ -51,33 +65,50 @@ pub(crate) async fn find(config: &Config, store: &Store, left: &[Resumable], tok
     }
 }
 
-async fn look(config: &Config, store: &Store, key: Key, left: &[Resumable], token: Option<&str>) -> Result<Option<(usize, Kept)>, Error> {
+async fn look(config: &Config, store: &Store, key: Key, remains: Remains<'_>, token: Option<&str>) -> Result<Option<Kept>, Error> {
     let (job, execution) = key;
     let Some(record) = store.ledger.load_execution(job, execution).await? else { return Ok(None) };
     let Some(definition) = store.ledger.load(job).await?.map(|record| record.definition) else { return Ok(None) };
     let Ok(folded) = Execution::fold(&record.events, record.answer.as_ref()) else { return Ok(None) };
     let is_ours = folded.state() == ExecutionState::Running && folded.holder().is_some_and(|(agent, _)| agent == config.id);
-    let Some(at) = left.iter().position(|left| is_ours && left.attempt == folded.attempts()) else { return Ok(None) };
+    if !is_ours {
+        return Ok(None);
+    }
+    let (left, secrets) = match remains {
+        Remains::Attempts(left) => match left.iter().find(|left| left.attempt == folded.attempts()) {
+            // Whatever it is run with it has.
+            Some(left) => (Some(*left), Secrets::default()),
+            None => return Ok(None),
+        },
+        Remains::Unbegun(attempt) => match trust::check(config, &definition) {
+            Ok(secrets) if attempt == folded.attempts() && folded.cancel_requested_by().is_none() => (None, secrets),
+            // Whoever is offered it answers.
+            Ok(_) | Err(_) => return Ok(None),
+        },
+    };
     let started_at = record.events.iter().rev().find_map(|event| matches!(event.kind, EventKind::Started { .. }).then_some(event.at));
     let (Some(started_at), Ok(job)) = (started_at, Job::try_from(definition.clone())) else { return Ok(None) };
     let Some(lease) = store.work.resume(config.id, &definition, token).await? else { return Ok(None) };
     let is_the_only_one = job.retry.max_attempts() == 1;
-    let attempt = Attempt { number: folded.attempts(), revision: record.revision, started_at, is_the_only_one, left: Some(left[at]) };
-    Ok(Some((at, Kept { key, attempt, job, lease })))
+    if left.is_none() && !is_the_only_one {
+        // Another attempt may follow, and somebody may be about to start it.
+        return Ok(None);
+    }
+    let attempt = Attempt { number: folded.attempts(), revision: record.revision, started_at, is_the_only_one, left };
+    Ok(Some(Kept { key, attempt, job, secrets, lease }))
 }
 
 /// Carries what was kept to its stored answer.
 pub(crate) async fn carry_on(ctx: Arc<Context>, kept: Kept, signals: Signals) -> Settled {
-    let Kept { key, attempt, job, lease } = kept;
+    let Kept { key, attempt, job, secrets, lease } = kept;
     let lasts = ctx.store.work.lease_duration();
-    // Work that goes on was without an agent for less than its patience, and its claim was a quarter old by then at most. What has ended may
-    // have done so at any time, and its claim counts as lapsed.
+    // Work that goes on was without an agent for less than its patience, and its claim was a quarter old by then at most. What has ended, or was
+    // never begun, may have been left at any time, and its claim counts as lapsed.
     let age = if attempt.left.is_some_and(|left| left.runs) { lasts.mul_f64(0.75) } else { lasts };
     let now = Instant::now();
     let mut claim = Claim::new(lease, lasts, now.checked_sub(age).unwrap_or(now));
     claim.extend().await;
-    // Whatever it is run with it has.
-    let worker = Worker { ctx: ctx.clone(), key, claim, signals, checked: Ok(Secrets::default()) };
+    let worker = Worker { ctx: ctx.clone(), key, claim, signals, checked: Ok(secrets) };
     let Some(concurrency_key) = &job.concurrency_key else { return worker.run(&job, attempt, None).await };
     let holder = Holder { job: key.0, execution: key.1, attempt: attempt.number };
     match longshore_store::turn_kept(&ctx.store, concurrency_key, holder).await {

@@ -24,6 +24,7 @@ use longshore_model::wire::record::{Answer, Definition, Event, EventKind, Outcom
 use longshore_model::{AgentId, ExecutionId, HostName, JobId, Target};
 use longshore_store::{Absence, Announcement, Appended, Created, JobRecord, RegistryEvent, Store, jetstream, memory};
 use longshore_testkit::{NatsServer, eventually, sample};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -327,26 +328,68 @@ async fn an_old_delivery_starts_nothing_beside_an_attempt_that_rests_on_another_
     }
 }
 
+/// Leaves what an agent's process leaves that was killed with an attempt in hand, and starts the agent again. `noted` is what its journal says of
+/// it, for that place.
+async fn killed_with(
+    bench: &mut Bench,
+    me: AgentId,
+    job: &Job,
+    more: Option<EventKind>,
+    noted: impl FnOnce(&str) -> Value,
+) -> CancellationToken {
+    bench.submit(job).await;
+    let mut pulled = bench.store.work.pull(1).await.unwrap();
+    let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
+    drop(pulled);
+    let mut last = delivery.revision;
+    for event in [Some(started(1, me)), more.map(|kind| Event { schema: SCHEMA, at: Timestamp::now(), kind })].into_iter().flatten() {
+        let appended = bench.store.ledger.append(job.id, ExecutionId::Any, last, &event).await.unwrap();
+        let Appended::Stored(revision) = appended else { panic!("{appended:?}") };
+        last = revision;
+    }
+    let state = bench.dir.path().join(me.to_string());
+    let journal = state.join("journal");
+    std::fs::create_dir_all(&journal).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let found = std::fs::metadata(&state).unwrap();
+    let mut entry = noted(&format!("{}-{:x}-{:x}", boot.trim(), found.dev(), found.ino()));
+    entry["token"] = delivery.lease.token().unwrap().into();
+    let record = json!({ "job": job.id, "execution": "any", "entry": entry });
+    std::fs::write(journal.join("in-hand"), format!("\n{record}")).unwrap();
+    bench.start_agent(me, 1).await
+}
+
 #[tokio::test]
 async fn a_restarted_agent_answers_for_what_its_killed_process_held() {
     let mut bench = Bench::new(|_| ()).await;
-    let me = sample::agent_id(1);
     let job = Job { retry: RetryPolicy::once(), ..sample::query_any(sample::job_id(1), Timestamp::now()) };
-    bench.submit(&job).await;
-    let mut pulled = bench.store.work.pull(1).await.unwrap();
-    let delivery = tokio::time::timeout(PATIENCE, pulled.next()).await.unwrap().unwrap();
-    bench.store.ledger.append(job.id, ExecutionId::Any, delivery.revision, &started(1, me)).await.unwrap();
-    // What the journal of the killed process holds.
-    let journal = bench.dir.path().join(me.to_string()).join("journal");
-    std::fs::create_dir_all(&journal).unwrap();
-    let token = delivery.lease.token().unwrap();
-    let record = serde_json::json!({ "job": job.id, "execution": "any", "entry": { "token": token } });
-    std::fs::write(journal.join("in-hand"), format!("\n{record}")).unwrap();
     let since = Instant::now();
-    bench.start_agent(me, 1).await;
+    killed_with(&mut bench, sample::agent_id(1), &job, None, |_| json!({})).await;
     let answer = bench.answer(job.id, ExecutionId::Any).await;
     assert_eq!(answer.error.unwrap().code, ErrorCode::Interrupted);
     assert!(since.elapsed() < bench.broker().1.consumer.ack_wait, "it did not wait for the claim to lapse");
+}
+
+#[tokio::test]
+async fn a_start_that_was_recorded_and_never_begun_is_begun_by_the_next_process_and_stays_the_only_one() {
+    let mut bench = Bench::new(|_| ()).await;
+    let cancel = || Some(EventKind::CancelRequested { by: "somebody".into() });
+    for (n, attempt, is_here, more, expected) in [
+        (1, 1, true, None, Ok(())),
+        // What is said of another boot or of another attempt is of no use: it may have begun since.
+        (2, 1, false, None, Err(ErrorCode::Interrupted)),
+        (3, 2, true, None, Err(ErrorCode::Interrupted)),
+        (4, 1, true, cancel(), Err(ErrorCode::Cancelled)),
+    ] {
+        let job = Job { retry: RetryPolicy::once(), ..sample::query_any(sample::job_id(n), Timestamp::now()) };
+        let noted = |place: &str| json!({ "unbegun": { "attempt": attempt, "place": if is_here { place } else { "elsewhere" } } });
+        let drain = killed_with(&mut bench, sample::agent_id(n), &job, more, noted).await;
+        let answer = bench.answer(job.id, ExecutionId::Any).await;
+        assert_eq!((answer.attempts, answer.error.map_or(Ok(()), |error| Err(error.code))), (1, expected), "{n}");
+        assert_eq!(n_starts(&bench.record(job.id).await), 1, "{n}");
+        drain.cancel();
+        bench.tasks.join_next().await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
