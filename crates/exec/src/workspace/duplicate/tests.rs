@@ -110,6 +110,37 @@ fn a_race_of_renames_leads_nowhere_else() {
     assert!(swaps > 1000 && refused > 10, "no race: {swaps} swaps, {refused} refused, {copies} copies");
 }
 
+#[test]
+fn what_becomes_a_link_between_being_listed_and_being_opened_is_not_followed() {
+    for moment in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, into) = pair(dir.path());
+        let foreign = dir.path().join("foreign");
+        for (at, content) in [(&foreign, "FOREIGN"), (&from.join("dir"), "own")] {
+            fs::create_dir(at).unwrap();
+            fs::write(at.join("inside"), content).unwrap();
+        }
+        symlink(&foreign, from.join("dir-link")).unwrap();
+        fs::write(from.join("file"), "own").unwrap();
+        symlink(foreign.join("inside"), from.join("file-link")).unwrap();
+        // The question comes before each entry that was listed is opened.
+        let questions = AtomicUsize::new(0);
+        let swap = || {
+            if questions.fetch_add(1, Ordering::Relaxed) == moment {
+                for (one, other) in [("dir", "dir-link"), ("file", "file-link")] {
+                    rustix::fs::renameat_with(CWD, from.join(one), CWD, from.join(other), RenameFlags::EXCHANGE).unwrap();
+                }
+            }
+            false
+        };
+        let copied = copy(&from, &into, &swap).map(drop);
+        assert_eq!(foreign_files(&into), Vec::<std::path::PathBuf>::new(), "{moment}");
+        if questions.into_inner() > moment {
+            assert!(matches!(copied, Err(CopyError::Changed { .. })), "{moment}: {copied:?}");
+        }
+    }
+}
+
 fn foreign_files(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut foreign = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
