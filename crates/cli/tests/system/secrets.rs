@@ -73,11 +73,15 @@ async def show(context):
 
 def fail(context):
     raise ValueError(token_of(context))
+
+def odd(context):
+    return {"status": token_of(context)}
 "#;
     let package = packages.join("telling.pkg/1.0.0");
     std::fs::create_dir_all(&package).unwrap();
     std::fs::write(package.join("handlers.py"), handlers).unwrap();
-    std::fs::write(package.join("manifest.json"), crate::worker::manifest("telling.pkg", "1.0.0", &["show", "fail"]).to_string()).unwrap();
+    std::fs::write(package.join("manifest.json"), crate::worker::manifest("telling.pkg", "1.0.0", &["show", "fail", "odd"]).to_string())
+        .unwrap();
 }
 
 #[tokio::test]
@@ -150,6 +154,7 @@ async fn a_secret_is_nowhere_but_in_the_program_it_is_for() {
     }
     let failed = types(&[&handler[..], &["--arg", "node=fail"]].concat()).await;
     assert!((text(&failed.stdout) + &text(&failed.stderr)).contains("ValueError: ***"), "{}", text(&failed.stderr));
+    types(&[&handler[..], &["--arg", "node=odd"]].concat()).await;
 
     process.signal(Signal::TERM);
     assert!(process.wait(PATIENCE).await.success(), "{}", process.output());
