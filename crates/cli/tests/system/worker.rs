@@ -195,8 +195,8 @@ async fn a_flood_of_a_hundred_thousand_frames_at_a_slow_handler_costs_bounded_me
     flood(100_000).await;
 }
 
-/// Refusals that a worker keeps for a scheduler that does not hear them.
-const OUTBOX_MAX: usize = 4096;
+/// Frames that are sent before anything else is said. Acknowledgements of refusals come after them, and if those take too long the session begins anew.
+const AT_ONCE: usize = 4000;
 
 async fn flood(n_frames: usize) {
     const KINDS: [&str; 3] = ["block", "drop_new", "drop_oldest"];
@@ -217,21 +217,24 @@ async fn flood(n_frames: usize) {
         home.pid("pid").await;
         let pid = worker.process().pid();
         let before = memory_bytes_max(pid);
+        // Each is judged, and each that finds no room is told so.
+        let is_judged = async |n_sent: usize| {
+            let n_refused = if policy == "block" { 0 } else { n_sent.saturating_sub(1024 + 256) };
+            eventually("all judged", Duration::from_secs(600), async || {
+                let (n_heard, n_told) = (home.scheduler.n_received("control.ack"), home.scheduler.n_received("biz.exec.error"));
+                (n_heard > n_sent && n_told >= n_refused).then_some(())
+            })
+            .await;
+        };
         // More than the window allows: this scheduler does not wait for anybody.
-        for n in 0..n_frames {
+        for n in 1..=n_frames {
             let mut task = Scheduler::task("r", &format!("t-{n}"), &json!({"n": n}));
             (task["package_name"], task["node_type"]) = (json!("test.pkg"), json!("echo"));
             home.scheduler.send("biz.exec.dispatch", &task, None);
+            if n % AT_ONCE == 0 || n == n_frames {
+                is_judged(n).await;
+            }
         }
-        // Each was judged, and each that was let in and found no room was told so. As long as this scheduler sends, it hears of no refusal: those that
-        // wait for it fill the worker's outbox, and then nothing more is let in. What is not is not acknowledged by its id, and comes again from one that keeps to
-        // the window.
-        let n_waiting = 1024 + 256;
-        let n_refused = if policy == "block" { 0 } else { (n_frames - n_waiting).min(OUTBOX_MAX) };
-        eventually("all judged", Duration::from_secs(600), async || {
-            (home.scheduler.n_received("control.ack") > n_frames && home.scheduler.n_received("biz.exec.error") >= n_refused).then_some(())
-        })
-        .await;
         grown.push((policy, before >> 20, (memory_bytes_max(pid) - before) >> 20));
         assert!(worker.process().is_running());
     }
