@@ -75,7 +75,7 @@ async fn programs_that_hang_are_ended_with_all_they_have_started() {
 }
 
 #[tokio::test]
-async fn programs_that_allocate_fork_or_print_a_gibibyte_harm_nobody_else() {
+async fn programs_that_allocate_fork_or_print_a_great_deal_harm_nobody_else() {
     let (stand, package) = (Stand::with(|settings| settings.memory_bytes_max = Some(256 << 20)), package("programs"));
     let cancel = CancellationToken::new();
     let other = Call { task_id: "other".to_owned(), ..call("shell", json!({ "hang": true })) };
