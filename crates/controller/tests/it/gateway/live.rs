@@ -227,12 +227,6 @@ async fn under_cuts_each_job_runs_exactly_once_and_every_result_arrives() {
     survive(10, Duration::from_millis(100)).await;
 }
 
-#[tokio::test]
-#[ignore = "a minute: a thousand connections one after the other"]
-async fn under_a_thousand_cuts_each_job_runs_exactly_once_and_every_result_arrives() {
-    survive(1000, Duration::from_millis(10)).await;
-}
-
 async fn survive(cuts: u32, cut_every: Duration) {
     let house = House::start().await;
     let (seen, _live) = spawn(&house, Duration::from_millis(20), Some(cut_every));
