@@ -55,8 +55,9 @@ impl Letters {
         }
     }
 
-    pub(crate) fn forget(&mut self, job: JobId) {
-        self.letters.remove(&job);
+    /// Gives whether it was known.
+    pub(crate) fn forget(&mut self, job: JobId) -> bool {
+        self.letters.remove(&job).is_some()
     }
 
     /// Letters that nobody has redriven or discarded. Looks at all of them.

@@ -92,8 +92,8 @@ fn is_put_off(history: &History, offer: &Offer) -> bool {
     });
     let due = retries.chain(defined.definition.not_before).max();
     let now = history.by_clock_of(Actor::Agent(number(offer.agent)), offer.at);
-    // A turn is asked for again after a while that is not noted.
-    defined.definition.concurrency_key.is_some() || due.is_some_and(|due| now < due)
+    // A turn is asked for again after a while that is not noted, and so is what the agent believes to be late.
+    defined.definition.concurrency_key.is_some() || now > defined.definition.expires_at || due.is_some_and(|due| now < due)
 }
 
 fn number(agent: AgentId) -> usize {

@@ -70,7 +70,10 @@ pub(crate) async fn delete(app: &App, caller: &Caller, id: JobId, running: Runni
         remove(app, &objects).await?;
     }
     app.index_mut().delete(id);
-    app.letters_mut().forget(id);
+    if app.letters_mut().forget(id) {
+        // A reconciler that read the job before may have written it again. From now on it finds that the job is gone.
+        app.store.dead_letters.delete(id).await?;
+    }
     tracing::info!(job.id = %id, caller = %caller.name, "job deleted");
     Ok(())
 }

@@ -111,8 +111,7 @@ impl<'a> Command<'a> {
 
 /// Whether a call is about packages and may be asked for any number of times: it is about what is there in the end.
 pub(super) fn is_managing(call: &Call) -> bool {
-    let operation = call.operation();
-    operation.is_of_packages() && operation != Operation::PackageRun
+    call.operation().manages_packages()
 }
 
 /// `biz.pkg.event`.

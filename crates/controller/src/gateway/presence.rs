@@ -58,7 +58,7 @@ impl Abilities {
         let features = &register.capabilities.features;
         let is_longshore = features.iter().any(|feature| feature == longshore_session::FEATURE);
         let names = features.iter().filter_map(|feature| feature.strip_prefix(FEATURE)).filter(|_| is_longshore);
-        let named = names.filter_map(Operation::by_name).filter(|operation| !operation.is_of_packages());
+        let named = names.filter_map(Operation::by_name).filter(|operation| !operation.manages_packages());
         let mut operations: Vec<Operation> = named.chain(packages::asked_of(register)).collect();
         operations.sort();
         operations.dedup();

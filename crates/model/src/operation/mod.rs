@@ -275,6 +275,12 @@ impl Operation {
         }
     }
 
+    /// Whether it is about what packages there are, and not about running their nodes.
+    #[must_use]
+    pub fn manages_packages(self) -> bool {
+        self.is_of_packages() && self != Self::PackageRun
+    }
+
     /// Whether it is about packages: a worker of any kind is asked for it in the words of the session, and no fact of a host is put into its arguments.
     #[must_use]
     pub const fn is_of_packages(self) -> bool {

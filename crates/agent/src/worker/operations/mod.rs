@@ -238,8 +238,8 @@ impl Handlers for Operations {
     }
 
     fn features(&self) -> Vec<String> {
-        // What is about packages is asked for in the session's own words, but for runs of their nodes with secrets.
-        let named = Operation::ALL.into_iter().filter(|operation| *operation == Operation::PackageRun || !operation.is_of_packages());
+        // Packages are managed in the session's own words; runs of their nodes come so too, but for those with secrets.
+        let named = Operation::ALL.into_iter().filter(|operation| !operation.manages_packages());
         named.map(|operation| format!("{FEATURE}{}", operation.name())).chain(self.packages.features()).collect()
     }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn collect(
     (into, layout): (&Path, Layout),
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let list = client.artifacts(id).await?;
+    let list = stop.run_until_cancelled(client.artifacts(id)).await.ok_or_else(interrupted)??;
     if list.archives.is_empty() {
         app.out.say("nothing was changed, so nothing came back");
         return Ok(());
