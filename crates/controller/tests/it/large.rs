@@ -1,6 +1,7 @@
 //! Results that are too large for their answers.
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use longshore_model::wire::problem::ErrorCode;
 use longshore_model::wire::record::{Outcome, ResultObject};
@@ -125,8 +126,14 @@ async fn many_readers_of_large_results_at_once_are_all_served_within_the_bound()
     let mut content = serde_json::to_vec(&json!({"hostname": "x"})).unwrap();
     content.resize(70 << 20, b' ');
     answer(&house, &agent.take().await, &content, Some(&content)).await;
-    let reads = (0..3).map(|_| house.job(job.id));
-    for view in futures::future::join_all(reads).await {
-        assert_eq!(view.executions[0].result, Some(json!({"hostname": "x"})));
-    }
+    let read = async || loop {
+        let execution = house.job(job.id).await.executions.remove(0);
+        match execution.large_result.and_then(|large| large.problem) {
+            // On a machine that is busy with other tests the others may be read for longer than one waits for its turn.
+            Some(why) => assert!(why.contains("ask again"), "{why}"),
+            None => return execution.result,
+        }
+    };
+    let reads = tokio::time::timeout(Duration::from_secs(120), futures::future::join_all((0..3).map(|_| read()))).await;
+    assert_eq!(reads.expect("all are served"), vec![Some(json!({"hostname": "x"})); 3]);
 }

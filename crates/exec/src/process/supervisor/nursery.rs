@@ -19,7 +19,10 @@ use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, set_child_subreaper, set_parent_process_death_signal, wait};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal, wait,
+};
 
 use super::super::protocol::MARK_BYTES_MAX;
 use super::super::tree::{SUPERVISOR_VARIABLE, pause};
@@ -31,6 +34,8 @@ pub(super) fn serve() -> io::Result<()> {
     // Whoever dies below a supervisor that was killed is not for us to find.
     set_child_subreaper(None)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A step of one job, as the same user, must not get at what later jobs are started by.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let signals = Signals::hold()?;
     let stdin = io::stdin();
     while let Some(request) = next(stdin.as_fd(), &signals)? {
@@ -108,7 +113,8 @@ fn become_supervisor(mark: &[u8], socket: &OwnedFd, output: &[OwnedFd; 2]) -> ! 
         // SAFETY: the descriptor is open, and the first three numbers are the standard streams, which nobody owns.
         unsafe { libc::dup2(fd.as_raw_fd(), place) != -1 }
     });
-    if !is_ready || wear(mark).is_err() {
+    // Its mark is to be read, as that of every supervisor.
+    if !is_ready || set_dumpable_behavior(DumpableBehavior::Dumpable).is_err() || wear(mark).is_err() {
         std::process::exit(1);
     }
     std::process::exit(i32::from(super::supervise().is_err()))
