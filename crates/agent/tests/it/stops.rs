@@ -62,8 +62,9 @@ impl Host for Lingering {
 struct Paper(Mutex<BTreeMap<Key, Entry>>);
 
 impl Notes for Paper {
-    fn note(&self, key: Key, entry: &Entry) {
+    fn note(&self, key: Key, entry: &Entry) -> bool {
         self.0.lock().unwrap().insert(key, entry.clone());
+        true
     }
 
     fn forget(&self, key: Key) {
