@@ -190,7 +190,7 @@ async fn a_flood_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
 }
 
 #[tokio::test]
-#[ignore = "a minute or two in a debug build"]
+#[ignore = "it did not end within ten minutes on a busy machine: what the scheduler floods with stands before what it hears"]
 async fn a_flood_of_a_hundred_thousand_frames_at_a_slow_handler_costs_bounded_memory_under_each_policy() {
     flood(100_000).await;
 }
