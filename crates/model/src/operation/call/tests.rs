@@ -181,6 +181,11 @@ fn samples() -> Vec<(Operation, serde_json::Value)> {
         (Operation::NetworkDnsSet, json!({"interface": "eth0", "servers": ["192.0.2.1"], "search": ["example.com"]})),
         (Operation::NetworkPingRun, json!({"address": "192.0.2.1", "count": 1, "interval": "1s", "timeout": "1s"})),
         (Operation::NodeHostnameSet, json!({"hostname": "web-01"})),
+        (
+            Operation::PackageInstall,
+            json!({"package": "a.b", "version": "1.0.0", "url": "https://packages.example/p.zip", "sha256": "0".repeat(64)}),
+        ),
+        (Operation::PackageUninstall, json!({"package": "a.b", "version": "1.0.0"})),
         (Operation::PackageRun, json!({"package": "a.b", "version": "1.0.0", "node": "c.d", "parameters": {"text": "x"}})),
         (Operation::WorkspaceRun, with("bundle", &"0".repeat(64))),
         (Operation::WorkspaceRun, with("source", "job-1")),
