@@ -134,8 +134,7 @@ impl Worker {
         if let Err(left) = self.respond(request, routes, response).await {
             return left;
         }
-        // One that ends after a job takes no other.
-        let _held_to_the_end = slot.filter(|_| !self.config.stay);
+        drop(slot);
         self.tell(|| request.done()).await;
         Left::Done
     }

@@ -87,8 +87,8 @@ enum Event {
 impl Server {
     async fn take(&mut self, pull: &mut Pull, drain: &CancellationToken) -> Result<Ended, Error> {
         loop {
-            // Jobs that have been answered are tidied up while the next run, but not any number of them.
-            let has_room = self.running.len() < 2 * self.max_jobs;
+            // Jobs that have been answered are tidied up while the next run, but not any number of them. One that ends after a job takes no other.
+            let has_room = self.running.len() < if self.deadline.is_none() { 2 * self.max_jobs } else { 1 };
             let (is_running, deadline, slots) = (!self.running.is_empty(), self.deadline, Arc::clone(&self.slots));
             let coming = async {
                 let slot = tokio::select! {

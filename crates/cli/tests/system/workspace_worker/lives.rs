@@ -40,6 +40,26 @@ async fn two_messages_with_one_name_never_share_a_workspace() {
 }
 
 #[tokio::test]
+async fn a_worker_that_ends_after_a_job_takes_one_of_many() {
+    const JOBS: usize = 5;
+    let place = Place::new().await;
+    place.prepare("").await;
+    for n in 0..JOBS {
+        place.job(&format!("one-{n}"), &["true"]);
+        place.send(&json!({ "id": format!("one-{n}") })).await;
+    }
+    for n in 1..=JOBS {
+        let (code, said) = place.run("").await;
+        assert_eq!(code, Some(0), "{said}");
+        let left = eventually("the job is ended", PATIENCE, async || {
+            let info = place.consumer().await;
+            (info["num_ack_pending"] == 0).then(|| info["num_pending"].clone())
+        });
+        assert_eq!(left.await, json!(JOBS - n));
+    }
+}
+
+#[tokio::test]
 async fn several_jobs_run_at_once_in_a_worker_that_may() {
     let place = Place::new().await;
     place.prepare("").await;
