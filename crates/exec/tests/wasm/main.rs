@@ -276,9 +276,11 @@ async fn a_module_that_waits_for_the_next_element_is_stopped_and_keeps_nobody_fr
     let cancel = CancellationToken::new();
     let running =
         stand.hosts.run(&stand.package, call("calls_next", json!({})), Door { next: Some(sender), ..Door::default() }, cancel.clone());
-    let (ended, ()) = tokio::join!(running, async {
-        let _unanswered = calls.recv().await.unwrap();
+    // Held to the end: to give it up would be an answer.
+    let (ended, _unanswered) = tokio::join!(running, async {
+        let unanswered = calls.recv().await.unwrap();
         cancel.cancel();
+        unanswered
     });
     assert_eq!(ended.unwrap_err().kind, ErrorKind::Cancelled);
     // More than there are places: each is answered by another task of the same host.
